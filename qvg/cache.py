@@ -1,0 +1,272 @@
+"""The key/value history of one video: a working block that is overwritten, committed blocks that are encoded.
+
+Full-precision blocks of a layer live in one buffer: sinks, then the blocks waiting to be encoded, then the
+staged block. Staging writes behind what is there: reading it with the waiting blocks takes no copy.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from qvg.clock import Clock
+from qvg.codecs import build_codec
+from qvg.config import BF16, QVG, CacheGeometry, CodecConfig
+from qvg.device import choose
+from qvg.payload import Payload
+from qvg.policy import CachePolicy, Layout
+from qvg.stats import CacheStats
+
+DEFAULT_POLICY = CachePolicy()
+
+
+class Span(NamedTuple):
+    """Blocks encoded together."""
+
+    blocks: range
+    k: Payload
+    v: Payload
+
+
+class Piece(NamedTuple):
+    """Keys before rotation and values of consecutive frames, decoded."""
+
+    first_frame: int
+    k: Tensor  # [B, H, S, D]
+    v: Tensor  # [B, H, S, D]
+
+
+class KVCache:
+    """History of all layers. Frames are latent frames; a block is `frames_per_block` of them.
+
+    stage every layer (any number of times) -> commit once the block is clean -> stage the next block.
+    """
+
+    def __init__(
+        self,
+        geometry: CacheGeometry,
+        codec: CodecConfig = QVG,
+        policy: CachePolicy = DEFAULT_POLICY,
+        *,
+        frames_per_block: int,
+        batch: int = 1,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
+        if frames_per_block < 1 or batch < 1:
+            raise ValueError(f"frames_per_block={frames_per_block} and batch={batch} must be at least 1")
+        self.geometry = geometry
+        self.codec = codec
+        self.policy = policy
+        self.frames_per_block = frames_per_block
+        self.batch = batch
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.choice = choose(self.device, geometry.head_dim)
+        # Fails now, not at the first commit, when the heads do not suit the codec.
+        codec.stored_bytes(batch, geometry.heads, 1, geometry.head_dim)
+        self._layers = tuple(LayerCache(self) for _ in range(geometry.layers))
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything, frees its memory and sets the clocks to zero."""
+        self._blocks = 0
+        self._encoded = 0
+        self._encode_clock = Clock(self.device)
+        self._read_clock = Clock(self.device)
+        for layer in self._layers:
+            layer.reset(self._read_clock)
+
+    def layer(self, index: int) -> LayerCache:
+        """What layer `index` of the model stages to and reads from."""
+        return self._layers[index]
+
+    @property
+    def frames(self) -> int:
+        """Frames ever committed: the number of the first frame of the staged block."""
+        return self._blocks * self.frames_per_block
+
+    def commit(self) -> None:
+        """Makes the staged block of every layer history, then encodes and evicts as the policy says.
+
+        Raises ValueError, and changes nothing, when a layer has nothing staged. After any other error (out of
+        memory while encoding) the cache must be reset.
+        """
+        for index, layer in enumerate(self._layers):
+            if not layer.staged:
+                raise ValueError(
+                    f"layer {index} has nothing staged: stage keys and values of every layer, then commit"
+                )
+        self._blocks += 1
+        due = self.policy.due(self._blocks, self._encoded)
+        layout = self.policy.layout(self._blocks)
+        with self._encode_clock.running():
+            for layer in self._layers:
+                layer.commit(due, layout)
+        self._encoded += due is not None
+
+    def stats(self) -> CacheStats:
+        """What the history takes now. Waits for the device."""
+        parts: Counter[str] = Counter()
+        scratch = 0
+        for layer in self._layers:
+            parts.update(layer.parts())
+            scratch += layer.scratch_bytes
+        layout = self.policy.layout(self._blocks)
+        frames = layout.visible_blocks * self.frames_per_block
+        tokens = frames * self.geometry.tokens_per_frame
+        bf16_bytes = BF16.stored_bytes(self.batch, self.geometry.heads, tokens, self.geometry.head_dim)
+        return CacheStats(
+            stored_bytes=parts.total(),
+            bf16_bytes=2 * self.geometry.layers * bf16_bytes,
+            scratch_bytes=scratch,
+            parts=dict(parts),
+            frames=frames,
+            total_frames=self.frames,
+            tokens=tokens,
+            spans=len(layout.spans),
+            encode_ms=self._encode_clock.ms,
+            read_ms=self._read_clock.ms,
+        )
+
+
+class LayerCache:
+    """One layer's share of a `KVCache`: keys before rotation, and values."""
+
+    def __init__(self, cache: KVCache) -> None:
+        geometry = cache.geometry
+        self.choice = cache.choice
+        self.heads_shape = (cache.batch, geometry.heads, geometry.head_dim)  # B, H, D
+        self.staged = False
+        self.read_clock = Clock(cache.device)
+        self._policy = cache.policy
+        self._frames_per_block = cache.frames_per_block
+        self._block = cache.frames_per_block * geometry.tokens_per_frame  # tokens
+        self._tokens_per_frame = geometry.tokens_per_frame
+        self._device, self._dtype = cache.device, cache.dtype
+        self._codec_k = build_codec(cache.codec, "k")
+        self._codec_v = build_codec(cache.codec, "v")
+        self._layout: Layout = cache.policy.layout(0)
+        # k and v [B, H, capacity * block, D], from the first `stage` on.
+        self._buffers: tuple[Tensor, Tensor] | None = None
+        self._spans: list[Span] = []
+
+    def reset(self, read_clock: Clock) -> None:
+        """Forgets everything and frees its memory."""
+        self.staged = False
+        self.read_clock = read_clock
+        self._layout = self._policy.layout(0)
+        self._buffers = None
+        self._spans = []
+
+    @torch.no_grad()
+    def stage(self, k: Tensor, v: Tensor) -> None:
+        """Puts the working block k, v [B, H, S, D] in place of the one staged before. Keys are not rotated.
+
+        Raises ValueError unless S is exactly one block and B, H, D are the cache's.
+        """
+        self._check("K", k)
+        self._check("V", v)
+        if self._buffers is None:
+            self._buffers = (self._allocate(), self._allocate())
+        start = self._full_precision_blocks * self._block
+        for buffer, x in zip(self._buffers, (k, v), strict=True):
+            buffer[:, :, start : start + self._block].copy_(x)
+        self.staged = True
+
+    @torch.no_grad()
+    def commit(self, due: range | None, layout: Layout) -> None:
+        """Makes the staged block history, encodes the blocks `due`, drops what `layout` no longer shows."""
+        assert self._buffers is not None
+        if due is not None:
+            first = len(layout.sink)
+            k, v = (
+                buffer[:, :, first * self._block : (first + len(due)) * self._block]
+                for buffer in self._buffers
+            )
+            last = self._spans[-1] if self._spans else None
+            span_k = self._codec_k.encode(k, last.k if last else None)
+            span_v = self._codec_v.encode(v, last.v if last else None)
+            self._spans.append(Span(due, span_k, span_v))
+            # Block by block: source and destination of one copy never overlap.
+            for slot in range(first, first + len(layout.recent)):
+                for buffer in self._buffers:
+                    moved = buffer[:, :, (slot + len(due)) * self._block :][:, :, : self._block]
+                    buffer[:, :, slot * self._block : (slot + 1) * self._block].copy_(moved)
+        self._spans = [span for span in self._spans if span.blocks.stop > layout.first_visible]
+        self._layout = layout
+        self.staged = False
+
+    def pieces(self, dtype: torch.dtype) -> Iterator[Piece]:
+        """Visible history and the staged block, decoded to `dtype` in turn. Not to be written to."""
+        for span in self._spans:
+            hidden = max(0, self._layout.first_visible - span.blocks.start)
+            yield Piece(
+                (span.blocks.start + hidden) * self._frames_per_block,
+                self._codec_k.decode(span.k, dtype, hidden * self._block),
+                self._codec_v.decode(span.v, dtype, hidden * self._block),
+            )
+        sinks, stop = len(self._layout.sink), self._full_precision_blocks + self.staged
+        # Before anything is encoded the sinks and what follows them are consecutive frames: one piece.
+        apart = self._layout.recent.start > sinks
+        if apart and sinks:
+            yield self._piece(0, range(sinks), dtype)
+        slots = range(sinks if apart else 0, stop)
+        if slots:
+            yield self._piece(self._layout.recent.start if apart else 0, slots, dtype)
+
+    def parts(self) -> dict[str, int]:
+        """Bytes of the history by name, as in `CacheStats.parts`."""
+        sizes = Counter(
+            sink=len(self._layout.sink) * self._block_bytes,
+            recent=len(self._layout.recent) * self._block_bytes,
+        )
+        for span in self._spans:
+            for payload in (span.k, span.v):
+                sizes.update({name: tensor.nbytes for name, tensor in payload.parts.items()})
+        return dict(sizes)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes of the buffers that hold no history: the staged block and what is not in use."""
+        if self._buffers is None:
+            return 0
+        return (self._policy.capacity - self._full_precision_blocks) * self._block_bytes
+
+    @property
+    def _full_precision_blocks(self) -> int:
+        return len(self._layout.sink) + len(self._layout.recent)
+
+    @property
+    def _block_bytes(self) -> int:
+        batch, heads, head_dim = self.heads_shape
+        return 2 * batch * heads * self._block * head_dim * self._dtype.itemsize
+
+    def _allocate(self) -> Tensor:
+        batch, heads, head_dim = self.heads_shape
+        # A tensor made in inference mode could not be written to outside of it.
+        with torch.inference_mode(False):
+            shape = (batch, heads, self._policy.capacity * self._block, head_dim)
+            return torch.empty(shape, dtype=self._dtype, device=self._device)
+
+    def _piece(self, first_block: int, slots: range, dtype: torch.dtype) -> Piece:
+        assert self._buffers is not None
+        first, last = slots.start * self._block, slots.stop * self._block
+        k, v = (buffer[:, :, first:last].to(dtype) for buffer in self._buffers)
+        return Piece(first_block * self._frames_per_block, k, v)
+
+    def _check(self, name: str, x: Tensor) -> None:
+        batch, heads, head_dim = self.heads_shape
+        if x.ndim != 4 or (x.shape[0], x.shape[1], x.shape[3]) != self.heads_shape:
+            raise ValueError(
+                f"{name} is {tuple(x.shape)}, but the cache holds [{batch}, {heads}, S, {head_dim}]"
+            )
+        if x.shape[2] != self._block:
+            raise ValueError(
+                f"{name} has {x.shape[2]} tokens, but a block is {self._frames_per_block} whole frames of "
+                f"{self._tokens_per_frame}: stage exactly {self._block} tokens"
+            )

@@ -1,0 +1,22 @@
+"""A codec for every config."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from qvg.codecs.base import Codec
+from qvg.codecs.identity import BF16Codec
+from qvg.codecs.prq import PRQCodec
+from qvg.config import BF16Config, CodecConfig
+
+# Stages count up from these: keys and values draw different tokens at every stage.
+SEEDS = {"k": 0, "v": 1 << 16}
+
+
+def build_codec(config: CodecConfig, tensor: Literal["k", "v"] = "k") -> Codec[Any]:
+    """The codec of `config` for keys or for values."""
+    if tensor not in SEEDS:
+        raise ValueError(f"tensor={tensor!r} must be 'k' (keys) or 'v' (values)")
+    if isinstance(config, BF16Config):
+        return BF16Codec()
+    return PRQCodec(config, SEEDS[tensor])

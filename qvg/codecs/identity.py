@@ -1,0 +1,19 @@
+"""BF16 as a codec, so that the baseline takes the same path as everything else."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qvg.payload import BF16Payload
+
+
+class BF16Codec:
+    def encode(self, x: Tensor, warm: BF16Payload | None = None) -> BF16Payload:
+        """x: [B, H, S, D]; a copy. There is nothing to warm."""
+        values = torch.empty(x.shape, dtype=torch.bfloat16, device=x.device)
+        return BF16Payload(values.copy_(x), x.dtype)
+
+    def decode(self, payload: BF16Payload, dtype: torch.dtype | None = None, start: int = 0) -> Tensor:
+        """[B, H, S - start, D]; a view of the payload where the type allows."""
+        return payload.values[:, :, start:].to(dtype or payload.dtype)

@@ -1,0 +1,50 @@
+"""Which data type and attention to read a cache with on a device, and why. The only file that asks."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+
+AttentionName = Literal["cpu-flash", "cuda-flash", "cudnn", "math"]
+
+
+class Choice(NamedTuple):
+    """`dtype` is what spans are decoded to and attention computes in."""
+
+    dtype: torch.dtype
+    attention: AttentionName
+    reason: str
+
+
+def choose(device: torch.device, head_dim: int) -> Choice:
+    """What to read a cache with on `device`."""
+    if device.type == "cuda":
+        return _choose_cuda(torch.cuda.get_device_capability(device), head_dim)
+    if device.type != "cpu":
+        return Choice(
+            torch.float32, "math", f"no attention that returns its log-sum-exp is known on {device.type}"
+        )
+    if torch.cpu._is_amx_tile_supported():
+        dtype, why = torch.bfloat16, "this CPU multiplies BF16 matrices (AMX)"
+    elif torch.cpu._is_avx512_bf16_supported():
+        dtype, why = torch.bfloat16, "this CPU multiplies BF16 vectors (AVX-512)"
+    else:
+        dtype, why = torch.float32, "this CPU has no BF16 arithmetic"
+    if hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"):
+        return Choice(dtype, "cpu-flash", f"{why}; torch's fused attention returns its log-sum-exp")
+    return Choice(dtype, "math", f"{why}; this torch has no fused CPU attention")
+
+
+def _choose_cuda(capability: tuple[int, int], head_dim: int) -> Choice:
+    if capability < (8, 0):
+        return Choice(
+            torch.float32, "math", f"compute capability {capability[0]}.{capability[1]} has no BF16 attention"
+        )
+    if head_dim % 8 or head_dim > 256:
+        return Choice(torch.bfloat16, "math", f"head_dim={head_dim} is not a multiple of 8 up to 256")
+    if capability[0] == 9 and head_dim <= 128 and torch.backends.cudnn.is_available():
+        return Choice(
+            torch.bfloat16, "cudnn", "cuDNN attention is 1.7 times faster than FlashAttention 2 on Hopper"
+        )
+    return Choice(torch.bfloat16, "cuda-flash", "FlashAttention 2 returns its log-sum-exp")

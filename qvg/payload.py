@@ -1,0 +1,83 @@
+"""Encoded data: frozen, and the only thing that knows its size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from qvg.config import PRQConfig
+
+
+class Payload(Protocol):
+    """One encoded tensor [B, H, S, D]."""
+
+    @property
+    def parts(self) -> Mapping[str, Tensor]:
+        """Every tensor it holds, by what it is."""
+        ...
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What was encoded, and what decoding returns unless asked otherwise."""
+        ...
+
+    @property
+    def stored_bytes(self) -> int: ...
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class BF16Payload:
+    values: Tensor  # bf16 [B, H, S, D]
+    dtype: torch.dtype
+
+    @property
+    def parts(self) -> Mapping[str, Tensor]:
+        return {"values": self.values}
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.values.shape
+
+    @property
+    def stored_bytes(self) -> int:
+        return total_bytes(self.parts)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class PRQPayload:
+    """A value is the sum over stages of its token's centroid, plus level times the scale of its group."""
+
+    codes: Tensor  # uint8 [B, H, S, D * bits / 8], level + top_level, the first channel in the lowest bits
+    scales: Tensor  # e4m3 [B, H, S, D / G]
+    labels: Tensor  # uint8 [N, B, H, S]
+    centroids: Tensor  # bf16 [N, B, H, K, D]
+    config: PRQConfig
+    dtype: torch.dtype
+
+    @property
+    def parts(self) -> Mapping[str, Tensor]:
+        return {
+            "codes": self.codes,
+            "scales": self.scales,
+            "labels": self.labels,
+            "centroids": self.centroids,
+        }
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((*self.codes.shape[:3], self.centroids.shape[-1]))
+
+    @property
+    def stored_bytes(self) -> int:
+        return total_bytes(self.parts)
+
+
+def total_bytes(parts: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in parts.values())

@@ -1,0 +1,171 @@
+"""One matrix over the codecs: sizes, edge values, repeatability, accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from qvg import BF16, PRESETS, QVG, QVG_INT4, QVG_PRO, build_codec
+from qvg.config import CodecConfig, PRQConfig
+from qvg.metrics import relative_error
+from qvg.payload import PRQPayload
+
+QUANTISED = {name: config for name, config in PRESETS.items() if isinstance(config, PRQConfig)}
+SMALL = PRQConfig(stages=2, clusters=8, group=16, iterations=2)
+
+
+def tokens(seed: int, count: int = 300, heads: int = 2, head_dim: int = 128) -> Tensor:
+    """[1, H, S, D] drawn around 20 prototypes a head."""
+    generator = torch.Generator().manual_seed(seed)
+    prototypes = torch.randn(1, heads, 20, head_dim, generator=generator)
+    which = torch.randint(20, (1, heads, count, 1), generator=generator).expand(-1, -1, -1, head_dim)
+    return (prototypes.gather(2, which) + 0.2 * torch.randn(which.shape, generator=generator)).bfloat16()
+
+
+@pytest.mark.parametrize("config", PRESETS.values(), ids=PRESETS)
+@pytest.mark.parametrize("count", [1, 63, 300])
+def test_a_payload_is_as_large_as_its_config_says(config: CodecConfig, count: int) -> None:
+    x = tokens(0, count)
+    payload = build_codec(config).encode(x)
+    assert payload.stored_bytes == config.stored_bytes(*x.shape)
+    assert payload.stored_bytes == sum(t.untyped_storage().nbytes() for t in payload.parts.values())
+    assert (payload.shape, payload.dtype) == (x.shape, x.dtype)
+
+
+@pytest.mark.parametrize("config", PRESETS.values(), ids=PRESETS)
+def test_decoding_part_of_the_tokens_and_other_types(config: CodecConfig) -> None:
+    x = tokens(1)
+    codec = build_codec(config, "v")
+    payload = codec.encode(x)
+    whole = codec.decode(payload)
+    assert (whole.dtype, whole.shape) == (x.dtype, x.shape)
+    assert torch.equal(codec.decode(payload, start=117), whole[:, :, 117:])
+    precise = codec.decode(payload, torch.float32)
+    assert precise.dtype == torch.float32
+    assert torch.equal(precise.bfloat16(), whole)
+
+
+# Worst seen over ten seeds, and a tenth more.
+TOLERANCE = {"QVG INT2": 0.131, "QVG-Pro INT2": 0.044, "QVG INT4": 0.02, "QVG-Pro INT4": 0.0067}
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_error_on_clustered_tokens(name: str) -> None:
+    x = tokens(2, 1000)
+    codec = build_codec(QUANTISED[name])
+    error = relative_error(codec.decode(codec.encode(x)).float().numpy(), x.float().numpy())
+    assert 0.8 * TOLERANCE[name] < error < TOLERANCE[name]
+
+
+def test_bf16_is_exact_and_a_copy() -> None:
+    x = tokens(3)
+    codec = build_codec(BF16)
+    payload = codec.encode(x)
+    expected = x.clone()
+    x.zero_()
+    assert torch.equal(codec.decode(payload), expected)
+
+
+@pytest.mark.parametrize("config", QUANTISED.values(), ids=QUANTISED)
+def test_encoding_repeats_bit_for_bit_and_touches_no_global_generator(config: PRQConfig) -> None:
+    x = tokens(4)
+    state = torch.get_rng_state()
+    first, second = (build_codec(config).encode(x) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, part in first.parts.items():
+        assert torch.equal(part.view(torch.uint8), second.parts[name].view(torch.uint8)), name
+
+
+@pytest.mark.parametrize("config", [QVG, QVG_INT4, QVG_PRO, SMALL], ids=str)
+def test_zeros_and_constants(config: PRQConfig) -> None:
+    codec = build_codec(config)
+    zeros = torch.zeros(1, 2, 40, 128)
+    assert torch.equal(codec.decode(codec.encode(zeros)), zeros)
+    constant = torch.full((1, 2, 40, 128), 1.5)
+    assert torch.equal(codec.decode(codec.encode(constant)), constant)
+
+
+@pytest.mark.parametrize("magnitude", [1e-30, 1e-4, 1e3, 1e6, 1e20, 3e38])
+@pytest.mark.parametrize("config", [QVG, QVG_PRO, SMALL], ids=str)
+def test_any_finite_input_decodes_to_finite_numbers(config: PRQConfig, magnitude: float) -> None:
+    x = torch.randn(1, 2, 50, 128, generator=torch.Generator().manual_seed(5)).clamp(-1, 1) * magnitude
+    codec = build_codec(config)
+    payload = codec.encode(x)
+    assert payload.centroids.isfinite().all()
+    assert payload.scales.float().isfinite().all()
+    assert codec.decode(payload).isfinite().all()
+
+
+def test_what_lies_beyond_the_largest_scale_saturates() -> None:
+    codec = build_codec(PRQConfig(clusters=1))
+    x = torch.tensor([-1000.0, 1000.0]).repeat(8).view(1, 1, 16, 1).expand(1, 1, 16, 64)
+    # The only centroid is their mean, zero.
+    assert torch.equal(codec.decode(codec.encode(x)), x.sign() * 448)
+    spread = torch.linspace(-4000, 4000, 64).repeat(1, 1, 300, 1) * torch.linspace(0, 1, 300).view(
+        1, 1, 300, 1
+    )
+    error = (codec.decode(codec.encode(spread)) - spread).abs()
+    assert error.isfinite().all()
+
+
+def test_a_bad_token_does_not_spoil_the_others() -> None:
+    x = tokens(6).float()
+    codec = build_codec(QVG_INT4)
+    clean = codec.decode(codec.encode(x))
+    x[0, 0, 7, 3] = float("nan")
+    x[0, 0, 9] = float("inf")
+    x[0, 1, 11, 100:] = -float("inf")
+    spoilt = codec.decode(codec.encode(x))
+    assert spoilt.isfinite().all()
+    good = [token for token in range(x.shape[2]) if token not in (7, 9, 11)]
+    reference = x[:, :, good].numpy()
+    before = relative_error(clean[:, :, good].numpy(), reference)
+    assert relative_error(spoilt[:, :, good].numpy(), reference) < 1.2 * before
+    # NaN is taken as 0, infinity as the largest finite magnitude of the head.
+    largest = x[0, 0].nan_to_num(0, 0, 0).abs().max()
+    torch.testing.assert_close(spoilt[0, 0, 9], largest.expand(128), rtol=0.1, atol=0)
+    assert spoilt[0, 0, 7, 3].abs() < 0.2
+
+
+def test_nothing_but_bad_tokens() -> None:
+    codec = build_codec(QVG)
+    x = torch.full((1, 1, 4, 64), float("nan"))
+    assert torch.equal(codec.decode(codec.encode(x)), torch.zeros_like(x))
+
+
+def test_a_warm_start_begins_where_the_last_span_ended() -> None:
+    config = replace(QVG, clusters=40)
+    x, after = tokens(7, 1200).float().chunk(2, dim=2)
+    previous = build_codec(replace(config, iterations=5)).encode(x)
+    codec = build_codec(replace(config, iterations=0))
+
+    def error(payload: PRQPayload) -> float:
+        return relative_error(codec.decode(payload).numpy(), after.numpy())
+
+    assert torch.equal(codec.encode(after, previous).centroids, previous.centroids)
+    assert error(codec.encode(after, previous)) < 0.9 * error(codec.encode(after))
+    with pytest.raises(ValueError, match="start is"):
+        codec.encode(after[:, :, :5], previous)
+
+
+def test_the_input_is_left_alone() -> None:
+    x = tokens(8).float()
+    before = x.clone()
+    build_codec(QVG_PRO).encode(x)
+    assert torch.equal(x, before)
+
+
+def test_keys_and_values_draw_different_tokens() -> None:
+    x = tokens(9)
+    k, v = (build_codec(QVG, tensor).encode(x) for tensor in ("k", "v"))
+    assert not torch.equal(k.centroids, v.centroids)
+    with pytest.raises(ValueError, match="must be 'k'"):
+        build_codec(QVG, "q")  # pyright: ignore[reportArgumentType]
+
+
+def test_heads_that_cannot_be_grouped() -> None:
+    with pytest.raises(ValueError, match="head_dim=96"):
+        build_codec(QVG).encode(torch.zeros(1, 1, 4, 96))

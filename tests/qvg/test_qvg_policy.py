@@ -1,0 +1,102 @@
+"""Which blocks are where, against a block-by-block account of the rules. No torch."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from qvg.config import BF16, QVG, CacheGeometry
+from qvg.policy import CachePolicy, cache_bytes
+from qvg.stats import CacheStats
+
+POLICIES = [
+    CachePolicy(every=every, sink=sink, recent=recent, window=window and every + recent + window - 1)
+    for every in (1, 3)
+    for sink in (0, 2)
+    for recent in (0, 2)
+    for window in (None, 1, 4)
+]
+
+
+def play(policy: CachePolicy, commits: int) -> tuple[list[list[int]], list[int], list[int]]:
+    """(spans, sinks, waiting) after `commits`, by following the rules one commit at a time."""
+    spans: list[list[int]] = []
+    sinks: list[int] = []
+    waiting: list[int] = []
+    for block in range(commits):
+        (sinks if block < policy.sink else waiting).append(block)
+        if len(waiting) - policy.recent >= policy.every:
+            spans.append(waiting[: policy.every])
+            waiting = waiting[policy.every :]
+        if policy.window is not None:
+            spans = [span for span in spans if span[-1] > block - policy.window]
+    return spans, sinks, waiting
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_layout_follows_the_rules(policy: CachePolicy) -> None:
+    encoded = 0
+    for commits in range(30):
+        spans, sinks, waiting = play(policy, commits)
+        layout = policy.layout(commits)
+        assert [list(span) for span in layout.spans] == spans
+        assert (list(layout.sink), list(layout.recent)) == (sinks, waiting)
+        oldest = 0 if policy.window is None else commits - policy.window
+        seen = [block for block in range(commits) if block < policy.sink or block >= oldest]
+        assert layout.visible_blocks == len(seen)
+        assert len(sinks) + len(waiting) <= policy.capacity
+        due = policy.due(commits, encoded)
+        if due is not None:
+            assert list(due) == spans[-1]
+            encoded += 1
+
+
+def test_due_waits_for_whole_spans_beyond_the_recent() -> None:
+    policy = CachePolicy(every=2, sink=1, recent=1)
+    assert [policy.due(committed, 0) for committed in range(6)] == [None] * 4 + [range(1, 3)] * 2
+    assert policy.due(5, 1) is None
+    assert policy.due(6, 1) == range(3, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"every": 0}, "every=0"),
+        ({"sink": -1}, "sink=-1"),
+        ({"recent": -1}, "recent=-1"),
+        ({"every": 4, "recent": 1, "window": 4}, "window=4 blocks is shorter than every"),
+    ],
+)
+def test_impossible_policies_are_refused(options: dict[str, int], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        CachePolicy(**options)
+
+
+def test_forecast_by_hand() -> None:
+    geometry = CacheGeometry(layers=3, heads=2, head_dim=64, tokens_per_frame=10)
+    policy = CachePolicy(every=2, sink=1, recent=1)
+    block = 3 * 2 * (2 * 4 * 10 * 64 * 2)  # layers, K and V, heads, frames, tokens, channels, bytes
+    span = 3 * 2 * QVG.stored_bytes(1, 2, 2 * 4 * 10, 64)
+    assert cache_bytes(geometry, QVG, policy, 0, 4) == (0, 0)
+    assert cache_bytes(geometry, QVG, policy, 3, 4) == (3 * block, 3 * block)
+    # After 7: a sink, spans 1-2 and 3-4, and 5 and 6 waiting.
+    assert cache_bytes(geometry, QVG, policy, 7, 4) == (3 * block + 2 * span, 7 * block)
+
+
+def test_stats_are_a_value() -> None:
+    stats = CacheStats(
+        stored_bytes=10,
+        bf16_bytes=65,
+        scratch_bytes=0,
+        parts={"codes": 10},
+        frames=1,
+        total_frames=1,
+        tokens=7,
+        spans=1,
+        encode_ms=0.0,
+        read_ms=0.0,
+    )
+    assert pickle.loads(pickle.dumps(stats)) == stats
+    assert stats.ratio == 6.5
+    assert cache_bytes(CacheGeometry(1, 1, 8, 1), BF16, CachePolicy(), 3, 1) == (96, 96)
