@@ -1,0 +1,1 @@
+"""The generators, and what lists, plans and runs them."""

@@ -1,0 +1,177 @@
+"""What every generator tells the rest of the program, and what it is asked to do.
+
+No torch here: the page process and the worker's messages use these types, and the page never loads torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from backends.camera import CameraMove
+from qvg.config import CacheGeometry
+from qvg.policy import CachePolicy
+from qvg.stats import CacheStats
+
+if TYPE_CHECKING:
+    import torch
+
+    from qvg.cache import KVCache
+
+InputKind = Literal["prompt", "image", "camera"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendSpec:
+    """A generator as the page and the worker see it before any of it is loaded."""
+
+    id: str
+    title: str
+    summary: str  # one sentence for the picker
+    needs: str  # one sentence: the hardware and the download it takes
+    licence: str
+    inputs: frozenset[InputKind]
+    width: int
+    height: int
+    fps: int
+    latents_per_block: int  # latent frames generated together; moves last a whole number of latents
+    frames_per_block: int  # video frames a block decodes to
+    first_block_frames: int | None = None  # where the first block decodes to fewer (causal video VAEs)
+    default_blocks: int
+    max_blocks: int
+    weights_bytes: int  # on disk, once downloaded
+    working_bytes: int  # memory beside the KV cache while running: weights, activations, decoder
+    geometry: CacheGeometry  # in latent frames
+    policy: CachePolicy
+    clusters: int = 256  # k-means centroids worth their bytes at this model's span length
+    # (group, words) where prompts have a fixed vocabulary
+    vocabulary: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    examples: tuple[str, ...] = ()  # prompts worth a click
+
+    def video_frames(self, blocks: int) -> int:
+        """Frames in a video of `blocks` blocks."""
+        first = self.frames_per_block if self.first_block_frames is None else self.first_block_frames
+        return first + (blocks - 1) * self.frames_per_block if blocks else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a user asks for. `image` is uint8 [H, W, 3], any size."""
+
+    prompt: str = ""
+    image: np.ndarray | None = None
+    moves: tuple[CameraMove, ...] = ()
+    seed: int = 0
+    blocks: int = 12
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """One decoded block: `frames` is uint8 [T, H, W, 3]; `start` is the video frame it begins at."""
+
+    frames: np.ndarray
+    index: int
+    start: int
+    fps: int
+
+
+class Stopped(Exception):
+    """Raised by `Tick` out of a rollout when the user asked to stop."""
+
+
+class Tick(Protocol):
+    """Called by a rollout before every denoising step; raises `Stopped` when the run must end."""
+
+    def __call__(self, step: int, steps: int) -> None: ...
+
+
+class Rollout(Protocol):
+    """One video being generated. Stopping is not calling `step` again."""
+
+    notes: tuple[str, ...]  # what the user should know, e.g. which prompt words were understood
+
+    def step(self, move: CameraMove | None = None) -> Segment | None:
+        """The next block; None once `request.blocks` are done.
+
+        `move` steers the block away from the request's path.
+        """
+        ...
+
+
+class Backend(Protocol):
+    """A loaded generator."""
+
+    spec: BackendSpec
+
+    def open(self, request: Request, cache: KVCache, tick: Tick) -> Rollout: ...
+
+
+class Loader(Protocol):
+    """What `registry` finds in `backends.<name>.load`."""
+
+    def __call__(self, device: torch.device, say: Callable[[str], None]) -> Backend: ...
+
+
+class BackendUnavailable(Exception):
+    """The generator cannot be loaded here; the message is a sentence for the user, with the way out."""
+
+
+# --- what a run tells its viewer -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """Waiting for the device. `place` 1 is next."""
+
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Before denoising step `step` of `steps` of block `block` of `blocks` (all from 0)."""
+
+    block: int
+    blocks: int
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A finished block and the cache right after it."""
+
+    segment: Segment
+    stats: CacheStats
+    block_ms: float  # wall time of this block, decoding included
+    seconds: float  # since the run started on the device
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The run ended by itself, or by Stop (`stopped`). The cache has been released."""
+
+    stopped: bool
+    blocks: int
+    frames: int
+    seconds: float
+    peak_bytes: int  # largest the process (CPU) or the allocator (GPU) got during the run
+    notes: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The run ended by an error. `message` is for the user, `detail` for the log."""
+
+    message: str
+    detail: str = ""
+
+
+Event = Queued | Loading | Progress | Update | Done | Failed

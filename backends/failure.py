@@ -1,0 +1,37 @@
+"""What went wrong, in a sentence for the user and a traceback for the log. Nothing here loads torch."""
+
+from __future__ import annotations
+
+import traceback
+
+from backends.base import BackendUnavailable, Failed
+
+# A CPU allocation that fails is a plain RuntimeError: c10/core/impl/alloc_cpu.cpp.
+_ALLOCATION_WORDS = ("can't allocate memory", "not enough memory", "out of memory")
+_OWN_WORDS = (BackendUnavailable, LookupError, ValueError)
+_LONGEST = 300  # characters of a foreign message that a page can show
+
+
+def explain(error: Exception, doing: str, held: str = "") -> Failed:
+    """`doing` says when ("in block 3 of 12"), `held` what took the memory ("3.1 GiB of KV cache")."""
+    detail = "".join(traceback.format_exception(error))
+    if is_out_of_memory(error):
+        holding = f", with {held}" if held else ""
+        return Failed(
+            f"Out of memory {doing}{holding}. Choose a smaller KV cache (2 bits instead of BF16) or fewer "
+            "blocks, or close other programs that use this memory. What was made so far is kept.",
+            detail,
+        )
+    text = " ".join(str(error).split())
+    if isinstance(error, _OWN_WORDS) and not isinstance(error, (KeyError, IndexError)):
+        return Failed(text, detail)
+    shown = text if len(text) <= _LONGEST else text[:_LONGEST].rstrip() + " ..."
+    what = f"{type(error).__name__}: {shown}" if shown else type(error).__name__
+    return Failed(f"An error {doing}: {what}. The log says where.", detail)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """On any device. torch's own class is known by name, so that this works without torch."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _ALLOCATION_WORDS)

@@ -1,0 +1,53 @@
+"""The largest a run made its process or its GPU allocator."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+_STATUS = Path("/proc/self/status")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_RESET_HIGH_WATER = "5"  # proc(5): sets VmHWM to the present resident size
+
+
+class PeakMemory:
+    """High-water mark since it was made: of torch's allocator on a GPU, of the resident process on a CPU.
+
+    Where the kernel cannot reset the process's mark, it is the mark since the process started.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        if device.type == "cuda":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            with suppress(OSError):
+                _CLEAR_REFS.write_text(_RESET_HIGH_WATER)
+
+    def read(self) -> int:
+        """Bytes; 0 where the system does not say."""
+        if self._device.type == "cuda":
+            import torch
+
+            return torch.cuda.max_memory_allocated(self._device)
+        with suppress(OSError):
+            for line in _STATUS.read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        return _lifetime_peak()
+
+
+def _lifetime_peak() -> int:
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,65 @@
+"""Which generators there are, found without loading any of them.
+
+Each lives in `backends/<id>/`: `spec.py` (SPEC and `missing()`, free of torch) and `rollout.py` (`load`).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from backends.base import Backend, BackendSpec, BackendUnavailable
+
+if TYPE_CHECKING:
+    import torch
+
+IDS = ("pocket", "self_forcing", "worldplay", "longcat")
+
+
+class UnknownBackend(LookupError):
+    """No generator has this id; the message lists those there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A generator as the picker lists it. `missing` says why it cannot run here; None when it can."""
+
+    spec: BackendSpec
+    missing: str | None
+
+
+def specs() -> tuple[BackendSpec, ...]:
+    """Every generator, in the order to offer them."""
+    return tuple(_described(backend_id).SPEC for backend_id in IDS)
+
+
+def entries() -> tuple[Entry, ...]:
+    """Every generator and whether it can run, looked up afresh: weights may have arrived since."""
+    return tuple(_entry(backend_id) for backend_id in IDS)
+
+
+def find(backend_id: str) -> BackendSpec:
+    """The generator called `backend_id`. Raises UnknownBackend."""
+    return _described(backend_id).SPEC
+
+
+def load(backend_id: str, device: torch.device, say: Callable[[str], None]) -> Backend:
+    """Loads a generator, telling `say` what takes long. Raises UnknownBackend, BackendUnavailable."""
+    entry = _entry(backend_id)
+    if entry.missing is not None:
+        raise BackendUnavailable(f"{entry.spec.title} cannot run here. {entry.missing}")
+    return importlib.import_module(f"backends.{backend_id}.rollout").load(device, say)
+
+
+def _entry(backend_id: str) -> Entry:
+    described = _described(backend_id)
+    return Entry(described.SPEC, described.missing())
+
+
+def _described(backend_id: str) -> ModuleType:
+    if backend_id not in IDS:
+        raise UnknownBackend(f"there is no generator {backend_id!r}: choose one of {', '.join(IDS)}")
+    return importlib.import_module(f"backends.{backend_id}.spec")

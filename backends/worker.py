@@ -1,0 +1,257 @@
+"""The background worker: one process a device, jobs in, events out, with Stop and recovery from a crash.
+
+The page never touches the device: a CUDA error or the out-of-memory killer ends the process and not the page.
+The next job starts only when the process says that the last one holds nothing any more.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import logging
+import multiprocessing
+import signal
+import threading
+from collections import deque
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple
+
+from backends import child
+from backends.base import Done, Failed, Loading, Queued
+from backends.child import NOTHING_MADE, Ended, Order
+from backends.failure import explain
+from backends.jobs import Job, Run
+from backends.machine import DeviceInfo
+
+__all__ = ["DeviceInfo", "Job", "Run", "Worker"]
+
+LOADERS = "backends.registry:load"
+_GRACE_S = 3.0  # for a process or a thread to end
+_STARTING = "Starting the generator process."
+_OFTEN = {9: "often out of memory", 11: "a crash in native code", 7: "often shared memory that ran out"}
+_log = logging.getLogger(__name__)
+
+
+class Worker:
+    """One device and its queue. Making one starts nothing; the first job, or `start`, does.
+
+    `device` is `auto`, `cpu` or `cuda`. `loaders` is where the process finds `load(id, device, say)`.
+    """
+
+    def __init__(self, device: str = "auto", loaders: str = LOADERS) -> None:
+        self._device = device
+        self._loaders = loaders
+        self._changed = threading.Condition(threading.RLock())
+        self._waiting: deque[Run] = deque()
+        self._active: Run | None = None
+        self._handed_over = False  # the active run, to the process
+        self._number = 0  # of the last order
+        self._process: _Process | None = None
+        self._info: DeviceInfo | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    @property
+    def info(self) -> DeviceInfo | None:
+        """What it computes on; None until its process is up."""
+        return self._info
+
+    def start(self) -> None:
+        """Starts the process in the background, so that the first job need not wait. Any number of times."""
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("this worker is closed: make another one")
+            if self._thread is None:
+                atexit.register(self.close)
+                self._thread = threading.Thread(target=self._serve, name="worker", daemon=True)
+                self._thread.start()
+
+    def submit(self, job: Job) -> Run:
+        """Queues a job. Raises RuntimeError once closed."""
+        self.start()
+        with self._changed:
+            run = Run(job, self._stop)
+            if self._active is None:
+                self._active = run
+                if self._info is None:
+                    run.put(Loading(_STARTING))
+            else:
+                self._waiting.append(run)
+                self._tell_places()
+            self._changed.notify_all()
+        return run
+
+    def close(self) -> None:
+        """Ends the process and every run. Any number of times."""
+        with self._changed:
+            self._closed = True
+            process, self._process = self._process, None
+            runs = [run for run in (self._active, *self._waiting) if run is not None]
+            self._waiting.clear()
+            self._changed.notify_all()
+        for run in runs:
+            run.put(Failed("The generator was closed before the end. What was made so far is kept."))
+        if process is not None:
+            process.end()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(_GRACE_S)
+        atexit.unregister(self.close)
+
+    def _stop(self, run: Run) -> None:
+        with self._changed:
+            if run is self._active and self._handed_over:
+                if self._process is not None:
+                    self._process.stop_number.value = self._number
+            elif run is self._active:
+                run.put(NOTHING_MADE)
+            elif run in self._waiting:
+                self._waiting.remove(run)
+                run.place = 0
+                run.put(NOTHING_MADE)
+                self._tell_places()
+
+    def _serve(self) -> None:
+        """The worker's thread: brings the process up, then gives it one run after another."""
+        if hasattr(signal, "pthread_sigmask"):
+            # Inherited by the process, which would otherwise die of a Ctrl-C while it is still importing.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        last = self._bring_up()
+        while True:
+            with self._changed:
+                if last is not None:
+                    self._end_active(last)
+                self._changed.wait_for(lambda: self._closed or self._active is not None)
+                run = self._active
+                if self._closed or run is None:
+                    return
+            last = self._drive(run)
+
+    def _end_active(self, last: Done | Failed) -> None:
+        """Makes way before it tells: a viewer that answers with a new job does not queue behind itself."""
+        if isinstance(last, Failed) and not self._closed:
+            _log.error("%s\n%s", last.message, last.detail)
+        ended, self._active = self._active, self._waiting.popleft() if self._waiting else None
+        self._handed_over = False
+        if self._active is not None:
+            self._active.place = 0
+        if ended is not None:
+            ended.put(last)
+        self._tell_places()
+
+    def _drive(self, run: Run) -> Done | Failed:
+        """Does one run; returns its last event when the device is free again."""
+        if not run.ended and (self._process is None or not self._process.alive):
+            run.put(Loading(_STARTING))
+            problem = self._bring_up()
+            if problem is not None:
+                return problem
+        process = self._process
+        with self._changed:
+            # Stopped or closed meanwhile.
+            if process is None or run.ended:
+                return NOTHING_MADE
+            self._number += 1
+            self._handed_over = True
+            order = Order(self._number, run.job)
+        try:
+            process.pipe.send(order)
+            while not isinstance(report := process.pipe.recv(), Ended):
+                run.put(report)
+        except (EOFError, OSError):
+            # Before it is discarded, which would end it by another signal.
+            failed = Failed(_epitaph(process.exit_code()))
+            self._discard()
+            return failed
+        except Exception as error:
+            self._discard()
+            return explain(error, "while the job was handed over")
+        if not report.usable:
+            self._discard()
+        return report.event
+
+    def _bring_up(self) -> Failed | None:
+        """Starts a process and waits for its first word. Returns what went wrong."""
+        self._discard()
+        try:
+            process = _launch(self._device, self._loaders)
+        except Exception as error:
+            return explain(error, "while starting the generator process")
+        with self._changed:
+            if self._closed:
+                process.end()
+                return None
+            self._process = process
+        try:
+            report = process.pipe.recv()
+        except (EOFError, OSError):
+            report = Failed(_epitaph(process.exit_code()))
+        if isinstance(report, Failed):
+            self._discard()
+            return report
+        self._info = report.info
+        return None
+
+    def _discard(self) -> None:
+        with self._changed:
+            process, self._process = self._process, None
+        if process is not None:
+            process.end()
+
+    def _tell_places(self) -> None:
+        for place, run in enumerate(self._waiting, start=1):
+            if run.place != place:
+                run.place = place
+                run.put(Queued(place))
+
+
+class _Process(NamedTuple):
+    """A started process, the page's end of its pipe, and where the number of the order to stop is written.
+
+    The number is plain shared memory: a lock held by a process that is killed would never be free again.
+    """
+
+    process: BaseProcess
+    pipe: Connection
+    stop_number: Any
+
+    @property
+    def alive(self) -> bool:
+        return self.process.is_alive()
+
+    def exit_code(self) -> int | None:
+        """Of a process whose pipe has closed."""
+        self.process.join(_GRACE_S)
+        return self.process.exitcode
+
+    def end(self) -> None:
+        """Returns when the process is gone. Its pipe is left to the thread that may be reading it."""
+        for stop in (self.process.terminate, self.process.kill):
+            stop()
+            self.process.join(_GRACE_S)
+            if not self.process.is_alive():
+                return
+
+
+def _launch(device: str, loaders: str) -> _Process:
+    # A process forked from a page with threads may hang, and cannot use CUDA if the page ever did.
+    context = multiprocessing.get_context("spawn")
+    stop_number = context.RawValue(ctypes.c_ulonglong, 0)
+    pipe, childs_end = context.Pipe()
+    process = context.Process(
+        target=child.main, args=(childs_end, device, loaders, stop_number), name="generator", daemon=True
+    )
+    process.start()
+    # Only the process holds it now, so that its death closes the pipe.
+    childs_end.close()
+    return _Process(process, pipe, stop_number)
+
+
+def _epitaph(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        often = _OFTEN.get(-exit_code, signal.strsignal(-exit_code) or "unknown")
+        how = f"was ended by the system (signal {-exit_code}, {often})"
+    else:
+        how = f"ended by itself (exit code {exit_code})"
+    return f"The generator process {how}. What was made so far is kept; press Generate to try again."

@@ -1,0 +1,267 @@
+"""The background worker, on real processes: order, Stop, crashes, and nothing left behind.
+
+`finish` bounds every wait, so that a worker that hangs fails a test and not the whole run.
+"""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from backends import jobs
+from backends.base import Done, Event, Failed, Loading, Progress, Queued, Request, Update
+from backends.machine import physical_cores
+from backends.worker import Job, Run, Worker
+from qvg.config import BF16
+from tests.fake_backend import OTHER, SPEC
+
+LOADERS = "tests.fake_backend:load"
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 60.0  # two slow cores import torch in this time, whatever else they do
+
+
+def job(prompt: str = "", backend_id: str = SPEC.id, **options) -> Job:
+    return Job(backend_id, Request(prompt=prompt, **{"blocks": 2, **options}), BF16, SPEC.policy)
+
+
+def until(run: Run, kind: type[Event]) -> list[Event]:
+    """The run's events up to the first of `kind`."""
+    seen, deadline = [], time.monotonic() + PATIENCE_S
+    for event in run.events(0.2):
+        if event is not None:
+            seen.append(event)
+        if isinstance(event, kind):
+            return seen
+        assert time.monotonic() < deadline, f"no {kind.__name__} after {PATIENCE_S} s, only {seen}"
+    raise AssertionError(f"no {kind.__name__} before the run ended: {seen}")
+
+
+def finish(run: Run) -> list[Event]:
+    return until(run, (Done, Failed))
+
+
+def frames(events: list[Event]) -> np.ndarray:
+    return np.concatenate([event.segment.frames for event in events if isinstance(event, Update)])
+
+
+def process_of(events: list[Event]) -> int:
+    """The id of the process that did the run."""
+    done = events[-1]
+    assert isinstance(done, Done), done
+    return int(done.notes[1].split()[1])
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def worker():
+    worker = Worker("cpu", LOADERS)
+    yield worker
+    worker.close()
+
+
+def test_events_come_in_order(worker):
+    run = worker.submit(job(blocks=3))
+    events = finish(run)
+    kinds = [type(event) for event in events if not isinstance(event, Progress)]
+    assert kinds == [Loading, Loading, Update, Update, Update, Done]
+    assert events[-1] == Done(False, 3, 21, events[-1].seconds, events[-1].peak_bytes, events[-1].notes)
+    positions = [(event.block, event.step) for event in events if isinstance(event, Progress)]
+    assert positions == sorted(positions)
+    assert run.ended
+    assert list(run.events(0.1)) == []
+
+
+def test_says_what_it_computes_on(worker):
+    finish(worker.submit(job()))
+    assert worker.info.kind == "cpu"
+    assert worker.info.threads == physical_cores()
+    assert worker.info.memory_bytes > 1 << 28
+    assert worker.info.reasons
+
+
+def test_the_generator_stays_loaded_until_another_is_wanted(worker):
+    def loads(backend_id):
+        events = finish(worker.submit(job(backend_id=backend_id, blocks=1)))
+        assert events[-1].notes[0] == f"made by {backend_id}"
+        return sum(isinstance(event, Loading) for event in events)
+
+    finish(worker.submit(job()))
+    assert [loads(backend_id) for backend_id in (SPEC.id, OTHER, OTHER, SPEC.id)] == [0, 1, 0, 1]
+
+
+def test_stop_ends_a_run_within_a_step_and_the_next_one_finds_the_device_free(worker):
+    run = worker.submit(job("delay=0.3", blocks=400))
+    until(run, Progress)
+    pressed = time.monotonic()
+    run.stop()
+    # Waits in the queue while the first one ends; the fake refuses to open beside a cache that is still held.
+    following = worker.submit(job())
+    done = finish(run)[-1]
+    assert done.stopped
+    assert time.monotonic() - pressed < 0.3 + 0.5
+    assert not finish(following)[-1].stopped
+
+
+def test_queued_runs_keep_their_order_and_hear_their_place(worker):
+    first, second, third, fourth = (worker.submit(job(prompt)) for prompt in ("delay=0.1", "", "", ""))
+    assert [run.place for run in (first, second, third, fourth)] == [0, 1, 2, 3]
+    third.stop()
+    assert finish(third) == [Queued(2), Done(True, 0, 0, 0.0, 0)]
+    ends = {}
+    for name, run in (("second", second), ("fourth", fourth)):
+        events = finish(run)
+        ends[name] = time.monotonic()
+        places = [event.place for event in events if isinstance(event, Queued)]
+        # Places that were passed before anyone looked are not told.
+        assert places == sorted(places, reverse=True)
+        assert 1 in places
+        assert run.place == 0
+    assert first.ended
+    assert ends["second"] <= ends["fourth"]
+
+
+def test_silence_is_heard_as_none(worker):
+    run = worker.submit(job("delay=0.3", blocks=400))
+    until(run, Progress)
+    events = run.events(0.05)
+    assert None in [next(events) for _ in range(4)]
+    run.stop()
+    finish(run)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "backend_id", "words"),
+    [
+        ("raise=1", SPEC.id, "An error in block 2 of 2: RuntimeError: a made-up fault"),
+        ("oom=1", SPEC.id, "Out of memory in block 2 of 2"),
+        ("", "absent", "Fake cannot run here. Nothing was downloaded."),
+        ("", "broken", "An error while loading broken: RuntimeError: broken weights of broken"),
+    ],
+)
+def test_an_error_is_told_and_the_same_process_goes_on(worker, prompt, backend_id, words):
+    before = process_of(finish(worker.submit(job())))
+    failed = finish(worker.submit(job(prompt, backend_id)))[-1]
+    assert isinstance(failed, Failed)
+    assert failed.message.startswith(words)
+    assert "Traceback" in failed.detail
+    assert process_of(finish(worker.submit(job()))) == before
+
+
+def test_a_killed_process_fails_its_run_only_and_the_same_seed_still_makes_the_same_frames(worker):
+    before = finish(worker.submit(job(seed=3)))
+    killed, waiting = worker.submit(job("kill=1", seed=3)), worker.submit(job(seed=3))
+    *_, update, failed = (event for event in finish(killed) if not isinstance(event, Progress))
+    assert isinstance(update, Update)
+    assert failed.message == (
+        "The generator process was ended by the system (signal 9, often out of memory). "
+        "What was made so far is kept; press Generate to try again."
+    )
+    after = finish(waiting)
+    assert process_of(after) != process_of(before)
+    assert np.array_equal(frames(after), frames(before))
+
+
+def test_a_process_that_dies_between_runs_is_replaced_unnoticed(worker):
+    pid = process_of(finish(worker.submit(job())))
+    (process,) = (child for child in multiprocessing.active_children() if child.pid == pid)
+    os.kill(pid, signal.SIGKILL)
+    process.join(PATIENCE_S)
+    assert process_of(finish(worker.submit(job()))) != pid
+
+
+def test_ctrl_c_is_left_to_the_page(worker):
+    pid = process_of(finish(worker.submit(job())))
+    run = worker.submit(job("delay=0.05"))
+    until(run, Progress)
+    os.kill(pid, signal.SIGINT)
+    assert process_of(finish(run)) == pid
+
+
+def test_a_run_nobody_reads_is_stopped_and_its_frames_are_bounded(worker, monkeypatch):
+    monkeypatch.setattr(jobs, "UNREAD_BYTES", 40 << 20)
+    run = worker.submit(job("big=1", blocks=400))
+    assert not finish(worker.submit(job()))[-1].stopped
+    assert run.ended
+    events = list(run.events(0))
+    assert events[-1].stopped
+    assert frames(events).nbytes < 200 << 20
+
+
+def test_closing_leaves_no_process_and_ends_every_run():
+    worker = Worker("cpu", LOADERS)
+    worker.start()
+    worker.start()
+    pid = process_of(finish(worker.submit(job())))
+    running, waiting = worker.submit(job("delay=0.3", blocks=400)), worker.submit(job())
+    until(running, Progress)
+    worker.close()
+    worker.close()
+    for run in (running, waiting):
+        assert finish(run)[-1].message.startswith("The generator was closed before the end.")
+    assert not alive(pid)
+    assert pid not in [child.pid for child in multiprocessing.active_children()]
+    with pytest.raises(RuntimeError, match="closed"):
+        worker.submit(job())
+
+
+def test_stop_while_the_process_is_starting_does_not_wait_for_it():
+    worker = Worker("cpu", LOADERS)
+    run = worker.submit(job())
+    run.stop()
+    assert finish(run) == [Loading("Starting the generator process."), Done(True, 0, 0, 0.0, 0)]
+    worker.close()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_device_that_is_not_here_is_told():
+    worker = Worker("cuda", LOADERS)
+    failed = finish(worker.submit(job()))[-1]
+    worker.close()
+    assert "finds no GPU for device 'cuda'; use auto or cpu" in failed.message
+
+
+PAGE = """
+import os, signal, sys
+from backends.base import Progress, Request
+from backends.worker import Job, Worker
+from qvg.config import BF16
+from qvg.policy import CachePolicy
+
+if __name__ == "__main__":
+    worker = Worker("cpu", "tests.fake_backend:load")
+    run = worker.submit(Job("fake", Request(prompt="delay=0.5", blocks=400), BF16, CachePolicy(every=2)))
+    for event in run.events(60):
+        if isinstance(event, Progress):
+            break
+    assert "torch" not in sys.modules, "the page has loaded torch"
+    print(worker._process.process.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
+def test_a_page_that_dies_takes_its_busy_process_along(tmp_path):
+    script = tmp_path / "page.py"
+    script.write_text(PAGE)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    page = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, timeout=90
+    )
+    assert page.returncode == -signal.SIGKILL, page.stderr
+    pid, deadline = int(page.stdout), time.monotonic() + 5
+    while alive(pid):
+        assert time.monotonic() < deadline, "the process outlives its page"
+        time.sleep(0.05)

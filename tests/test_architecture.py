@@ -1,0 +1,307 @@
+"""Who imports whom, read from the source; and what importing must not do, tried in fresh processes."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("qvg", "backends", "ui")
+
+PAGE_SIDE = tuple(
+    f"backends.{name}"
+    for name in ["base", "camera", "check", "jobs", "machine", "plan", "registry", "worker"]
+)
+PLAIN_QVG = ("qvg.config", "qvg.policy", "qvg.stats")
+MODEL_LIBRARIES = (
+    "torch",
+    "numpy",
+    "PIL",
+    "einops",
+    "safetensors",
+    "diffusers",
+    "transformers",
+    "huggingface_hub",
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the modules matching `modules` may import: of ours (patterns), and of others (top-level names)."""
+
+    modules: str
+    ours: tuple[str, ...]
+    others: tuple[str, ...] = ()
+    lazily: tuple[str, ...] = ()  # of others, inside functions only
+
+
+# The first rule that matches a module holds. `{own}` is its first two names, such as backends.pocket.
+RULES = (
+    Rule("app", ("ui", "ui.build", "backends.registry", "backends.worker"), (), ("spaces",)),
+    Rule(
+        "ui*", ("ui", "ui.*", "backends", *PAGE_SIDE, *PLAIN_QVG), ("gradio", "numpy", "PIL", "imageio", "av")
+    ),
+    Rule("qvg.config", ()),
+    Rule("qvg.policy", PLAIN_QVG),
+    Rule("qvg.stats", PLAIN_QVG),
+    Rule("qvg.payload", ("qvg.config",), ("torch",)),
+    Rule("qvg.device", (), ("torch",)),
+    Rule("qvg.codecs*", ("qvg.codecs*", "qvg.config", "qvg.payload", "qvg.ops*"), ("torch",)),
+    Rule("qvg.ops*.triton", ("qvg.ops*", "qvg.device"), ("torch", "triton")),
+    Rule("qvg.ops*", ("qvg.ops*", "qvg.device"), ("torch",)),
+    Rule("qvg*", ("qvg", "qvg.*"), ("torch", "numpy"), ("triton",)),
+    Rule("backends", ()),
+    Rule("backends.camera", ()),
+    Rule("backends.base", ("backends.camera", "qvg.cache", *PLAIN_QVG), ("numpy",)),
+    Rule("backends.*.spec", ("backends.base", "backends.camera", "backends.wan*", "{own}.*", *PLAIN_QVG)),
+    Rule("backends.session", ("backends.*", "qvg", "qvg.*"), ("torch",)),
+    Rule("backends.machine", ("qvg", "qvg.device"), (), ("torch",)),
+    Rule("backends.peak", (), (), ("torch",)),
+    Rule("backends.child", (*PAGE_SIDE, "backends.failure", "backends.session"), (), ("torch",)),
+    Rule("backends.failure", ("backends.base",)),
+    Rule("backends.registry", ("backends.base",)),
+    Rule("backends.check", ("backends.base", "backends.camera"), ("numpy",)),
+    Rule("backends.jobs", ("backends.base", *PLAIN_QVG)),
+    Rule("backends.plan", ("backends.base", "backends.machine", *PLAIN_QVG)),
+    Rule("backends.worker", ("backends", "backends.child", "backends.failure", *PAGE_SIDE), (), ("spaces",)),
+    Rule("backends.artifacts", ("backends.base",), (), ("huggingface_hub", "safetensors", "torch")),
+    Rule("backends.bench", ("backends.*", "qvg", "qvg.*"), ("torch", "numpy")),
+    Rule(
+        "backends.*.*_triton",
+        ("backends.base", "backends.camera", "{own}", "{own}.*", "qvg", "qvg.*"),
+        (*MODEL_LIBRARIES, "triton"),
+    ),
+    Rule(
+        "backends.*",
+        ("backends.base", "backends.camera", "backends.artifacts", "backends.wan*", "{own}*", "qvg", "qvg.*"),
+        MODEL_LIBRARIES,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Import:
+    name: str  # of ours the module, of others the top-level name
+    ours: bool
+    line: int
+    at_import: bool  # run when the module is imported
+    for_types: bool  # never run
+
+
+def imports(module: str, source: str, known: frozenset[str]) -> Iterator[Import]:
+    """Every import statement of a module."""
+
+    def visit(node: ast.AST, at_import: bool, for_types: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, (ast.Import, ast.ImportFrom)):
+                for name in imported_names(child, module, known):
+                    top = name.partition(".")[0]
+                    ours = top in (*PACKAGES, "app", "tests")
+                    yield Import(name if ours else top, ours, child.lineno, at_import, for_types)
+            elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                for part in child.body:
+                    yield from visit(ast.Module([part], []), at_import, True)
+                for part in child.orelse:
+                    yield from visit(ast.Module([part], []), at_import, for_types)
+            else:
+                inside = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+                yield from visit(child, at_import and not inside, for_types)
+
+    yield from visit(ast.parse(source), True, False)
+
+
+def imported_names(node: ast.Import | ast.ImportFrom, module: str, known: frozenset[str]) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    base = node.module or ""
+    if node.level:
+        package = module.split(".") if f"{module}.__init__" in known else module.split(".")[:-1]
+        kept = package[: len(package) - node.level + 1]
+        base = ".".join([*kept, base] if base else kept)
+    # `from qvg import device` is an import of qvg.device.
+    return [f"{base}.{alias.name}" if f"{base}.{alias.name}" in known else base for alias in node.names]
+
+
+def violations(sources: Mapping[str, str]) -> list[str]:
+    """What the modules of `sources` (name to text) import against the rules, as sentences."""
+    known = frozenset(sources)
+    found = []
+    for module, source in sorted(sources.items()):
+        module = module.removesuffix(".__init__")
+        rule = next((rule for rule in RULES if fnmatchcase(module, rule.modules)), None)
+        if rule is None:
+            found.append(f"{module}: no rule says what it may import")
+            continue
+        own = ".".join(module.split(".")[:2])
+        ours = [pattern.format(own=own) for pattern in rule.ours]
+        for item in imports(module, source, known | {name.removesuffix(".__init__") for name in known}):
+            if item.ours:
+                allowed = item.name == module or any(fnmatchcase(item.name, pattern) for pattern in ours)
+            elif item.name in sys.stdlib_module_names or item.for_types or item.name in rule.others:
+                allowed = True
+            else:
+                allowed = item.name in rule.lazily and not item.at_import
+            if not allowed:
+                when = "when it is imported" if item.at_import and item.name in rule.lazily else "at all"
+                found.append(f"{module}, line {item.line}: may not import {item.name} {when}")
+            if item.name.endswith("triton") and item.ours and item.at_import and not item.for_types:
+                found.append(f"{module}, line {item.line}: imports {item.name} before its first use")
+    return found
+
+
+def ours() -> dict[str, str]:
+    """The text of every module of ours that exists, by name."""
+    files = [ROOT / "app.py", *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))]
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_text()
+        for path in files
+        if path.exists()
+    }
+
+
+def test_modules_import_only_what_the_table_allows():
+    assert violations(ours()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "words"),
+    [
+        ("ui.player", "import torch", "may not import torch at all"),
+        ("ui.player", "def f():\n    import triton", "line 2: may not import triton"),
+        ("ui.player", "from backends.session import run_session", "backends.session"),
+        ("ui.player", "from backends import session", "backends.session"),
+        ("ui.player", "from qvg.cache import KVCache", "qvg.cache"),
+        ("ui.player", "if TYPE_CHECKING:\n    from qvg.cache import KVCache", "qvg.cache"),
+        ("qvg.config", "import numpy", "numpy"),
+        ("qvg.policy", "from qvg.cache import KVCache", "qvg.cache"),
+        ("qvg.codecs.prq", "from qvg.cache import KVCache", "qvg.cache"),
+        ("qvg.codecs.prq", "from ..cache import KVCache", "qvg.cache"),
+        ("qvg.ops.pack", "import triton", "may not import triton"),
+        ("qvg.ops.pack", "from qvg.ops.pack.triton import pack", "before its first use"),
+        ("qvg.cache", "import triton", "may not import triton when it is imported"),
+        ("qvg.cache", "from backends.base import Segment", "backends.base"),
+        ("backends.pocket.model", "from backends.longcat import model", "backends.longcat"),
+        ("backends.pocket.model", "import ui.text", "ui.text"),
+        (
+            "backends.pocket.render",
+            "from backends.pocket.render_triton import render",
+            "before its first use",
+        ),
+        ("backends.pocket.spec", "import torch", "torch"),
+        ("backends.registry", "from backends.pocket.rollout import load", "backends.pocket.rollout"),
+        ("backends.worker", "from backends.session import run_session", "backends.session"),
+        ("backends.child", "import torch", "may not import torch when it is imported"),
+        ("app", "import gradio", "gradio"),
+        ("somewhere", "", "no rule"),
+    ],
+)
+def test_a_violation_is_noticed(module, source, words):
+    beside = {
+        "backends.session": "",
+        "backends.longcat.model": "",
+        "qvg.cache": "",
+        "qvg.codecs.__init__": "",
+    }
+    (found,) = violations({**beside, module: source})
+    assert found.startswith(module)
+    assert words in found
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("ui.player", "import gradio\nimport numpy\nfrom backends.worker import Job\nfrom ui import text"),
+        ("qvg.ops.pack.__init__", "def f():\n    from qvg.ops.pack.triton import pack"),
+        ("qvg.ops.pack.triton", "import triton\nimport triton.language as tl"),
+        ("backends.base", "if TYPE_CHECKING:\n    import torch"),
+        ("backends.pocket.model", "import torch\nfrom qvg import attend\nfrom backends.pocket import words"),
+        ("backends.pocket.model", "from . import words"),
+        ("backends.machine", "def f():\n    import torch"),
+    ],
+)
+def test_what_the_table_allows_is_let_through(module, source):
+    assert violations({module: source}) == []
+
+
+def python(code: str, home: Path) -> subprocess.CompletedProcess[str]:
+    """Runs `code` from the repository's root, with the places a program writes to by habit inside `home`."""
+    environment = {
+        **os.environ,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "XDG_CACHE_HOME": str(home),
+    }
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_what_the_page_imports_does_not_import_torch(tmp_path):
+    modules = [name for name in ours() if name in PAGE_SIDE or name.endswith(".spec") or name in PLAIN_QVG]
+    assert "backends.worker" in modules
+    ran = python(
+        f"import sys, multiprocessing\nfor name in {modules}: __import__(name)\n"
+        "from backends import registry\nregistry.entries()\n"
+        "assert not multiprocessing.active_children()\n"
+        "print([name for name in ('torch', 'triton', 'gradio') if name in sys.modules])",
+        tmp_path,
+    )
+    assert ran.stdout.strip() == "[]", ran.stderr
+
+
+@pytest.mark.skipif(not (ROOT / "ui" / "build.py").exists(), reason="there is no page")
+def test_the_page_does_not_import_torch(tmp_path):
+    modules = [name.removesuffix(".__init__") for name in ours() if name.startswith("ui.")]
+    ran = python(
+        f"import sys\nfor name in {modules}: __import__(name)\nprint('torch' in sys.modules)",
+        tmp_path,
+    )
+    assert ran.stdout.strip() == "False", ran.stderr
+
+
+# Reports what is opened for writing and which folders are made; devices are not files.
+WATCH = """
+import os, sys
+def watch(event, args):
+    path = str(args[0]) if args else ""
+    if path.startswith(("/dev/", "/proc/")):
+        return
+    if event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        print("WROTE", path)
+    elif event in ("os.mkdir", "os.rename", "os.symlink", "os.link"):
+        print("WROTE", path)
+sys.addaudithook(watch)
+"""
+HELP = "import runpy\nsys.argv = ['app.py', '--help']\nrunpy.run_path('app.py', run_name='__main__')"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import qvg\nassert 'torch' not in sys.modules",
+        "import qvg\nqvg.KVCache",
+        "import backends.worker as w\nw.Worker()",
+        pytest.param(
+            HELP, marks=pytest.mark.skipif(not (ROOT / "app.py").exists(), reason="there is no app.py")
+        ),
+    ],
+    ids=["import qvg", "qvg.KVCache", "Worker()", "app.py --help"],
+)
+def test_creates_no_file(code, tmp_path):
+    ran = python(f"{WATCH}\n{code}", tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "WROTE" not in ran.stdout, ran.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_watch_sees_a_file(tmp_path):
+    ran = python(f"{WATCH}\nopen(os.path.join(os.environ['HOME'], 'x'), 'w').close()", tmp_path)
+    assert "WROTE" in ran.stdout
