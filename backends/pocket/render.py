@@ -1,0 +1,148 @@
+"""The ray-caster, in plain torch: the meaning of `render_triton`, and what runs where there is no GPU."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from backends.pocket.world import EYE, HORIZONTAL_FOV, OBJECTS, Scenes, pixel_rays, theme_table
+
+TILE = 1.25  # metres a checker square
+FOG = 26.0  # metres
+SAMPLES = ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))  # within a pixel
+FAR = 1.0e6
+
+
+def render(scenes: Scenes, poses: Tensor, height: int, width: int) -> Tensor:
+    """One picture a scene: fp32 [B, 3, height, width] in 0..1 for `poses` [B, 4]."""
+    if scenes.theme.is_cuda:
+        from backends.pocket.render_triton import render as on_gpu
+
+        return on_gpu(scenes, poses, height, width)
+    return reference(scenes, poses, height, width)
+
+
+def reference(scenes: Scenes, poses: Tensor, height: int, width: int) -> Tensor:
+    """As `render`, on any device."""
+    total = sum(_shade(scenes, poses, pixel_rays(poses, height, width, offset)) for offset in SAMPLES)
+    return (total / len(SAMPLES)).movedim(-1, 1)
+
+
+def _shade(scenes: Scenes, poses: Tensor, ray: Tensor) -> Tensor:
+    theme = theme_table(ray.device)[scenes.theme][:, None, None]  # [B, 1, 1, 20]
+    top, horizon, light, dark, hill = (theme[..., 3 * i : 3 * i + 3] for i in range(5))
+    sun, strength, ambient = theme[..., 15:18], theme[..., 18], theme[..., 19]
+    origin = torch.stack([poses[:, 0], torch.full_like(poses[:, 0], EYE), poses[:, 1]], -1)[:, None, None]
+    dx, dy, dz = ray.unbind(-1)
+
+    flat = (dx * dx + dz * dz).sqrt().clamp_min(1e-6)
+    rise = dy / flat
+    sky = horizon + (top - horizon) * rise.clamp(0, 1).sqrt().unsqueeze(-1)
+    glow = (ray * sun).sum(-1).clamp_min(0)
+    sky = sky + strength.unsqueeze(-1) * (0.30 * glow**24 + 0.9 * (glow**900)).unsqueeze(-1)
+    skyline = _skyline(scenes.hills, dx / flat, dz / flat)
+    sky = torch.where((rise < skyline).unsqueeze(-1), hill + (horizon - hill) * 0.25, sky)
+
+    to_ground = torch.where(dy < -1e-4, -EYE / dy.clamp(max=-1e-4), FAR)
+    x = origin[..., 0] + to_ground.clamp(max=300) * dx
+    z = origin[..., 2] + to_ground.clamp(max=300) * dz
+    turn = scenes.ground[:, 2, None, None]
+    gx = (x * turn.cos() + z * turn.sin() + scenes.ground[:, 0, None, None]) * (math.pi / TILE)
+    gz = (z * turn.cos() - x * turn.sin() + scenes.ground[:, 1, None, None]) * (math.pi / TILE)
+    wave = gx.sin() * gz.sin()
+    footprint = to_ground.clamp(max=300) * (2 * math.tan(HORIZONTAL_FOV / 2) / 224) / (-dy).clamp_min(1e-3)
+    contrast = 1 / (1 + (1.6 * footprint / TILE) ** 2)
+    mix = 0.5 + 0.5 * contrast * wave / (wave * wave + 0.01).sqrt()
+    ground = dark + (light - dark) * mix.unsqueeze(-1)
+    shade = torch.ones_like(x)
+
+    nearest, colour = torch.full_like(x, FAR), torch.zeros_like(ray)
+    for index in range(OBJECTS):
+        kind, ox, oz, radius, height, yaw, *rgb = scenes.objects[:, index, :, None, None].unbind(1)
+        away = (x - ox + 0.15 * sun[..., 0] * height) ** 2 + (z - oz + 0.15 * sun[..., 2] * height) ** 2
+        reach = (radius * 1.5).clamp_min(1e-3)
+        shade = shade * (1 - torch.where(radius > 0, 0.5, 0.0) * torch.exp(-away / (reach * reach)))
+        distance, normal = _hit(kind, ox, oz, radius, height, yaw, origin, dx, dy, dz)
+        facing = 0.5 + 0.5 * (normal * sun).sum(-1)
+        lit = ambient + strength * facing * facing.clamp_min(0).sqrt() + 0.08 * normal[..., 1]
+        paint = torch.stack(rgb, -1) * lit.unsqueeze(-1)
+        closer = distance < nearest
+        nearest = torch.where(closer, distance, nearest)
+        colour = torch.where(closer.unsqueeze(-1), paint, colour)
+
+    ground = ground * (ambient + strength * sun[..., 1]).clamp(0.55, 1.0).unsqueeze(-1) * shade.unsqueeze(-1)
+    solid = torch.where((to_ground < nearest).unsqueeze(-1), ground, colour)
+    seen = torch.minimum(to_ground, nearest)
+    haze = torch.exp(-((seen / FOG) ** 2)).unsqueeze(-1)
+    solid = horizon + (solid - horizon) * haze
+    return torch.where((seen < FAR).unsqueeze(-1), solid, sky).clamp(0, 1)
+
+
+def _skyline(hills: Tensor, sine: Tensor, cosine: Tensor) -> Tensor:
+    """Rise of the hills over the horizon in the direction (sine, cosine) of the yaw."""
+    real, imaginary = torch.ones_like(sine), torch.zeros_like(sine)
+    height = torch.full_like(sine, 0.035)
+    for k in range(hills.shape[1]):
+        real, imaginary = real * cosine - imaginary * sine, real * sine + imaginary * cosine
+        height = height + hills[:, k, 0, None, None] * real + hills[:, k, 1, None, None] * imaginary
+    return height.clamp_min(0.004)
+
+
+def _hit(
+    kind: Tensor, ox: Tensor, oz: Tensor, radius: Tensor, height: Tensor, yaw: Tensor,
+    origin: Tensor, dx: Tensor, dy: Tensor, dz: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Distance along the ray (FAR where missed) and surface normal.
+
+    The object is a ball, a box or a pillar standing on the ground.
+    """
+    px, pz = origin[..., 0] - ox, origin[..., 2] - oz
+    py = EYE - radius
+    b = px * dx + py * dy + pz * dz
+    c = px * px + py * py + pz * pz - radius * radius
+    root = b * b - c
+    ball = torch.where(root > 0, -b - root.clamp_min(0).sqrt(), FAR)
+    ball = torch.where(ball > 0.05, ball, FAR)
+    ball_normal = torch.stack([px + ball * dx, py + ball * dy, pz + ball * dz], -1)
+    ball_normal = ball_normal / radius.clamp_min(1e-3).unsqueeze(-1)
+
+    cos, sin = yaw.cos(), yaw.sin()
+    lx, lz = px * cos - pz * sin, px * sin + pz * cos
+    ex, ez = dx * cos - dz * sin, dx * sin + dz * cos
+    ix, iy, iz = (1 / torch.where(e.abs() < 1e-6, 1e-6, e) for e in (ex, dy, ez))
+    x0, x1 = (-radius - lx) * ix, (radius - lx) * ix
+    y0, y1 = -EYE * iy, (height - EYE) * iy
+    z0, z1 = (-radius - lz) * iz, (radius - lz) * iz
+    nx, ny, nz = torch.minimum(x0, x1), torch.minimum(y0, y1), torch.minimum(z0, z1)
+    enter = torch.maximum(torch.maximum(nx, ny), nz)
+    leave = torch.minimum(torch.minimum(torch.maximum(x0, x1), torch.maximum(y0, y1)), torch.maximum(z0, z1))
+    box = torch.where((enter < leave) & (enter > 0.05), enter, FAR)
+    side_x, side_z = (nx >= ny) & (nx >= nz), nz > torch.maximum(nx, ny)
+    fx, fz = torch.where(side_x, -ex.sign(), 0.0), torch.where(side_z, -ez.sign(), 0.0)
+    fy = torch.where(side_x | side_z, 0.0, -dy.sign())
+    box_normal = torch.stack([fx * cos + fz * sin, fy, fz * cos - fx * sin], -1)
+
+    a = (dx * dx + dz * dz).clamp_min(1e-9)
+    b = px * dx + pz * dz
+    root = b * b - a * (px * px + pz * pz - radius * radius)
+    wall = (-b - root.clamp_min(0).sqrt()) / a
+    at = EYE + wall * dy
+    wall = torch.where((root > 0) & (wall > 0.05) & (at > 0) & (at < height), wall, FAR)
+    lid = (height - EYE) * iy
+    lid_x, lid_z = px + lid * dx, pz + lid * dz
+    lid = torch.where((lid > 0.05) & (lid_x * lid_x + lid_z * lid_z < radius * radius), lid, FAR)
+    pillar = torch.minimum(wall, lid)
+    on_lid = (lid < wall).unsqueeze(-1)
+    round_normal = torch.stack([px + wall * dx, torch.zeros_like(px + wall), pz + wall * dz], -1)
+    round_normal = round_normal / radius.clamp_min(1e-3).unsqueeze(-1)
+    lid_normal = torch.stack(
+        [torch.zeros_like(wall), -dy.sign() + torch.zeros_like(wall), torch.zeros_like(wall)], -1
+    )
+    pillar_normal = torch.where(on_lid, lid_normal, round_normal)
+
+    is_ball, is_box = (kind == 0).unsqueeze(-1), (kind == 1).unsqueeze(-1)
+    normal = torch.where(is_ball, ball_normal, torch.where(is_box, box_normal, pillar_normal))
+    distance = torch.where(kind == 0, ball, torch.where(kind == 1, box, pillar))
+    return torch.where(radius > 0, distance, FAR), normal

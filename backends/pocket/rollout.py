@@ -1,0 +1,198 @@
+"""Generating with Pocket World: four Euler steps a block, then one clean pass whose keys and values are committed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from backends.base import BackendSpec, BackendUnavailable, Request, Segment, Tick
+from backends.camera import CameraMove, each_latent
+from backends.pocket import spec, weights
+from backends.pocket.autoencoder import DOWN, LATENT_CHANNELS, Autoencoder
+from backends.pocket.spec import BLOCK_FRAMES, FPS, HEIGHT, SPEC, WIDTH
+from backends.pocket.transformer import Rotary, Transformer, ray_features
+from backends.pocket.words import parse_prompt
+from backends.pocket.world import advance
+from qvg import KVCache, attend
+from qvg.device import choose
+
+SHIFT = 3.0
+STEPS = 4
+
+
+def noise_levels(steps: int = STEPS) -> tuple[float, ...]:
+    """Where each step looks, from pure noise (1): uniform levels pushed up by SHIFT, as flow-matching models do."""
+    return tuple(SHIFT * u / (1 + (SHIFT - 1) * u) for u in (1 - step / steps for step in range(steps)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class World:
+    """The loaded models and where they run."""
+
+    autoencoder: Autoencoder
+    transformer: Transformer
+    rotary: Rotary
+    device: torch.device
+    dtype: torch.dtype
+
+    @torch.inference_mode()
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Latents [N, 12, H / 8, W / 8] of pictures [N, 3, H, W] in 0..1."""
+        pictures = (pictures.to(self.device, self.dtype) * 2 - 1).contiguous(
+            memory_format=torch.channels_last
+        )
+        return self.autoencoder.encode(pictures)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures [N, 3, H, W] in 0..1, fp32."""
+        latents = latents.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        return (self.autoencoder.decode(latents).float() * 0.5 + 0.5).clamp(0, 1)
+
+
+class Sampler:
+    """Denoises a batch of B videos in step over one cache made for that batch."""
+
+    def __init__(self, world: World, cache: KVCache, prompts: Tensor, seed: int, steps: int = STEPS) -> None:
+        """prompts [B, FEATURES]"""
+        self._world, self._cache = world, cache
+        self._prompts = prompts.to(world.device)
+        self._levels = noise_levels(steps)
+        # Drawn on the CPU: a seed means the same video on every device, whatever the codec does.
+        self._noise = torch.Generator().manual_seed(seed)
+
+    @torch.inference_mode()
+    def generate(self, poses: Tensor, first: Tensor | None = None, tick: Tick | None = None) -> Tensor:
+        """Clean latents [B, F, 12, h, w] of the next block, seen from `poses` [B, F, 4]; they are now history.
+
+        `first` [B, 12, h, w] are the known latents of the block's first frame.
+        """
+        rays = ray_features(poses.to(self._world.device)).to(self._world.dtype)
+        shape = (*poses.shape[:2], LATENT_CHANNELS, HEIGHT // DOWN, WIDTH // DOWN)
+        x = torch.randn(shape, generator=self._noise).to(self._world.device)
+        for step, (t, below) in enumerate(zip(self._levels, (*self._levels[1:], 0.0), strict=True)):
+            if tick is not None:
+                tick(step, len(self._levels) + 1)
+            level = torch.full(shape[:2], t, device=x.device)
+            if first is not None:
+                x[:, 0] = first.float()
+                level[:, 0] = 0.0
+            clean = self._predict(x, level, rays)
+            x = (1 - below) * clean + below * (x - (1 - t) * clean) / t
+        if first is not None:
+            x[:, 0] = first.float()
+        if tick is not None:
+            tick(len(self._levels), len(self._levels) + 1)
+        self._absorb(x, rays)
+        return x
+
+    @torch.inference_mode()
+    def absorb(self, latents: Tensor, poses: Tensor) -> None:
+        """Makes given latents [B, F, 12, h, w], one block, history."""
+        self._absorb(
+            latents.to(self._world.device), ray_features(poses.to(self._world.device)).to(self._world.dtype)
+        )
+
+    def _absorb(self, latents: Tensor, rays: Tensor) -> None:
+        self._predict(latents, torch.zeros(latents.shape[:2], device=latents.device), rays, last_output=False)
+        self._cache.commit()
+
+    def _predict(self, x: Tensor, level: Tensor, rays: Tensor, last_output: bool = True) -> Tensor:
+        rotary, cache = self._world.rotary, self._cache
+        last = cache.geometry.layers - 1
+
+        def attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            history = cache.layer(layer)
+            history.stage(k, v)
+            # A pass made only for its keys and values needs nothing after the last layer's.
+            return attend(rotary(q, cache.frames), history, rotary) if last_output or layer < last else q
+
+        prompts = self._prompts.to(self._world.dtype)
+        return self._world.transformer(x.to(self._world.dtype), level, rays, prompts, attention).float()
+
+
+class PocketRollout:
+    """One video: the request's prompt, picture and path."""
+
+    def __init__(self, world: World, request: Request, cache: KVCache, tick: Tick) -> None:
+        words = parse_prompt(request.prompt)
+        self.notes = (words.note(),) if request.prompt.strip() or request.image is None else ()
+        self._first: Tensor | None = None
+        if request.image is not None:
+            self._first = world.encode(fit_picture(request.image))
+            self.notes += (
+                "The picture is cropped to 7:4 and is the first frame; the world beyond it is imagined.",
+            )
+        self._world, self._tick = world, tick
+        self._sampler = Sampler(world, cache, torch.tensor([words.features]), request.seed)
+        self._blocks, self._index = request.blocks, 0
+        self._path = each_latent(request.moves)
+        self._pose: tuple[float, float, float, float] | None = None
+
+    def step(self, move: CameraMove | None = None) -> Segment | None:
+        if self._index >= self._blocks:
+            return None
+        poses = self._next_poses(move)
+        latents = self._sampler.generate(poses, self._first, self._tick)
+        self._first = None
+        pictures = self._world.decode(latents[0])
+        frames = (rearrange(pictures, "t c h w -> t h w c") * 255).round().to(torch.uint8).cpu().numpy()
+        segment = Segment(frames, self._index, self._index * BLOCK_FRAMES, FPS)
+        self._index += 1
+        return segment
+
+    def _next_poses(self, move: CameraMove | None) -> Tensor:
+        """[1, BLOCK_FRAMES, 4]; the video's first frame is where the camera stands."""
+        poses = []
+        for _ in range(BLOCK_FRAMES):
+            if self._pose is None:
+                self._pose = (0.0, 0.0, 0.0, 0.0)
+            else:
+                keys = move.keys if move is not None else next(islice(self._path, 1), ())
+                self._pose = advance(self._pose, keys)
+            poses.append(self._pose)
+        return torch.tensor([poses])
+
+
+class PocketBackend:
+    spec: BackendSpec = SPEC
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def open(self, request: Request, cache: KVCache, tick: Tick) -> PocketRollout:
+        return PocketRollout(self.world, request, cache, tick)
+
+
+def load_world(device: torch.device) -> World:
+    """Raises BackendUnavailable when the weights cannot be read."""
+    dtype = choose(device, SPEC.geometry.head_dim).dtype
+    autoencoder, transformer = weights.load(spec.WEIGHTS, device, dtype)
+    rotary = Rotary(SPEC.max_blocks * BLOCK_FRAMES, device, dtype)
+    return World(autoencoder, transformer, rotary, device, dtype)
+
+
+def load(device: torch.device, say: Callable[[str], None]) -> PocketBackend:
+    """Raises BackendUnavailable when the weights are missing or cannot be read."""
+    if (problem := spec.missing()) is not None:
+        raise BackendUnavailable(problem)
+    say("Loading Pocket World")
+    return PocketBackend(load_world(device))
+
+
+def fit_picture(image: np.ndarray) -> Tensor:
+    """The middle of uint8 [H, W, 3] at the world's size: fp32 [1, 3, HEIGHT, WIDTH] in 0..1."""
+    picture = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
+    height, width = picture.shape[-2:]
+    scale = max(HEIGHT / height, WIDTH / width)
+    size = (max(HEIGHT, round(height * scale)), max(WIDTH, round(width * scale)))
+    picture = F.interpolate(picture, size=size, mode="bilinear", antialias=True)
+    top, left = (size[0] - HEIGHT) // 2, (size[1] - WIDTH) // 2
+    return picture[..., top : top + HEIGHT, left : left + WIDTH].clamp(0, 1)

@@ -1,0 +1,57 @@
+"""Pocket World: a small world model that travels with the program. Nothing here loads torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backends.base import BackendSpec
+from backends.pocket.words import VOCABULARY
+from qvg.config import CacheGeometry
+from qvg.policy import CachePolicy
+
+WEIGHTS = Path(__file__).resolve().parents[2] / "assets" / "pocket"
+AUTOENCODER = "autoencoder.safetensors"
+TRANSFORMER = ("transformer-00001-of-00002.safetensors", "transformer-00002-of-00002.safetensors")
+FILES = (AUTOENCODER, *TRANSFORMER)
+
+HEIGHT, WIDTH, FPS = 128, 224, 12
+BLOCK_FRAMES = 4
+PATCH = 16  # pixels a token covers: 8x autoencoder, 2x2 latent patches
+ROWS, COLUMNS = HEIGHT // PATCH, WIDTH // PATCH
+
+SPEC = BackendSpec(
+    id="pocket",
+    title="Pocket World",
+    summary="A small walkable world that runs anywhere: prompt or picture in, camera path out.",
+    needs="Included. Runs on any CPU.",
+    licence="Apache-2.0",
+    inputs=frozenset({"prompt", "image", "camera"}),
+    width=WIDTH,
+    height=HEIGHT,
+    fps=FPS,
+    latents_per_block=BLOCK_FRAMES,
+    frames_per_block=BLOCK_FRAMES,
+    default_blocks=12,
+    max_blocks=120,
+    weights_bytes=24_000_000,
+    working_bytes=1_200_000_000,
+    geometry=CacheGeometry(layers=8, heads=3, head_dim=128, tokens_per_frame=ROWS * COLUMNS),
+    policy=CachePolicy(every=6),
+    clusters=64,
+    vocabulary=VOCABULARY,
+    examples=(
+        "a red box and two blue pillars in the snow",
+        "a green ball and a pink pillar in the desert",
+        "three purple boxes and a yellow ball at dusk",
+        "a cyan pillar and an orange ball on a meadow",
+        "a yellow box and a pink ball at night",
+    ),
+)
+
+
+def missing() -> str | None:
+    """Why Pocket World cannot run here, as a sentence; None when it can."""
+    absent = [name for name in FILES if not (WEIGHTS / name).is_file()]
+    if not absent:
+        return None
+    return f"Its weights are incomplete ({', '.join(absent)} not in {WEIGHTS}): clone the repository again."

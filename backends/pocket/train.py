@@ -1,0 +1,402 @@
+"""Trains Pocket World from nothing: `python -m backends.pocket.train --minutes 25` on one GPU.
+
+Stops after `--stop-after` minutes of wall time, if given, and goes on from its checkpoint when called
+again; the learning rates follow trained time, so one run or several give the same schedule. Data are
+rendered on the fly.
+
+The transformer learns by teacher forcing: each sequence carries its chunks twice, clean and noised, and a
+noised chunk attends the clean chunks before it and itself, which is what the cache offers when generating.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+from backends.pocket import weights
+from backends.pocket.autoencoder import Autoencoder
+from backends.pocket.render import render
+from backends.pocket.spec import BLOCK_FRAMES, COLUMNS, HEIGHT, ROWS, WEIGHTS, WIDTH
+from backends.pocket.transformer import Rotary, Transformer, ray_features
+from backends.pocket.world import (
+    Scenes,
+    hide_obstacles,
+    sample_prompts,
+    sample_scenes,
+    sample_trajectories,
+)
+
+TOKENS = ROWS * COLUMNS
+CHUNK_TOKENS = BLOCK_FRAMES * TOKENS
+CHUNKS = 40  # 160 frames a trajectory
+SCHEDULE = (1.0, 0.9, 0.75, 0.5, 0.25)  # where samplers of four or five steps look (shift 3)
+MAX_GAP = 320  # frames
+POOL = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    name: str
+    share: float  # of the total time
+    batch: int
+    chunks: int  # of a sequence; 0 for the autoencoder
+    rate: tuple[float, float]  # learning rate at the start and at the end of the stage
+
+
+STAGES = (
+    Stage(name="autoencoder", share=0.17, batch=64, chunks=0, rate=(1.2e-3, 2e-5)),
+    Stage(name="transformer", share=0.58, batch=16, chunks=6, rate=(8e-4, 5e-4)),
+    Stage(name="long", share=0.25, batch=8, chunks=12, rate=(5e-4, 1e-5)),
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sequences:
+    """scenes of B; poses [B, F, 4]; frame indices [B, F]; prompts [B, FEATURES]."""
+
+    scenes: Scenes
+    poses: Tensor
+    frames: Tensor
+    prompts: Tensor
+
+
+def pick_chunks(poses: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Which chunks [B, count], ascending, to keep of trajectories `poses` [B, CHUNKS * BLOCK_FRAMES, 4].
+
+    Two in five keep the beginning. The others keep a contiguous tail, the chunk before it, the chunks that
+    saw what the tail sees, and chance for the rest, so that long memory costs a short sequence.
+    """
+    batch, device = poses.shape[0], poses.device
+    centre = poses.view(batch, CHUNKS, BLOCK_FRAMES, 4)[:, :, 1]
+    chunk = torch.arange(CHUNKS, device=device).expand(batch, -1)
+    tail = max(1, count // 4)
+    start = torch.randint(count - tail, CHUNKS - tail + 1, (batch, 1), generator=generator, device=device)
+    here = centre.gather(1, start.unsqueeze(-1).expand(-1, -1, 4))
+    turned = torch.remainder(centre[..., 2] - here[..., 2] + math.pi, 2 * math.pi) - math.pi
+    apart = turned.abs() + 0.3 * (centre[..., :2] - here[..., :2]).norm(dim=-1)
+    noise = torch.rand(batch, CHUNKS, generator=generator, device=device)
+    relevance = torch.rand(batch, 1, generator=generator, device=device) * 3
+    score = noise - relevance * apart
+    score = score.masked_fill(chunk >= start, -1e4)
+    score = score.masked_fill((chunk >= start - 1) & (chunk < start + tail), 1e4)
+    recalled = score.topk(count, dim=1).indices.sort(dim=1).values
+    beginning = torch.rand(batch, 1, generator=generator, device=device) < 0.4
+    return torch.where(beginning, chunk[:, :count], recalled)
+
+
+def sample_sequences(batch: int, chunks: int, generator: torch.Generator) -> Sequences:
+    poses = sample_trajectories(batch, CHUNKS * BLOCK_FRAMES, generator)
+    scenes = hide_obstacles(sample_scenes(batch, generator), poses)
+    kept = pick_chunks(poses, chunks, generator)
+    offsets = torch.arange(BLOCK_FRAMES, device=poses.device)
+    frames = (kept.unsqueeze(-1) * BLOCK_FRAMES + offsets).flatten(1)
+    poses = poses.gather(1, frames.unsqueeze(-1).expand(-1, -1, 4))
+    return Sequences(
+        scenes, poses, _let_time_pass(frames, kept, generator), sample_prompts(scenes, generator)
+    )
+
+
+def _let_time_pass(frames: Tensor, kept: Tensor, generator: torch.Generator) -> Tensor:
+    """`frames`, with up to MAX_GAP more between the memory and the tail.
+
+    That is so in a third of the sequences that skip chunks.
+    """
+    batch, device = frames.shape[0], frames.device
+    skips = kept[:, 1:] - kept[:, :-1] > 1
+    after_last_skip = (skips.flip(1).cumsum(1).flip(1) == 0).repeat_interleave(BLOCK_FRAMES, 1)
+    after_last_skip = torch.cat([torch.zeros_like(after_last_skip[:, :BLOCK_FRAMES]), after_last_skip], 1)
+    chosen = torch.rand(batch, 1, generator=generator, device=device) < 0.33
+    chosen = chosen & skips.any(dim=1, keepdim=True)
+    gap = torch.randint(0, MAX_GAP // BLOCK_FRAMES + 1, (batch, 1), generator=generator, device=device)
+    return frames + torch.where(chosen & after_last_skip, gap * BLOCK_FRAMES, 0)
+
+
+def pictures(sequences: Sequences) -> Tensor:
+    """[B * F, 3, HEIGHT, WIDTH] in -1..1."""
+    frames = sequences.poses.shape[1]
+    return render(sequences.scenes.repeat(frames), sequences.poses.flatten(0, 1), HEIGHT, WIDTH) * 2 - 1
+
+
+def training_mask(chunks: int, device: torch.device) -> BlockMask:
+    """Queries and keys are the clean chunks, then the noised ones."""
+    half = chunks * CHUNK_TOKENS
+
+    def allowed(_b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        q_noisy, k_noisy = q >= half, k >= half
+        q_chunk, k_chunk = (q % half) // CHUNK_TOKENS, (k % half) // CHUNK_TOKENS
+        clean = ~k_noisy & ((k_chunk < q_chunk) | (~q_noisy & (k_chunk == q_chunk)))
+        return clean | (q_noisy & k_noisy & (q_chunk == k_chunk))
+
+    return create_block_mask(allowed, None, None, 2 * half, 2 * half, device=str(device))
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    pairs = cos.shape[-1]
+    a, b, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
+    return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], -1)
+
+
+def diffusion_loss(
+    model: Transformer, latents: Tensor, rays: Tensor, prompts: Tensor, cos: Tensor, sin: Tensor,
+    mask: BlockMask, t_clean: Tensor, t_noisy: Tensor, noise: Tensor, counted: Tensor,
+) -> Tensor:  # fmt: skip
+    """Weighted error of the predicted clean latents.
+
+    latents [B, F, 12, h, w]; t and counted [B, F]; noise [2, ...]
+    """
+    t = torch.cat([t_clean, t_noisy], 1)
+    level = t[..., None, None, None]
+    double = torch.cat([latents, latents], 1)
+    noised = (1 - level) * double + level * torch.cat([noise[0], noise[1]], 1)
+
+    def attention(_layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+        return flex_attention(q, k, v, block_mask=mask)  # type: ignore[return-value]
+
+    with torch.autocast("cuda", torch.bfloat16):
+        predicted = model(noised, t, torch.cat([rays, rays], 1), prompts, attention)
+    frames = latents.shape[1]
+    error = (predicted[:, frames:].float() - latents).square().mean(dim=(2, 3, 4))
+    weight = counted / t_noisy.clamp_min(0.15).square()
+    return (error * weight).sum() / counted.sum().clamp_min(1)
+
+
+def sample_noise_levels(batch: int, chunks: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """(t of the clean half, t of the noised half, frames that count), each [B, F]."""
+    device = generator.device
+
+    def rand(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, device=device)
+
+    grid = torch.tensor(SCHEDULE, device=device)[(rand(batch, chunks) * len(SCHEDULE)).long()]
+    free = torch.sigmoid(0.4 + 1.2 * torch.randn(batch, chunks, generator=generator, device=device))
+    noisy = torch.where(rand(batch, chunks) < 0.5, grid, free).repeat_interleave(BLOCK_FRAMES, 1)
+    kind = rand(batch, chunks)
+    clean = torch.where(
+        kind < 0.5, 0.0, torch.where(kind < 0.9, 0.1 * rand(batch, chunks), 0.4 * rand(batch, chunks))
+    )
+    counted = torch.ones_like(noisy)
+    from_picture = rand(batch) < 0.3
+    noisy[:, 0] = noisy[:, 0].masked_fill(from_picture, 0.0)
+    counted[:, 0] = counted[:, 0].masked_fill(from_picture, 0.0)
+    return clean.repeat_interleave(BLOCK_FRAMES, 1), noisy, counted
+
+
+def autoencoder_loss(model: nn.Module, images: Tensor, noise: float) -> Tensor:
+    with torch.autocast("cuda", torch.bfloat16):
+        latents = model.norm(model.encoder(images).float())
+        decoded = model.decoder(latents + noise * torch.randn_like(latents)).float()
+    gap = decoded - images
+    edges = (gap[..., 1:] - gap[..., :-1]).abs().mean() + (gap[..., 1:, :] - gap[..., :-1, :]).abs().mean()
+    return gap.abs().mean() + 0.5 * edges + gap.square().mean()
+
+
+class Trainer:
+    """Models, their averages, and how much of the time is spent; all of it goes into the checkpoint."""
+
+    def __init__(self, minutes: float, device: torch.device, seed: int = 0) -> None:
+        self.total = minutes * 60
+        self.device = device
+        torch.manual_seed(seed)
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.autoencoder = Autoencoder().to(device, memory_format=torch.channels_last)
+        self.transformer = Transformer().to(device)
+        self.average = Transformer().to(device)
+        self.average.load_state_dict(self.transformer.state_dict())
+        self.spent = dict.fromkeys((stage.name for stage in STAGES), 0.0)
+        self.steps = 0
+        self.optimizers = {
+            "autoencoder": torch.optim.AdamW(
+                self.autoencoder.parameters(), weight_decay=0.0, betas=(0.9, 0.98)
+            ),
+            "transformer": torch.optim.AdamW(_decay_groups(self.transformer), betas=(0.9, 0.95), fused=True),
+        }
+
+    def state_dict(self) -> dict:
+        return {
+            "autoencoder": self.autoencoder.state_dict(),
+            "transformer": self.transformer.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "generator": self.generator.get_state(),
+            "spent": self.spent,
+            "steps": self.steps,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        for name in ("autoencoder", "transformer", "average"):
+            getattr(self, name).load_state_dict(state[name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.generator.set_state(state["generator"].cpu())
+        self.spent, self.steps = state["spent"], state["steps"]
+
+    def stage(self) -> Stage | None:
+        """The stage with time left; None when trained."""
+        return next((stage for stage in STAGES if self.spent[stage.name] < stage.share * self.total), None)
+
+    def run(self, stage: Stage, deadline: float) -> None:
+        """Until the stage's time is spent or the wall clock passes `deadline`."""
+        step = self._autoencoder_step(stage) if stage.chunks == 0 else self._transformer_step(stage)
+        total = stage.share * self.total
+        began, first, shown, losses = time.perf_counter(), True, 0.0, torch.zeros((), device=self.device)
+        count = 0
+        while self.spent[stage.name] < total and time.monotonic() < deadline:
+            progress = self.spent[stage.name] / total
+            warm = min(1.0, (self.spent[stage.name] + 1) / 8)
+            start, end = stage.rate
+            rate = warm * (end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress)))
+            loss = step(progress)
+            self._update(stage, loss, rate)
+            losses += loss.detach()
+            count += 1
+            if count % 20 == 0 or first:
+                torch.cuda.synchronize()
+                now = time.perf_counter()
+                if not first:  # compiling is not training
+                    self.spent[stage.name] += now - began
+                began, first = now, False
+            if count % 200 == 0:
+                spent = self.spent[stage.name]
+                rate_now = 200 / (spent - shown) if spent > shown else 0.0
+                shown = spent
+                print(
+                    f"{stage.name}: {spent:.0f} of {total:.0f} s, step {count}, "
+                    f"loss {losses.item() / 200:.4f}, {rate_now:.1f} steps/s, lr {rate:.1e}",
+                    flush=True,
+                )
+                losses.zero_()
+
+    def _update(self, stage: Stage, loss: Tensor, rate: float) -> None:
+        """One optimizer step down `loss` at learning rate `rate`; the transformer's average follows."""
+        name, model = ("transformer", self.transformer) if stage.chunks else ("autoencoder", self.autoencoder)
+        optimizer = self.optimizers[name]
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if stage.chunks:
+            decay = min(0.9995, (1 + self.steps) / (20 + self.steps))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.average.parameters()), list(model.parameters()), 1 - decay)
+            self.steps += 1
+
+    def _autoencoder_step(self, stage: Stage) -> Callable[[float], Tensor]:
+        loss = torch.compile(autoencoder_loss)
+        pool: list[tuple[Scenes, Tensor]] = []
+
+        def step(progress: float) -> Tensor:
+            if not pool:
+                poses = sample_trajectories(POOL * 2, 64, self.generator)
+                scenes = hide_obstacles(sample_scenes(POOL * 2, self.generator), poses)
+                last = torch.randint(0, 64, (POOL * 2, 1, 1), generator=self.generator, device=self.device)
+                chosen = poses.gather(1, last.expand(-1, -1, 4)).squeeze(1)
+                pool.extend(zip(_split(scenes, stage.batch), chosen.split(stage.batch), strict=True))
+            scenes, poses = pool.pop()
+            images = render(scenes, poses, HEIGHT, WIDTH) * 2 - 1
+            return loss(self.autoencoder, images.contiguous(memory_format=torch.channels_last), 0.1)
+
+        return step
+
+    def _transformer_step(self, stage: Stage) -> Callable[[float], Tensor]:
+        frames = stage.chunks * BLOCK_FRAMES
+        mask = training_mask(stage.chunks, self.device)
+        loss = torch.compile(diffusion_loss, dynamic=False)
+        encode = torch.compile(self.autoencoder.encode)
+        rotary = Rotary(CHUNKS * BLOCK_FRAMES + MAX_GAP, self.device, torch.bfloat16)
+        self.autoencoder.eval()
+        pool: list[Sequences] = []
+
+        def step(progress: float) -> Tensor:
+            if not pool:
+                many = sample_sequences(POOL, stage.chunks, self.generator)
+                scenes = _split(many.scenes, stage.batch)
+                tensors = (t.split(stage.batch) for t in (many.poses, many.frames, many.prompts))
+                pool.extend(Sequences(*parts) for parts in zip(scenes, *tensors, strict=True))
+            batch = pool.pop()
+            with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+                images = pictures(batch).contiguous(memory_format=torch.channels_last)
+                latents = encode(images).float().unflatten(0, (stage.batch, frames))
+                rays = ray_features(batch.poses)
+                cos, sin = (
+                    torch.cat([table[batch.frames].flatten(1, 2)] * 2, 1).unsqueeze(1)
+                    for table in (rotary.cos, rotary.sin)
+                )
+                t_clean, t_noisy, counted = sample_noise_levels(stage.batch, stage.chunks, self.generator)
+                noise = torch.randn(2, *latents.shape, generator=self.generator, device=self.device)
+            return loss(
+                self.transformer, latents, rays, batch.prompts, cos, sin,
+                mask, t_clean, t_noisy, noise, counted,
+            )  # fmt: skip
+
+        return step
+
+
+def _decay_groups(model: nn.Module) -> list[dict]:
+    matrices = [p for p in model.parameters() if p.ndim == 2 and min(p.shape) > 6]
+    others = [p for p in model.parameters() if not (p.ndim == 2 and min(p.shape) > 6)]
+    return [{"params": matrices, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}]
+
+
+def _split(scenes: Scenes, batch: int) -> list[Scenes]:
+    fields = (scenes.theme, scenes.objects, scenes.colour, scenes.hills, scenes.ground)
+    return [Scenes(*parts) for parts in zip(*(field.split(batch) for field in fields), strict=True)]
+
+
+@torch.no_grad()
+def reconstruction_psnr(autoencoder: Autoencoder, generator: torch.Generator) -> float:
+    """Mean PSNR in dB of 256 fresh pictures, encoded and decoded."""
+    poses = sample_trajectories(256, 40, generator)
+    scenes = hide_obstacles(sample_scenes(256, generator), poses)
+    images = render(scenes, poses[:, -1], HEIGHT, WIDTH) * 2 - 1
+    decoded = autoencoder.decode(autoencoder.encode(images)).clamp(-1, 1)
+    error = ((decoded - images) / 2).square().mean(dim=(1, 2, 3))
+    return (-10 * error.log10()).mean().item()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--minutes", type=float, default=25.0, help="training time in all, compilation not counted"
+    )
+    parser.add_argument("--stop-after", type=float, help="minutes of wall time after which to save and stop")
+    parser.add_argument("--checkpoint", type=Path, default=Path("pocket-checkpoint.pt"))
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the released files go")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        raise SystemExit("Training needs an NVIDIA GPU; the released weights run without one.")
+    deadline = time.monotonic() + 60 * (options.stop_after or math.inf)
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    device = torch.device("cuda")
+    trainer = Trainer(options.minutes, device, options.seed)
+    if options.checkpoint.exists():
+        trainer.load_state_dict(torch.load(options.checkpoint, map_location=device, weights_only=True))
+        print(f"going on from {options.checkpoint}: {trainer.spent}", flush=True)
+    while (stage := trainer.stage()) is not None and time.monotonic() < deadline:
+        trainer.run(stage, deadline)
+        torch.save(trainer.state_dict(), options.checkpoint)
+        if stage.chunks == 0:
+            trainer.autoencoder.eval()
+            held_out = torch.Generator(device).manual_seed(10_000)
+            psnr = reconstruction_psnr(trainer.autoencoder, held_out)
+            print(f"autoencoder: {psnr:.2f} dB on held-out pictures")
+            trainer.autoencoder.train()
+    weights.save(options.out, trainer.autoencoder, trainer.average)
+    left = trainer.stage()
+    print(f"{'trained' if left is None else 'stopped in ' + left.name}; weights in {options.out}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

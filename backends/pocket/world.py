@@ -1,0 +1,251 @@
+"""The procedural world Pocket World is trained on: scenes, camera trajectories, prompts for a scene.
+
+Metres, radians; y is up, a camera looks along +z at yaw 0 and stands EYE above the ground. The world's origin
+is where the camera starts, so the first pose of every trajectory is zero.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from backends.camera import KEYS
+from backends.pocket import words
+
+EYE = 1.3
+HORIZONTAL_FOV = math.radians(70.0)
+STEP = 0.12  # metres a frame
+TURN = math.radians(2.5)  # a frame
+TILT = math.radians(1.5)  # a frame
+MAX_PITCH = math.radians(21.0)
+OBJECTS = 9
+HARMONICS = 8
+
+# By theme: sky top, sky horizon, ground light, ground dark, hills;
+# in THEME_LIGHT sun azimuth and elevation (degrees), strength of the sun, of the ambient light.
+THEME_COLOURS = (
+    ((0.24, 0.50, 0.86), (0.78, 0.90, 0.98), (0.44, 0.66, 0.27), (0.34, 0.55, 0.22), (0.36, 0.55, 0.42)),
+    ((0.33, 0.58, 0.88), (0.97, 0.91, 0.78), (0.88, 0.72, 0.44), (0.78, 0.60, 0.35), (0.78, 0.57, 0.38)),
+    ((0.52, 0.68, 0.88), (0.92, 0.95, 0.99), (0.95, 0.97, 1.00), (0.82, 0.88, 0.95), (0.70, 0.78, 0.88)),
+    ((0.29, 0.22, 0.46), (0.99, 0.60, 0.36), (0.50, 0.38, 0.42), (0.39, 0.29, 0.36), (0.38, 0.23, 0.37)),
+    ((0.03, 0.04, 0.12), (0.16, 0.20, 0.36), (0.15, 0.19, 0.31), (0.10, 0.13, 0.24), (0.07, 0.09, 0.19)),
+)
+THEME_LIGHT = (
+    (50.0, 50.0, 0.75, 0.45),
+    (-60.0, 60.0, 0.85, 0.40),
+    (40.0, 35.0, 0.60, 0.55),
+    (18.0, 7.0, 0.75, 0.42),
+    (-25.0, 24.0, 0.42, 0.26),
+)
+COLOURS = ((0.86, 0.13, 0.12), (0.95, 0.50, 0.08), (0.96, 0.84, 0.14), (0.17, 0.62, 0.19), (0.12, 0.76, 0.78),
+           (0.13, 0.29, 0.85), (0.50, 0.17, 0.72), (0.96, 0.46, 0.72))  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scenes:
+    """A batch of worlds.
+
+    theme      int64 [B]
+    objects    fp32  [B, OBJECTS, 9]: kind, x, z, radius (half width), height, yaw, r, g, b;
+               radius 0 is absent
+    colour     int64 [B, OBJECTS], index into words.COLOURS
+    hills      fp32  [B, HARMONICS, 2]: cosine and sine amplitude of the skyline
+    ground     fp32  [B, 3]: checker offset x, z and rotation
+    """
+
+    theme: Tensor
+    objects: Tensor
+    colour: Tensor
+    hills: Tensor
+    ground: Tensor
+
+    def __len__(self) -> int:
+        return self.theme.shape[0]
+
+    def repeat(self, times: int) -> Scenes:
+        """Each scene `times` times in a row."""
+        fields = (self.theme, self.objects, self.colour, self.hills, self.ground)
+        return Scenes(*(field.repeat_interleave(times, dim=0) for field in fields))
+
+
+def sample_scenes(batch: int, generator: torch.Generator) -> Scenes:
+    """Nine objects around the start, four of them in front of the camera."""
+    device = generator.device
+
+    def rand(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, device=device)
+
+    front = torch.arange(OBJECTS, device=device) < 4
+    slot = torch.arange(OBJECTS, device=device).float()
+    in_front = math.radians(76) * ((slot + rand(batch, OBJECTS)) / 4 - 0.5)
+    around = math.radians(38) + math.radians(284) * (slot - 4 + rand(batch, OBJECTS)) / (OBJECTS - 4)
+    angle = torch.where(front, in_front, around)
+    distance = 2.9 + 7.1 * rand(batch, OBJECTS).square()
+    kind = (rand(batch, OBJECTS) * 3).floor()
+    size = rand(batch, OBJECTS)
+    radius = torch.stack([0.40 + 0.45 * size, 0.40 + 0.40 * size, 0.22 + 0.16 * size], -1)
+    height = torch.stack(
+        [2 * radius[..., 0], 0.6 + 0.9 * rand(batch, OBJECTS), 1.9 + 1.3 * rand(batch, OBJECTS)], -1
+    )
+    pick = kind.long().unsqueeze(-1)
+    colour = (rand(batch, OBJECTS) * len(COLOURS)).long()
+    rgb = torch.tensor(COLOURS, device=device)[colour] * (0.92 + 0.16 * rand(batch, OBJECTS, 1))
+    present = rand(batch, OBJECTS) < 0.92
+    objects = torch.stack(
+        [
+            kind,
+            distance * angle.sin(),
+            distance * angle.cos(),
+            radius.gather(-1, pick).squeeze(-1) * present,
+            height.gather(-1, pick).squeeze(-1),
+            rand(batch, OBJECTS) * math.pi,
+            *rgb.clamp(0, 1).unbind(-1),
+        ],
+        -1,
+    )
+    k = torch.arange(1, HARMONICS + 1, device=device).float()
+    hills = torch.randn(batch, HARMONICS, 2, generator=generator, device=device) * (0.026 / k.sqrt())[:, None]
+    ground = torch.stack([rand(batch) * 4, rand(batch) * 4, rand(batch) * math.pi / 2], -1)
+    return Scenes((rand(batch) * len(words.THEMES)).long(), objects, colour, hills, ground)
+
+
+def hide_obstacles(scenes: Scenes, poses: Tensor, margin: float = 0.7) -> Scenes:
+    """Without the objects the camera of `poses` [B, T, 4] would walk into."""
+    centre = scenes.objects[:, None, :, 1:3]  # [B, 1, O, 2]
+    near = (poses[:, :, None, :2] - centre).norm(dim=-1).amin(dim=1) < scenes.objects[..., 3] + margin
+    objects = scenes.objects.clone()
+    objects[..., 3] = objects[..., 3].masked_fill(near, 0.0)
+    return Scenes(scenes.theme, objects, scenes.colour, scenes.hills, scenes.ground)
+
+
+def velocities(keys: tuple[str, ...]) -> tuple[float, float, float, float]:
+    """(right, forward, yaw, pitch) per frame while `keys` are held; diagonal walking is no faster."""
+    right = float("d" in keys) - float("a" in keys)
+    forward = float("w" in keys) - float("s" in keys)
+    pace = STEP / max(math.hypot(right, forward), 1.0)
+    yaw = float("right" in keys) - float("left" in keys)
+    pitch = float("up" in keys) - float("down" in keys)
+    return right * pace, forward * pace, yaw * TURN, pitch * TILT
+
+
+def integrate(steps: Tensor) -> Tensor:
+    """Poses (x, z, yaw, pitch) [..., T + 1, 4], from zero, after each of `steps` [..., T, 4].
+
+    A step is what `velocities` returns.
+    """
+    yaw = steps[..., 2].cumsum(-1)
+    heading = yaw - steps[..., 2]  # walk first, then turn
+    x = (steps[..., 0] * heading.cos() + steps[..., 1] * heading.sin()).cumsum(-1)
+    z = (steps[..., 1] * heading.cos() - steps[..., 0] * heading.sin()).cumsum(-1)
+    pitch = _clamped_sum(steps[..., 3])
+    poses = torch.stack([x, z, yaw, pitch], -1)
+    return torch.cat([torch.zeros_like(poses[..., :1, :]), poses], dim=-2)
+
+
+def _clamped_sum(pitch: Tensor) -> Tensor:
+    """Running sum that stops at +-MAX_PITCH instead of winding up beyond it."""
+    total = torch.zeros_like(pitch[..., 0])
+    sums = []
+    for step in pitch.unbind(-1):
+        total = (total + step).clamp(-MAX_PITCH, MAX_PITCH)
+        sums.append(total)
+    return torch.stack(sums, -1)
+
+
+# How often each set of keys is drawn for training trajectories; turning is what memory is for.
+_HABITS = (
+    (("left",), 22), (("right",), 22), (("w",), 20), (("s",), 6), (("a",), 5), (("d",), 5),
+    (("w", "left"), 6), (("w", "right"), 6), (("up",), 2), (("down",), 2), ((), 4),
+)  # fmt: skip
+assert all(key in KEYS for keys, _ in _HABITS for key in keys)
+
+
+def sample_trajectories(batch: int, frames: int, generator: torch.Generator, retrace: float = 0.6) -> Tensor:
+    """Poses [B, frames, 4] of keys held for 4 to 40 frames.
+
+    A share of `retrace` walks back and forth over itself.
+    """
+    device = generator.device
+    table = torch.tensor([velocities(keys) for keys, _ in _HABITS], device=device)
+    weight = torch.tensor([float(w) for _, w in _HABITS], device=device)
+    changes = torch.rand(batch, frames - 1, generator=generator, device=device) < 1 / 14
+    changes[:, 0] = True
+    drawn = torch.multinomial(weight.expand(batch, -1), frames - 1, replacement=True, generator=generator)
+    last_change = torch.where(changes, torch.arange(frames - 1, device=device), 0).cummax(dim=1).values
+    poses = integrate(table[drawn.gather(1, last_change)])
+    time = torch.arange(frames, device=device).expand(batch, -1)
+    pivot = torch.randint(12, 81, (batch, 1), generator=generator, device=device)
+    folded = pivot - (pivot - time % (2 * pivot)).abs()
+    back = torch.rand(batch, 1, generator=generator, device=device) < retrace
+    index = torch.where(back, folded, time)
+    return poses.gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
+
+
+def sample_prompts(scenes: Scenes, generator: torch.Generator) -> Tensor:
+    """Prompt features [B, words.FEATURES] someone might write for each scene.
+
+    Mostly they tell what is in front at the start.
+    """
+    device = generator.device
+    batch = len(scenes)
+
+    def rand(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, device=device)
+
+    kind, x, z, radius = scenes.objects[..., :4].unbind(-1)
+    kind = kind.long()
+    visible = (torch.atan2(x, z).abs() < HORIZONTAL_FOV / 2) & (radius > 0)
+    mentioned = rand(batch, OBJECTS) < torch.where(visible, 0.9, 0.12)
+    mentioned &= (radius > 0) & (rand(batch, 1) > 0.15)
+    form = rand(batch, OBJECTS)
+    offset = len(words.THEMES)
+    pairs = len(words.COLOURS) * len(words.KINDS)
+    pair = offset + scenes.colour * len(words.KINDS) + kind
+    alone = torch.where(
+        form < 0.92, offset + pairs + scenes.colour, offset + pairs + len(words.COLOURS) + kind
+    )
+    index = torch.where(form < 0.84, pair, alone)
+    features = torch.zeros(batch, words.FEATURES, device=device)
+    features.scatter_add_(1, index, mentioned.float())
+    theme_said = (rand(batch, 1) < 0.85).float()
+    features.scatter_(1, scenes.theme.unsqueeze(1), theme_said)
+    return features.clamp_(max=words.MAX_COUNT)
+
+
+def pixel_rays(poses: Tensor, height: int, width: int, offset: tuple[float, float] = (0.5, 0.5)) -> Tensor:
+    """Unit view directions [..., height, width, 3] through pixel + `offset` for `poses` [..., 4]."""
+    half = math.tan(HORIZONTAL_FOV / 2)
+    u = ((torch.arange(width, device=poses.device) + offset[0]) / width * 2 - 1) * half
+    v = (1 - (torch.arange(height, device=poses.device) + offset[1]) / height * 2) * half * height / width
+    yaw, pitch = poses[..., 2, None, None], poses[..., 3, None, None]
+    u, v = u.expand(height, width), v[:, None].expand(height, width)
+    up = v * pitch.cos() + pitch.sin()
+    ahead = pitch.cos() - v * pitch.sin()
+    right = u * yaw.cos() + ahead * yaw.sin()
+    forward = ahead * yaw.cos() - u * yaw.sin()
+    rays = torch.stack([right, up, forward], -1)
+    return rays / rays.norm(dim=-1, keepdim=True)
+
+
+def theme_table(device: torch.device | str) -> Tensor:
+    """fp32 [themes, 20]: the five colours, sun direction (3), sun strength, ambient strength."""
+    rows = []
+    for colours, (azimuth, elevation, sun, ambient) in zip(THEME_COLOURS, THEME_LIGHT, strict=True):
+        a, e = math.radians(azimuth), math.radians(elevation)
+        direction = (math.sin(a) * math.cos(e), math.sin(e), math.cos(a) * math.cos(e))
+        rows.append([channel for colour in colours for channel in colour] + [*direction, sun, ambient])
+    return torch.tensor(rows, device=device)
+
+
+def advance(
+    pose: tuple[float, float, float, float], keys: tuple[str, ...]
+) -> tuple[float, float, float, float]:
+    """The pose one frame later, with `keys` held: one step of `integrate`."""
+    x, z, yaw, pitch = pose
+    right, forward, turn, tilt = velocities(keys)
+    x += right * math.cos(yaw) + forward * math.sin(yaw)
+    z += forward * math.cos(yaw) - right * math.sin(yaw)
+    return x, z, yaw + turn, max(-MAX_PITCH, min(MAX_PITCH, pitch + tilt))

@@ -1,0 +1,202 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.attention.flex_attention import flex_attention
+
+from backends.base import BackendUnavailable, Request, Stopped
+from backends.camera import CameraMove, parse_path
+from backends.pocket import spec, weights
+from backends.pocket.autoencoder import Autoencoder
+from backends.pocket.rollout import PocketBackend, Sampler, World, fit_picture, noise_levels
+from backends.pocket.spec import BLOCK_FRAMES, SPEC
+from backends.pocket.train import CHUNK_TOKENS, pick_chunks, sample_sequences, training_mask
+from backends.pocket.transformer import Rotary, Transformer, TransformerConfig, ray_features
+from backends.pocket.words import FEATURES
+from backends.pocket.world import sample_trajectories
+from qvg import BF16, CacheGeometry, CachePolicy, KVCache
+
+TINY = TransformerConfig(width=128, layers=2, heads=1)
+GEOMETRY = CacheGeometry(layers=2, heads=1, head_dim=128, tokens_per_frame=SPEC.geometry.tokens_per_frame)
+
+
+def no_tick(step: int, steps: int) -> None:
+    del step, steps
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    torch.manual_seed(0)
+    transformer = Transformer(TINY)
+    for parameter in transformer.parameters():
+        if parameter.abs().max() == 0:  # the layers that start at zero would hide everything behind them
+            torch.nn.init.normal_(parameter, std=0.05)
+    transformer.requires_grad_(False).eval()
+    autoencoder = Autoencoder().requires_grad_(False).eval()
+    return World(autoencoder, transformer, Rotary(64), torch.device("cpu"), torch.float32)
+
+
+def cache(policy: CachePolicy | None = None) -> KVCache:
+    return KVCache(
+        GEOMETRY, BF16, policy or CachePolicy(every=2), frames_per_block=BLOCK_FRAMES, dtype=torch.float32
+    )
+
+
+def test_generating_with_the_cache_is_what_training_computed(world: World) -> None:
+    """The third block from cached history equals the masked pass over all blocks that training makes."""
+    chunks = 3
+    generator = torch.Generator().manual_seed(0)
+    poses = sample_trajectories(1, chunks * BLOCK_FRAMES, generator)
+    latents = torch.randn(1, chunks * BLOCK_FRAMES, 12, 16, 28, generator=generator)
+    prompt = torch.rand(1, FEATURES, generator=generator)
+    noised = torch.randn(latents.shape, generator=generator)
+    rays = ray_features(poses)
+    t = torch.cat([torch.zeros(1, chunks * BLOCK_FRAMES), torch.full((1, chunks * BLOCK_FRAMES), 0.9)], 1)
+    mask = training_mask(chunks, torch.device("cpu"))
+
+    def masked(_layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        def rotate(x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([world.rotary(half, 0) for half in x.chunk(2, 2)], 2)
+
+        return flex_attention(rotate(q), rotate(k), v, block_mask=mask)
+
+    expected = world.transformer(
+        torch.cat([latents, noised], 1), t, torch.cat([rays, rays], 1), prompt, masked
+    )
+
+    sampler = Sampler(world, history := cache(), prompt, seed=0)
+    for block in range(2):
+        part = slice(block * BLOCK_FRAMES, (block + 1) * BLOCK_FRAMES)
+        sampler.absorb(latents[:, part], poses[:, part])
+    last = slice(2 * BLOCK_FRAMES, 3 * BLOCK_FRAMES)
+    with torch.inference_mode():
+        made = sampler._predict(noised[:, last], torch.full((1, BLOCK_FRAMES), 0.9), rays[:, last])
+    assert history.frames == 2 * BLOCK_FRAMES
+    torch.testing.assert_close(made, expected[:, chunks * BLOCK_FRAMES :][:, last], rtol=1e-3, atol=1e-3)
+
+
+def test_the_mask_lets_a_noised_chunk_see_clean_past_and_itself_only() -> None:
+    mask = training_mask(2, torch.device("cpu"))
+    zero = torch.tensor(0)
+    queries = [torch.tensor(chunk * CHUNK_TOKENS + 5) for chunk in range(4)]
+    keys = [torch.tensor(chunk * CHUNK_TOKENS + 9) for chunk in range(4)]
+    assert [[bool(mask.mask_mod(zero, zero, q, k)) for k in keys] for q in queries] == [
+        [True, False, False, False],
+        [True, True, False, False],
+        [False, False, True, False],
+        [True, False, False, True],
+    ]
+
+
+def test_rotation_leaves_relative_scores_alone() -> None:
+    rotary = Rotary(40)
+    q, k = torch.randn(2, 1, 1, 2 * 112, 128).unbind(0)
+    scores = [rotary(q, shift) @ rotary(k, shift).transpose(-1, -2) for shift in (0, 30)]
+    torch.testing.assert_close(scores[0], scores[1], rtol=1e-4, atol=1e-3)
+    with pytest.raises(ValueError, match="past the rotary table"):
+        rotary(q, 39)
+
+
+def rollout_frames(world: World, **request: Any) -> list[np.ndarray]:
+    rollout = PocketBackend(world).open(Request(**request), cache(), no_tick)
+    frames = []
+    while (segment := rollout.step()) is not None:
+        assert segment.start == len(frames) * BLOCK_FRAMES and segment.frames.dtype == np.uint8
+        frames.append(segment.frames)
+    return frames
+
+
+def test_a_seed_is_a_video(world: World) -> None:
+    first = rollout_frames(world, seed=3, blocks=2)
+    torch.rand(7)  # the global generator plays no part
+    assert len(first) == 2 and first[0].shape == (BLOCK_FRAMES, SPEC.height, SPEC.width, 3)
+    assert all((a == b).all() for a, b in zip(first, rollout_frames(world, seed=3, blocks=2), strict=True))
+    assert (first[0] != rollout_frames(world, seed=4, blocks=1)[0]).any()
+
+
+def test_stopping_inside_a_block_commits_nothing(world: World) -> None:
+    calls: list[int] = []
+
+    def tick(step: int, steps: int) -> None:
+        calls.append(step)
+        if len(calls) == 7:
+            raise Stopped
+
+    rollout = PocketBackend(world).open(Request(blocks=3), history := cache(), tick)
+    assert rollout.step() is not None
+    with pytest.raises(Stopped):
+        rollout.step()
+    assert calls == [0, 1, 2, 3, 4, 0, 1] and history.frames == BLOCK_FRAMES
+
+
+def test_the_path_and_steering_move_the_camera(world: World) -> None:
+    moves = parse_path("right-2, w-1")
+    rollout = PocketBackend(world).open(Request(blocks=3, moves=moves), cache(), no_tick)
+    poses = rollout._next_poses(None)
+    assert poses[0, 0].tolist() == [0, 0, 0, 0] and poses[0, 2, 2] > poses[0, 1, 2] > 0 and poses[0, 3, 1] > 0
+    steered = rollout._next_poses(CameraMove(("left",)))
+    assert steered[0, -1, 2] < poses[0, -1, 2]
+    assert (rollout._next_poses(None)[0] == steered[0, -1]).all(), "after its path the camera stands still"
+
+
+def test_a_picture_is_the_first_frame(world: World) -> None:
+    image = np.zeros((300, 500, 3), np.uint8)
+    image[:, 250:] = 255
+    rollout = PocketBackend(world).open(Request(blocks=1, image=image), cache(), no_tick)
+    expected = world.decode(world.encode(fit_picture(image)))[0]
+    segment = rollout.step()
+    assert segment is not None and "first frame" in rollout.notes[0]
+    shown = torch.from_numpy(segment.frames[0]).permute(2, 0, 1) / 255
+    torch.testing.assert_close(shown, expected, atol=1 / 255, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1000, 10), (10, 1000), (128, 224), (77, 991)])
+def test_any_picture_fits(shape: tuple[int, int]) -> None:
+    fitted = fit_picture(np.full((*shape, 3), 99, np.uint8))
+    assert fitted.shape == (1, 3, SPEC.height, SPEC.width)
+    assert torch.allclose(fitted, torch.tensor(99 / 255), atol=1e-4)
+
+
+def test_noise_levels_are_shifted() -> None:
+    assert noise_levels(4) == pytest.approx((1.0, 0.9, 0.75, 0.5))
+
+
+def test_chosen_chunks_ascend_and_hold_the_one_before_the_tail() -> None:
+    generator = torch.Generator().manual_seed(0)
+    kept = pick_chunks(sample_trajectories(256, 160, generator), 12, generator)
+    assert (kept.diff(dim=1) > 0).all() and kept.min() >= 0 and kept.max() < 40
+    assert (kept[:, -4:].diff(dim=1) == 1).all(), "three of the tail and the one before"
+    sequences = sample_sequences(64, 6, generator)
+    assert (sequences.frames.diff(dim=1) > 0).all() and (sequences.poses[:, 0, :].shape == (64, 4))
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[Path, Transformer]:
+    torch.manual_seed(1)
+    transformer = Transformer()
+    weights.save(tmp_path, Autoencoder(), transformer)
+    return tmp_path, transformer
+
+
+def test_weights_come_back_within_int8_and_fit_their_budget(saved: tuple[Path, Transformer]) -> None:
+    folder, original = saved
+    sizes = [(folder / name).stat().st_size for name in spec.FILES]
+    assert max(sizes) < 10_000_000 and sum(sizes) < 24_000_000
+    _, loaded = weights.load(folder, torch.device("cpu"), torch.float32)
+    for (name, a), b in zip(original.state_dict().items(), loaded.state_dict().values(), strict=True):
+        assert (a - b).abs().max() <= a.abs().max() / 120 + 1e-6, name
+
+
+@pytest.mark.parametrize("harm", ["missing", "truncated", "empty", "foreign"])
+def test_broken_weights_are_reported_in_words(saved: tuple[Path, Transformer], harm: str) -> None:
+    file = saved[0] / spec.TRANSFORMER[1]
+    if harm == "missing":
+        file.unlink()
+    elif harm == "foreign":
+        (saved[0] / spec.AUTOENCODER).write_bytes(file.read_bytes())
+    else:
+        file.write_bytes(file.read_bytes()[: 5000 if harm == "truncated" else 0])
+    with pytest.raises(BackendUnavailable, match="Pocket World's"):
+        weights.load(saved[0], torch.device("cpu"), torch.float32)
