@@ -1,12 +1,13 @@
 """How good Pocket World is, on scenes it never saw: `python -m backends.pocket.evaluate`.
 
-recall    40 rendered frames of a 100 degree pan are the history; the pan back is generated and compared with the
-          renderer, which is fair because all of it has been seen.
-revisit   the model's own rollout turns 100 degrees away and comes back; returning frames are compared with the
-          outgoing ones at the same poses, with full memory and with a window of 12 frames.
+recall    40 rendered frames of a 100 degree pan are the history; the pan back is generated and compared
+          with the renderer, which is fair because all of it has been seen.
+revisit   the model's own rollout turns 100 degrees away and comes back; returning frames are compared with
+          the outgoing ones at the same poses, with full memory and with a window of 12 frames.
 codec     the same rollout, same seed, with QVG INT2 against BF16.
 
-PSNR is of the mean squared error over a video's frames, then the mean over scenes. The last line is one JSON object.
+PSNR is of the mean squared error over a video's frames, then the mean over scenes. The last line is one JSON
+object.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from qvg.config import CodecConfig
 
 HELD_OUT_SEED = 20_000
 PAN = 40  # frames
-WINDOW = 3  # blocks: 12 frames
+WINDOW = CachePolicy(every=3, window=3)  # 12 frames
 
 
 def poses_along(path: str, frames: int) -> Tensor:
@@ -68,12 +69,17 @@ class Evaluation:
                        device=self.world.device)  # fmt: skip
 
     def roll(
-        self, poses: Tensor, codec: CodecConfig = BF16, policy: CachePolicy = SPEC.policy, history: Tensor | None = None,
-        first: Tensor | None = None, seed: int = 1,
-    ) -> tuple[Tensor, KVCache]:  # fmt: skip
-        """Frames [B, F, 3, H, W] generated along poses [F, 4] after `history` [B, F', 3, H, W], and the cache then.
+        self,
+        poses: Tensor,
+        codec: CodecConfig = BF16,
+        policy: CachePolicy = SPEC.policy,
+        history: Tensor | None = None,
+        first: Tensor | None = None,
+        seed: int = 1,
+    ) -> tuple[Tensor, KVCache]:
+        """Frames [B, F, 3, H, W] generated along poses [F, 4], and the cache after the last.
 
-        `first` [B, 3, H, W] is a given first frame.
+        `history` [B, F', 3, H, W] is given for the first F' poses, `first` [B, 3, H, W] for the first one.
         """
         batch = len(self.scenes)
         cache = self.cache(codec, policy)
@@ -122,14 +128,14 @@ class Evaluation:
         }
 
     def contact_sheet(self, scenes: int = 5) -> Image.Image:
-        """Four rows a scene: renderer; given its first frame, full memory; the same, 12-frame window; prompt alone."""
+        """Four rows a scene: renderer; first frame given; the same with a 12-frame window; prompt alone."""
         poses = poses_along("right-20, left-20, w-12, s-12, left-16, right-16", 96)
         columns = [0, 8, 16, 24, 32, 40, 48, 58, 72, 88]
         real = rendered(self.scenes, poses)
         rows = [
             real,
             self.roll(poses, first=real[:, 0])[0],
-            self.roll(poses, policy=replace(SPEC.policy, window=WINDOW), first=real[:, 0])[0],
+            self.roll(poses, policy=WINDOW, first=real[:, 0])[0],
             self.roll(poses)[0],
         ]
         sheet = torch.stack([row[:scenes, columns] for row in rows], 1)  # [scenes, 4, columns, 3, H, W]
@@ -149,13 +155,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     device = torch.device(options.device)
     evaluation = Evaluation(load_world(device), options.scenes, options.steps)
-    window = replace(SPEC.policy, window=WINDOW)
     int2 = replace(QVG, clusters=SPEC.clusters)
     parts = {
         "autoencoder": lambda: {"psnr": evaluation.autoencoder()},
-        "recall": lambda: {"full": evaluation.recall(), "window": evaluation.recall(window),
+        "recall": lambda: {"full": evaluation.recall(), "window": evaluation.recall(WINDOW),
                            "qvg_int2": evaluation.recall(codec=int2)},
-        "revisit": lambda: {"full": evaluation.revisit(), "window": evaluation.revisit(window),
+        "revisit": lambda: {"full": evaluation.revisit(), "window": evaluation.revisit(WINDOW),
                             "qvg_int2": evaluation.revisit(codec=int2)},
         "codec": lambda: evaluation.codec(int2),
         "sheet": lambda: evaluation.contact_sheet().save(options.sheet) or {},

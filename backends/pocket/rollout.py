@@ -1,4 +1,4 @@
-"""Generating with Pocket World: four Euler steps a block, then one clean pass whose keys and values are committed."""
+"""Generating with Pocket World: a few Euler steps a block, then a clean pass whose keys and values stay."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STEPS = 4
 
 
 def noise_levels(steps: int = STEPS) -> tuple[float, ...]:
-    """Where each step looks, from pure noise (1): uniform levels pushed up by SHIFT, as flow-matching models do."""
+    """Where each step looks, from pure noise (1): uniform levels, shifted up as flow-matching models do."""
     return tuple(SHIFT * u / (1 + (SHIFT - 1) * u) for u in (1 - step / steps for step in range(steps)))
 
 
@@ -70,7 +70,7 @@ class Sampler:
 
     @torch.inference_mode()
     def generate(self, poses: Tensor, first: Tensor | None = None, tick: Tick | None = None) -> Tensor:
-        """Clean latents [B, F, 12, h, w] of the next block, seen from `poses` [B, F, 4]; they are now history.
+        """Clean latents [B, F, 12, h, w] of the next block, seen from `poses` [B, F, 4]; now history.
 
         `first` [B, 12, h, w] are the known latents of the block's first frame.
         """
