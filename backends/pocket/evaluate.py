@@ -151,10 +151,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--only", choices=["autoencoder", "recall", "revisit", "codec", "sheet"], nargs="*")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of the weights to judge")
     parser.add_argument("--sheet", type=Path, default=WEIGHTS / "contact_sheet.png")
     options = parser.parse_args(arguments)
     device = torch.device(options.device)
-    evaluation = Evaluation(load_world(device), options.scenes, options.steps)
+    evaluation = Evaluation(load_world(device, options.weights), options.scenes, options.steps)
     int2 = replace(QVG, clusters=SPEC.clusters)
     parts = {
         "autoencoder": lambda: {"psnr": evaluation.autoencoder()},

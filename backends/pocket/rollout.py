@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -171,10 +172,10 @@ class PocketBackend:
         return PocketRollout(self.world, request, cache, tick)
 
 
-def load_world(device: torch.device) -> World:
-    """Raises BackendUnavailable when the weights cannot be read."""
+def load_world(device: torch.device, folder: Path = spec.WEIGHTS) -> World:
+    """Raises BackendUnavailable when the weights in `folder` cannot be read."""
     dtype = choose(device, SPEC.geometry.head_dim).dtype
-    autoencoder, transformer = weights.load(spec.WEIGHTS, device, dtype)
+    autoencoder, transformer = weights.load(folder, device, dtype)
     rotary = Rotary(SPEC.max_blocks * BLOCK_FRAMES, device, dtype)
     return World(autoencoder, transformer, rotary, device, dtype)
 
