@@ -12,7 +12,15 @@ from backends.pocket import spec, weights
 from backends.pocket.autoencoder import Autoencoder
 from backends.pocket.rollout import PocketBackend, Sampler, World, fit_picture, noise_levels
 from backends.pocket.spec import BLOCK_FRAMES, SPEC
-from backends.pocket.train import CHUNK_TOKENS, pick_chunks, sample_sequences, training_mask
+from backends.pocket.train import (
+    CHUNK_TOKENS,
+    STAGES,
+    Trainer,
+    pick_chunks,
+    sample_noise_levels,
+    sample_sequences,
+    training_mask,
+)
 from backends.pocket.transformer import Rotary, Transformer, TransformerConfig, ray_features
 from backends.pocket.words import FEATURES
 from backends.pocket.world import sample_trajectories
@@ -200,3 +208,41 @@ def test_broken_weights_are_reported_in_words(saved: tuple[Path, Transformer], h
         file.write_bytes(file.read_bytes()[: 5000 if harm == "truncated" else 0])
     with pytest.raises(BackendUnavailable, match="Pocket World's"):
         weights.load(saved[0], torch.device("cpu"), torch.float32)
+
+
+def test_stages_follow_each_other_and_a_checkpoint_goes_on_where_it_was(tmp_path: Path) -> None:
+    assert sum(stage.share for stage in STAGES) == pytest.approx(1)
+    trainer = Trainer(minutes=1, device=torch.device("cpu"))
+    for stage in STAGES:
+        assert trainer.stage() == stage
+        trainer.spent[stage.name] = 60 * stage.share
+    assert trainer.stage() is None
+    trainer.spent["long"] -= 1
+    torch.save(trainer.state_dict(), tmp_path / "checkpoint.pt")
+    resumed = Trainer(minutes=1, device=torch.device("cpu"), seed=5)
+    resumed.load_state_dict(torch.load(tmp_path / "checkpoint.pt", weights_only=True))
+    stage = resumed.stage()
+    assert stage is not None and stage.name == "long"
+    for a, b in zip(trainer.average.parameters(), resumed.average.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_fine_tuning_starts_from_released_weights_at_the_last_stage(saved: tuple[Path, Transformer]) -> None:
+    trainer = Trainer(minutes=1, device=torch.device("cpu"))
+    trainer.fine_tune(saved[0], minutes=2)
+    stage = trainer.stage()
+    assert stage == STAGES[-1] and stage.share * trainer.total == pytest.approx(120)
+    _, released = weights.load(saved[0], torch.device("cpu"), torch.float32)
+    for a, b in zip(trainer.transformer.parameters(), released.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_noise_levels_of_training() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean, noisy, counted = sample_noise_levels(4000, 2, generator, early=0.5)
+    assert clean.shape == noisy.shape == counted.shape == (4000, 2 * BLOCK_FRAMES)
+    assert clean.max() <= 0.4 and (clean == 0).float().mean() == pytest.approx(0.5, abs=0.02)
+    given = counted[:, 0] == 0
+    assert (noisy[given, 0] == 0).all() and given.float().mean() == pytest.approx(0.3, abs=0.03)
+    assert (counted[:, 1:] == 1).all() and (noisy[:, 1] == noisy[:, 2]).all()
+    assert (noisy[:, -1] > 0.75).float().mean() > 0.6
