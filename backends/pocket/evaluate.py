@@ -6,8 +6,8 @@ revisit   the model's own rollout turns 100 degrees away and comes back; returni
           the outgoing ones at the same poses, with full memory and with a window of 12 frames.
 codec     the same rollout, same seed, with QVG INT2 against BF16.
 
-PSNR is of the mean squared error over a video's frames, then the mean over scenes. The last line is one JSON
-object.
+PSNR is of the mean squared error over a video's frames, then the mean over scenes; 100 dB means identical.
+The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from backends.camera import each_latent, parse_path
 from backends.pocket.render import render
-from backends.pocket.rollout import STEPS, Sampler, World, load_world
+from backends.pocket.rollout import LEVELS, OPENING, Sampler, World, load_world
 from backends.pocket.spec import BLOCK_FRAMES, HEIGHT, SPEC, WEIGHTS, WIDTH
 from backends.pocket.world import Scenes, advance, sample_prompts, sample_scenes
 from qvg import BF16, QVG, CachePolicy, KVCache
@@ -57,8 +57,8 @@ def rendered(scenes: Scenes, poses: Tensor) -> Tensor:
 
 
 class Evaluation:
-    def __init__(self, world: World, scenes: int, steps: int = STEPS) -> None:
-        self.world, self.steps = world, steps
+    def __init__(self, world: World, scenes: int, opening: tuple[float, ...] = OPENING) -> None:
+        self.world, self.opening = world, opening
         generator = torch.Generator(world.device).manual_seed(HELD_OUT_SEED)
         self.scenes = sample_scenes(scenes, generator)
         self.scenes.theme.copy_(torch.arange(scenes, device=world.device) % 5)
@@ -83,7 +83,7 @@ class Evaluation:
         """
         batch = len(self.scenes)
         cache = self.cache(codec, policy)
-        sampler = Sampler(self.world, cache, self.prompts, seed, self.steps)
+        sampler = Sampler(self.world, cache, self.prompts, seed, self.opening)
         blocks = list(poses.expand(batch, -1, -1).split(BLOCK_FRAMES, dim=1))
         if history is not None:
             known = self.world.encode(history.flatten(0, 1)).unflatten(0, history.shape[:2])
@@ -149,13 +149,15 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--scenes", type=int, default=20)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--only", choices=["autoencoder", "recall", "revisit", "codec", "sheet"], nargs="*")
+    parser.add_argument("--plain-opening", action="store_true", help="no extra steps for the first block")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of the weights to judge")
     parser.add_argument("--sheet", type=Path, default=WEIGHTS / "contact_sheet.png")
     options = parser.parse_args(arguments)
     device = torch.device(options.device)
-    evaluation = Evaluation(load_world(device, options.weights), options.scenes, options.steps)
+    evaluation = Evaluation(
+        load_world(device, options.weights), options.scenes, LEVELS if options.plain_opening else OPENING
+    )
     int2 = replace(QVG, clusters=SPEC.clusters)
     parts = {
         "autoencoder": lambda: {"psnr": evaluation.autoencoder()},
@@ -173,7 +175,6 @@ def main(arguments: list[str] | None = None) -> None:
         "device": where,
         "torch": torch.__version__,
         "scenes": options.scenes,
-        "steps": options.steps,
     }
     for name, part in parts.items():
         if options.only and name not in options.only:

@@ -24,13 +24,15 @@ from backends.pocket.world import advance
 from qvg import KVCache, attend
 from qvg.device import choose
 
-SHIFT = 3.0
-STEPS = 4
 
-
-def noise_levels(steps: int = STEPS) -> tuple[float, ...]:
+def noise_levels(steps: int, shift: float) -> tuple[float, ...]:
     """Where each step looks, from pure noise (1): uniform levels, shifted up as flow-matching models do."""
-    return tuple(SHIFT * u / (1 + (SHIFT - 1) * u) for u in (1 - step / steps for step in range(steps)))
+    return tuple(shift * u / (1 + (shift - 1) * u) for u in (1 - step / steps for step in range(steps)))
+
+
+LEVELS = noise_levels(4, 3.0)
+# What a prompt leaves open is settled in the first block, from noise alone: it gets more, and earlier, steps.
+OPENING = noise_levels(8, 5.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,11 +63,13 @@ class World:
 class Sampler:
     """Denoises a batch of B videos in step over one cache made for that batch."""
 
-    def __init__(self, world: World, cache: KVCache, prompts: Tensor, seed: int, steps: int = STEPS) -> None:
-        """prompts [B, FEATURES]"""
+    def __init__(
+        self, world: World, cache: KVCache, prompts: Tensor, seed: int, opening: tuple[float, ...] = OPENING
+    ) -> None:
+        """prompts [B, FEATURES]; `opening` are the noise levels of a first block made from noise alone."""
         self._world, self._cache = world, cache
         self._prompts = prompts.to(world.device)
-        self._levels = noise_levels(steps)
+        self._opening = opening
         # Drawn on the CPU: a seed means the same video on every device, whatever the codec does.
         self._noise = torch.Generator().manual_seed(seed)
 
@@ -78,9 +82,10 @@ class Sampler:
         rays = ray_features(poses.to(self._world.device)).to(self._world.dtype)
         shape = (*poses.shape[:2], LATENT_CHANNELS, HEIGHT // DOWN, WIDTH // DOWN)
         x = torch.randn(shape, generator=self._noise).to(self._world.device)
-        for step, (t, below) in enumerate(zip(self._levels, (*self._levels[1:], 0.0), strict=True)):
+        levels = self._opening if self._cache.frames == 0 and first is None else LEVELS
+        for step, (t, below) in enumerate(zip(levels, (*levels[1:], 0.0), strict=True)):
             if tick is not None:
-                tick(step, len(self._levels) + 1)
+                tick(step, len(levels) + 1)
             level = torch.full(shape[:2], t, device=x.device)
             if first is not None:
                 x[:, 0] = first.float()
@@ -90,7 +95,7 @@ class Sampler:
         if first is not None:
             x[:, 0] = first.float()
         if tick is not None:
-            tick(len(self._levels), len(self._levels) + 1)
+            tick(len(levels), len(levels) + 1)
         self._absorb(x, rays)
         return x
 

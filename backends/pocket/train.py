@@ -1,4 +1,4 @@
-"""Trains Pocket World from nothing: `python -m backends.pocket.train --minutes 25` on one GPU.
+"""Trains Pocket World from nothing: `python -m backends.pocket.train --minutes 24` on one GPU.
 
 Stops after `--stop-after` minutes of wall time, if given, and goes on from its checkpoint when called
 again; the learning rates follow trained time, so one run or several give the same schedule. Data are
@@ -39,40 +39,23 @@ CHUNK_TOKENS = BLOCK_FRAMES * TOKENS
 CHUNKS = 40  # 160 frames a trajectory
 SCHEDULE = (1.0, 0.9, 0.75, 0.5, 0.25)  # where samplers of four or five steps look (shift 3)
 MAX_GAP = 320  # frames
-POOL = 32  # batches sampled together: many small operations, made once for all of them
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batches:
-    """What the transformer is fed."""
-
-    size: int  # sequences
-    chunks: int  # of a sequence
-    beginning: float = 0.4  # share of sequences that are the first chunks of their trajectory
-    early: float = 0.0  # share of chunks noised almost to nothing, where a picture is composed
+POOL = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
     name: str
     share: float  # of the total time
+    batch: int
+    chunks: int  # of a sequence; 0 for the autoencoder
     rate: tuple[float, float]  # learning rate at the start and at the end of the stage
-    feed: tuple[Batches, ...] = ()  # taken in turn; the autoencoder needs none
 
 
 STAGES = (
-    Stage(name="autoencoder", share=0.16, rate=(1.2e-3, 2e-5)),
-    Stage(name="transformer", share=0.50, rate=(8e-4, 5e-4), feed=(Batches(size=16, chunks=6),)),
-    Stage(name="long", share=0.20, rate=(5e-4, 5e-5), feed=(Batches(size=8, chunks=12),)),
-    # What follows from a prompt is settled in the first chunk, of which long sequences hold few.
-    Stage(
-        name="opening",
-        share=0.14,
-        rate=(3e-4, 1e-5),
-        feed=(Batches(size=48, chunks=2, beginning=0.75, early=0.5), Batches(size=8, chunks=12)),
-    ),
+    Stage(name="autoencoder", share=0.17, batch=64, chunks=0, rate=(1.2e-3, 2e-5)),
+    Stage(name="transformer", share=0.58, batch=16, chunks=6, rate=(8e-4, 5e-4)),
+    Stage(name="long", share=0.25, batch=8, chunks=12, rate=(5e-4, 1e-5)),
 )
-PICTURES = 64  # in a batch of the autoencoder
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,11 +68,11 @@ class Sequences:
     prompts: Tensor
 
 
-def pick_chunks(poses: Tensor, count: int, generator: torch.Generator, beginning: float = 0.4) -> Tensor:
+def pick_chunks(poses: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Which chunks [B, count], ascending, to keep of trajectories `poses` [B, CHUNKS * BLOCK_FRAMES, 4].
 
-    A share of `beginning` keeps the first chunks. The others keep a contiguous tail, the chunk before it, the
-    chunks that saw what the tail sees, and chance for the rest, so that long memory costs a short sequence.
+    Two in five keep the beginning. The others keep a contiguous tail, the chunk before it, the chunks that
+    saw what the tail sees, and chance for the rest, so that long memory costs a short sequence.
     """
     batch, device = poses.shape[0], poses.device
     centre = poses.view(batch, CHUNKS, BLOCK_FRAMES, 4)[:, :, 1]
@@ -105,16 +88,14 @@ def pick_chunks(poses: Tensor, count: int, generator: torch.Generator, beginning
     score = score.masked_fill(chunk >= start, -1e4)
     score = score.masked_fill((chunk >= start - 1) & (chunk < start + tail), 1e4)
     recalled = score.topk(count, dim=1).indices.sort(dim=1).values
-    from_start = torch.rand(batch, 1, generator=generator, device=device) < beginning
-    return torch.where(from_start, chunk[:, :count], recalled)
+    beginning = torch.rand(batch, 1, generator=generator, device=device) < 0.4
+    return torch.where(beginning, chunk[:, :count], recalled)
 
 
-def sample_sequences(
-    batch: int, chunks: int, generator: torch.Generator, beginning: float = 0.4
-) -> Sequences:
+def sample_sequences(batch: int, chunks: int, generator: torch.Generator) -> Sequences:
     poses = sample_trajectories(batch, CHUNKS * BLOCK_FRAMES, generator)
     scenes = hide_obstacles(sample_scenes(batch, generator), poses)
-    kept = pick_chunks(poses, chunks, generator, beginning)
+    kept = pick_chunks(poses, chunks, generator)
     offsets = torch.arange(BLOCK_FRAMES, device=poses.device)
     frames = (kept.unsqueeze(-1) * BLOCK_FRAMES + offsets).flatten(1)
     poses = poses.gather(1, frames.unsqueeze(-1).expand(-1, -1, 4))
@@ -188,9 +169,7 @@ def diffusion_loss(
     return (error * weight).sum() / counted.sum().clamp_min(1)
 
 
-def sample_noise_levels(
-    batch: int, chunks: int, generator: torch.Generator, early: float = 0.0
-) -> tuple[Tensor, Tensor, Tensor]:
+def sample_noise_levels(batch: int, chunks: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """(t of the clean half, t of the noised half, frames that count), each [B, F]."""
     device = generator.device
 
@@ -199,9 +178,7 @@ def sample_noise_levels(
 
     grid = torch.tensor(SCHEDULE, device=device)[(rand(batch, chunks) * len(SCHEDULE)).long()]
     free = torch.sigmoid(0.4 + 1.2 * torch.randn(batch, chunks, generator=generator, device=device))
-    noisy = torch.where(rand(batch, chunks) < 0.5, grid, free)
-    composing = 1 - 0.25 * rand(batch, chunks) * rand(batch, chunks)
-    noisy = torch.where(rand(batch, chunks) < early, composing, noisy).repeat_interleave(BLOCK_FRAMES, 1)
+    noisy = torch.where(rand(batch, chunks) < 0.5, grid, free).repeat_interleave(BLOCK_FRAMES, 1)
     kind = rand(batch, chunks)
     clean = torch.where(
         kind < 0.5, 0.0, torch.where(kind < 0.9, 0.1 * rand(batch, chunks), 0.4 * rand(batch, chunks))
@@ -262,22 +239,13 @@ class Trainer:
         self.generator.set_state(state["generator"].cpu())
         self.spent, self.steps = state["spent"], state["steps"]
 
-    def fine_tune(self, folder: Path, minutes: float) -> None:
-        """Goes on from released weights, with the last stage only."""
-        autoencoder, transformer = weights.load(folder, self.device, torch.float32)
-        self.autoencoder.load_state_dict(autoencoder.state_dict())
-        for model in (self.transformer, self.average):
-            model.load_state_dict(transformer.state_dict())
-        self.total = 60 * minutes / STAGES[-1].share
-        self.spent = {stage.name: math.inf for stage in STAGES[:-1]} | {STAGES[-1].name: 0.0}
-
     def stage(self) -> Stage | None:
         """The stage with time left; None when trained."""
         return next((stage for stage in STAGES if self.spent[stage.name] < stage.share * self.total), None)
 
     def run(self, stage: Stage, deadline: float) -> None:
         """Until the stage's time is spent or the wall clock passes `deadline`."""
-        steps = [self._transformer_step(feed) for feed in stage.feed] or [self._autoencoder_step()]
+        step = self._autoencoder_step(stage) if stage.chunks == 0 else self._transformer_step(stage)
         total = stage.share * self.total
         shown, losses = self.spent[stage.name], torch.zeros((), device=self.device)
         began, count = time.perf_counter(), 0
@@ -286,14 +254,14 @@ class Trainer:
             warm = min(1.0, (self.spent[stage.name] + 1) / 8)
             start, end = stage.rate
             rate = warm * (end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress)))
-            loss = steps[count % len(steps)]()
+            loss = step()
             self._update(stage, loss, rate)
             losses += loss.detach()
             count += 1
-            if count % 20 == 0 or count <= len(steps):
+            if count % 20 == 0 or count == 1:
                 torch.cuda.synchronize()
                 now = time.perf_counter()
-                if count > len(steps):  # compiling is not training
+                if count > 1:  # compiling is not training
                     self.spent[stage.name] += now - began
                 began = now
             if count % 200 == 0:
@@ -309,7 +277,7 @@ class Trainer:
 
     def _update(self, stage: Stage, loss: Tensor, rate: float) -> None:
         """One optimizer step down `loss` at learning rate `rate`; the transformer's average follows."""
-        name, model = ("transformer", self.transformer) if stage.feed else ("autoencoder", self.autoencoder)
+        name, model = ("transformer", self.transformer) if stage.chunks else ("autoencoder", self.autoencoder)
         optimizer = self.optimizers[name]
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -317,34 +285,32 @@ class Trainer:
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if stage.feed:
+        if stage.chunks:
             decay = min(0.9995, (1 + self.steps) / (20 + self.steps))
             with torch.no_grad():
                 torch._foreach_lerp_(list(self.average.parameters()), list(model.parameters()), 1 - decay)
             self.steps += 1
 
-    def _autoencoder_step(self) -> Callable[[], Tensor]:
+    def _autoencoder_step(self, stage: Stage) -> Callable[[], Tensor]:
         loss = torch.compile(autoencoder_loss)
         pool: list[tuple[Scenes, Tensor]] = []
 
         def step() -> Tensor:
             if not pool:
-                poses = sample_trajectories(PICTURES * POOL, 64, self.generator)
-                scenes = hide_obstacles(sample_scenes(PICTURES * POOL, self.generator), poses)
-                last = torch.randint(
-                    0, 64, (PICTURES * POOL, 1, 1), generator=self.generator, device=self.device
-                )
+                poses = sample_trajectories(POOL * 2, 64, self.generator)
+                scenes = hide_obstacles(sample_scenes(POOL * 2, self.generator), poses)
+                last = torch.randint(0, 64, (POOL * 2, 1, 1), generator=self.generator, device=self.device)
                 chosen = poses.gather(1, last.expand(-1, -1, 4)).squeeze(1)
-                pool.extend(zip(_split(scenes, PICTURES), chosen.split(PICTURES), strict=True))
+                pool.extend(zip(_split(scenes, stage.batch), chosen.split(stage.batch), strict=True))
             scenes, poses = pool.pop()
             images = render(scenes, poses, HEIGHT, WIDTH) * 2 - 1
             return loss(self.autoencoder, images.contiguous(memory_format=torch.channels_last), 0.1)
 
         return step
 
-    def _transformer_step(self, feed: Batches) -> Callable[[], Tensor]:
-        frames = feed.chunks * BLOCK_FRAMES
-        mask = training_mask(feed.chunks, self.device)
+    def _transformer_step(self, stage: Stage) -> Callable[[], Tensor]:
+        frames = stage.chunks * BLOCK_FRAMES
+        mask = training_mask(stage.chunks, self.device)
         loss = torch.compile(diffusion_loss, dynamic=False)
         encode = torch.compile(self.autoencoder.encode)
         rotary = Rotary(CHUNKS * BLOCK_FRAMES + MAX_GAP, self.device, torch.bfloat16)
@@ -353,22 +319,20 @@ class Trainer:
 
         def step() -> Tensor:
             if not pool:
-                many = sample_sequences(feed.size * POOL, feed.chunks, self.generator, feed.beginning)
-                scenes = _split(many.scenes, feed.size)
-                tensors = (t.split(feed.size) for t in (many.poses, many.frames, many.prompts))
+                many = sample_sequences(POOL, stage.chunks, self.generator)
+                scenes = _split(many.scenes, stage.batch)
+                tensors = (t.split(stage.batch) for t in (many.poses, many.frames, many.prompts))
                 pool.extend(Sequences(*parts) for parts in zip(scenes, *tensors, strict=True))
             batch = pool.pop()
             with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
                 images = pictures(batch).contiguous(memory_format=torch.channels_last)
-                latents = encode(images).float().unflatten(0, (feed.size, frames))
+                latents = encode(images).float().unflatten(0, (stage.batch, frames))
                 rays = ray_features(batch.poses)
                 cos, sin = (
                     torch.cat([table[batch.frames].flatten(1, 2)] * 2, 1).unsqueeze(1)
                     for table in (rotary.cos, rotary.sin)
                 )
-                t_clean, t_noisy, counted = sample_noise_levels(
-                    feed.size, feed.chunks, self.generator, feed.early
-                )
+                t_clean, t_noisy, counted = sample_noise_levels(stage.batch, stage.chunks, self.generator)
                 noise = torch.randn(2, *latents.shape, generator=self.generator, device=self.device)
             return loss(
                 self.transformer, latents, rays, batch.prompts, cos, sin,
@@ -403,15 +367,12 @@ def reconstruction_psnr(autoencoder: Autoencoder, generator: torch.Generator) ->
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--minutes", type=float, default=25.0, help="training time in all, compilation not counted"
+        "--minutes", type=float, default=24.0, help="training time in all, compilation not counted"
     )
     parser.add_argument("--stop-after", type=float, help="minutes of wall time after which to save and stop")
     parser.add_argument("--checkpoint", type=Path, default=Path("pocket-checkpoint.pt"))
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the released files go")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--fine-tune", type=float, metavar="MINUTES", help="only the last stage, from the weights in --out"
-    )
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         raise SystemExit("Training needs an NVIDIA GPU; the released weights run without one.")
@@ -420,15 +381,13 @@ def main(arguments: list[str] | None = None) -> None:
     torch.backends.cudnn.benchmark = True
     device = torch.device("cuda")
     trainer = Trainer(options.minutes, device, options.seed)
-    if options.fine_tune:
-        trainer.fine_tune(options.out, options.fine_tune)
-    elif options.checkpoint.exists():
+    if options.checkpoint.exists():
         trainer.load_state_dict(torch.load(options.checkpoint, map_location=device, weights_only=True))
         print(f"going on from {options.checkpoint}: {trainer.spent}", flush=True)
     while (stage := trainer.stage()) is not None and time.monotonic() < deadline:
         trainer.run(stage, deadline)
         torch.save(trainer.state_dict(), options.checkpoint)
-        if not stage.feed:
+        if stage.chunks == 0:
             trainer.autoencoder.eval()
             held_out = torch.Generator(device).manual_seed(10_000)
             psnr = reconstruction_psnr(trainer.autoencoder, held_out)

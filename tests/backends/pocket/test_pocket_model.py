@@ -10,7 +10,7 @@ from backends.base import BackendUnavailable, Request, Stopped
 from backends.camera import CameraMove, parse_path
 from backends.pocket import spec, weights
 from backends.pocket.autoencoder import Autoencoder
-from backends.pocket.rollout import PocketBackend, Sampler, World, fit_picture, noise_levels
+from backends.pocket.rollout import OPENING, PocketBackend, Sampler, World, fit_picture, noise_levels
 from backends.pocket.spec import BLOCK_FRAMES, SPEC
 from backends.pocket.train import (
     CHUNK_TOKENS,
@@ -129,14 +129,14 @@ def test_stopping_inside_a_block_commits_nothing(world: World) -> None:
 
     def tick(step: int, steps: int) -> None:
         calls.append(step)
-        if len(calls) == 7:
+        if len(calls) == len(OPENING) + 3:
             raise Stopped
 
     rollout = PocketBackend(world).open(Request(blocks=3), history := cache(), tick)
     assert rollout.step() is not None
     with pytest.raises(Stopped):
         rollout.step()
-    assert calls == [0, 1, 2, 3, 4, 0, 1] and history.frames == BLOCK_FRAMES
+    assert calls == [*range(len(OPENING) + 1), 0, 1] and history.frames == BLOCK_FRAMES
 
 
 def test_the_path_and_steering_move_the_camera(world: World) -> None:
@@ -168,7 +168,8 @@ def test_any_picture_fits(shape: tuple[int, int]) -> None:
 
 
 def test_noise_levels_are_shifted() -> None:
-    assert noise_levels(4) == pytest.approx((1.0, 0.9, 0.75, 0.5))
+    assert noise_levels(4, 3.0) == pytest.approx((1.0, 0.9, 0.75, 0.5))
+    assert noise_levels(2, 1.0) == pytest.approx((1.0, 0.5))
 
 
 def test_chosen_chunks_ascend_and_hold_the_one_before_the_tail() -> None:
@@ -227,22 +228,11 @@ def test_stages_follow_each_other_and_a_checkpoint_goes_on_where_it_was(tmp_path
         assert torch.equal(a, b)
 
 
-def test_fine_tuning_starts_from_released_weights_at_the_last_stage(saved: tuple[Path, Transformer]) -> None:
-    trainer = Trainer(minutes=1, device=torch.device("cpu"))
-    trainer.fine_tune(saved[0], minutes=2)
-    stage = trainer.stage()
-    assert stage == STAGES[-1] and stage.share * trainer.total == pytest.approx(120)
-    _, released = weights.load(saved[0], torch.device("cpu"), torch.float32)
-    for a, b in zip(trainer.transformer.parameters(), released.parameters(), strict=True):
-        assert torch.equal(a, b)
-
-
 def test_noise_levels_of_training() -> None:
     generator = torch.Generator().manual_seed(0)
-    clean, noisy, counted = sample_noise_levels(4000, 2, generator, early=0.5)
+    clean, noisy, counted = sample_noise_levels(4000, 2, generator)
     assert clean.shape == noisy.shape == counted.shape == (4000, 2 * BLOCK_FRAMES)
     assert clean.max() <= 0.4 and (clean == 0).float().mean() == pytest.approx(0.5, abs=0.02)
     given = counted[:, 0] == 0
     assert (noisy[given, 0] == 0).all() and given.float().mean() == pytest.approx(0.3, abs=0.03)
     assert (counted[:, 1:] == 1).all() and (noisy[:, 1] == noisy[:, 2]).all()
-    assert (noisy[:, -1] > 0.75).float().mean() > 0.6
