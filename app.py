@@ -1,0 +1,116 @@
+"""QVG Studio: `python app.py` opens the page. `from app import demo` is the same page, for a notebook.
+
+Nothing heavy is imported before it is needed: `--help` answers at once, and the worker's process, which
+imports this file again, builds no page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ui.build import Studio
+
+
+def make_page(device: str = "auto", outputs: Path | None = None) -> Studio:
+    """The page and its worker; neither starts a process before someone looks."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+    from backends.worker import Worker
+    from ui.build import build
+
+    return build(Worker(device), outputs or _default_outputs())
+
+
+def __getattr__(name: str) -> Studio:
+    if name != "demo":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    page = globals()["demo"] = make_page()
+    return page
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    problem = _port_problem(options.host, options.port)
+    if problem:
+        raise SystemExit(problem)
+    page = make_page(options.device, options.outputs)
+    prefix = os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
+    if prefix and not options.root_path:
+        path = f"{prefix.rstrip('/')}/proxy/{options.port}"
+        print(f"Behind JupyterLab's proxy, start with --root-path {path} and open that path in the browser.")
+    try:
+        page.launch(
+            server_name=options.host,
+            server_port=options.port,
+            share=options.share,
+            auth=options.auth,
+            root_path=options.root_path,
+        )
+    except OSError as error:
+        raise SystemExit(f"The page could not be opened on {options.host}:{options.port}: {error}") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="app.py", description="QVG Studio: long video from a 2-bit KV cache."
+    )
+    parser.add_argument(
+        "--host",
+        default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
+        help="address to listen on (%(default)s)",
+    )
+    parser.add_argument(
+        "--port", type=int, default=os.environ.get("GRADIO_SERVER_PORT", "7860"), help="port (%(default)s)"
+    )
+    parser.add_argument("--share", action="store_true", help="also open a public gradio.live address")
+    parser.add_argument("--auth", type=_login, metavar="USER:PASSWORD", help="ask visitors to log in")
+    parser.add_argument(
+        "--root-path", help="path in front of the page behind a proxy, such as /user/me/proxy/7860"
+    )
+    parser.add_argument("--outputs", type=Path, metavar="DIR", help="where videos are kept (./outputs)")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="what to compute on (%(default)s)"
+    )
+    return parser
+
+
+def _login(text: str) -> tuple[str, str]:
+    user, colon, password = text.partition(":")
+    if not (user and colon and password):
+        raise argparse.ArgumentTypeError("write user:password, both not empty")
+    return user, password
+
+
+def _default_outputs() -> Path:
+    # A Space's own folder may be read-only.
+    return Path(tempfile.gettempdir()) / "qvg-studio" if os.environ.get("SPACE_ID") else Path("outputs")
+
+
+def _port_problem(host: str, port: int) -> str:
+    """Why the page cannot listen there, before anything is loaded; empty when it can."""
+    if not 0 < port < 65536:
+        return f"Port {port} does not exist: choose one from 1 to 65535 with --port."
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    except OSError:
+        return f"There is no address {host!r} on this machine: choose another with --host, such as 127.0.0.1."
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except PermissionError:
+            return f"Port {port} is reserved by the system: choose one above 1023 with --port."
+        except OSError:
+            return f"Port {port} is taken on {host}: stop what runs there, or choose another with --port."
+    return ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""A run's files, and a disk that is full."""
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.ui.fake_worker import painted
+from ui import media
+from ui.folder import RunFolder, video_name
+
+SEGMENTS = [
+    media.encode_segment(np.stack([painted(4 * block + at, 32, 224) for at in range(4)]), 12).data
+    for block in range(3)
+]
+
+
+def test_nothing_is_made_before_the_first_block(tmp_path):
+    RunFolder(tmp_path / "outputs", "id")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_segments_are_there_until_the_video_is(tmp_path):
+    folder = RunFolder(tmp_path, "id", linger_s=0)
+    kept = [folder.keep(index, data) for index, data in enumerate(SEGMENTS)]
+    assert [file.read_bytes() for file in kept if file] == SEGMENTS
+    final = folder.finish(SEGMENTS, "video", 12, {"seed": 1})
+    assert final is not None
+    assert [file.name for file in folder.path.iterdir()] == ["video.mp4"]
+    assert media.read_settings(final) == {"seed": 1}
+    assert not folder.problem
+
+
+def test_a_slow_viewer_still_finds_the_segments(tmp_path):
+    folder = RunFolder(tmp_path, "id", linger_s=30)
+    kept = folder.keep(0, SEGMENTS[0])
+    folder.finish(SEGMENTS[:1], "video", 12, {})
+    assert kept is not None
+    assert kept.exists()
+
+
+def test_a_hostile_id_stays_inside(tmp_path):
+    assert RunFolder(tmp_path, "../../etc/x").path.parent == tmp_path.resolve()
+
+
+def full(*_args, **_kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_at_a_segment(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path, "id")
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert folder.keep(0, SEGMENTS[0]) is None
+    assert "the disk is full" in folder.problem
+    monkeypatch.undo()
+    assert folder.keep(1, SEGMENTS[1]) is None
+    assert folder.finish(SEGMENTS, "video", 12, {}) is None
+
+
+def test_a_full_disk_at_the_end(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path, "id", linger_s=0)
+    kept = folder.keep(0, SEGMENTS[0])
+    monkeypatch.setattr(media, "join", full)
+    assert folder.finish(SEGMENTS[:1], "video", 12, {}) is None
+    assert "the disk is full" in folder.problem
+    assert list(folder.path.iterdir()) == [kept]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "outputs").write_text("a file")
+    folder = RunFolder(tmp_path / "outputs", "id")
+    assert folder.keep(0, SEGMENTS[0]) is None
+    assert "could not be saved" in folder.problem
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ("a red box", "pocket-world-a-red-box-seed-7"),
+        ("", "pocket-world-seed-7"),
+        ("../../etc/passwd\0", "pocket-world-etc-passwd-seed-7"),
+        ("雪の中", "pocket-world-seed-7"),
+    ],
+)
+def test_names_are_safe(prompt, name):
+    assert video_name("Pocket World", prompt, 7) == name
+
+
+def test_names_are_short():
+    assert len(video_name("Pocket World", "x" * 2000, 2**31 - 1)) < 90

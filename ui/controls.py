@@ -1,0 +1,275 @@
+"""The form: its widgets, and what they say for each model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+
+import gradio as gr
+import numpy as np
+from gradio.i18n import I18nData
+
+from backends.base import BackendSpec
+from backends.check import MAX_PROMPT
+from backends.plan import codec_for
+from backends.registry import Entry
+from qvg.config import PRQConfig
+from ui import chips, pose, text
+from ui.form import QUANTISED
+from ui.pictures import small_jpeg
+
+MAX_PATH_CHARACTERS = 4_000
+BF16, QUANTISED_CHOICE = "bf16", "quantised"
+Choice = str | int | float | tuple[str | I18nData, str | int | float]
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """The widgets of the form, named as in `ui.form.Form` where they end up there."""
+
+    model: gr.Dropdown
+    about: gr.HTML
+    prompt: gr.Textbox
+    examples: gr.HTML
+    vocabulary_fold: gr.Accordion
+    vocabulary: gr.HTML
+    picture: gr.File
+    picture_note: gr.HTML
+    camera: gr.Column
+    path: gr.Textbox
+    path_note: gr.HTML
+    map: gr.HTML
+    memory: gr.Radio
+    memory_note: gr.HTML
+    blocks: gr.Slider
+    as_path: gr.Checkbox
+    length_note: gr.HTML
+    seed: gr.Number
+    randomize: gr.Checkbox
+    preset: gr.Dropdown
+    clusters: gr.Number
+    group: gr.Number
+    stages: gr.Number
+    iterations: gr.Number
+    every: gr.Number
+    sink: gr.Number
+    recent: gr.Number
+    window: gr.Number
+    generate: gr.Button
+    stop: gr.Button
+
+    @property
+    def codec_numbers(self) -> tuple[gr.Number, ...]:
+        return self.clusters, self.group, self.stages, self.iterations
+
+    @property
+    def policy_numbers(self) -> tuple[gr.Number, ...]:
+        return self.every, self.sink, self.recent, self.window
+
+
+def note(said: str, kind: str = "plain") -> str:
+    """A line under a field."""
+    role = ' role="alert"' if kind == "bad" else ""
+    return f'<p class="note {kind}"{role}>{escape(said)}</p>' if said else ""
+
+
+def thumbnail(pixels: np.ndarray) -> str:
+    """The picture as it was understood: upright and opaque."""
+    height, width, _ = pixels.shape
+    return (
+        f'<div class="thumbnail"><img src="{small_jpeg(pixels)}" alt="{text.PICTURE_ALT}">'
+        f"{note(text.picture_taken(width, height))}</div>"
+    )
+
+
+def about(entry: Entry) -> str:
+    spec = entry.spec
+    state = ("ready", text.READY) if entry.missing is None else ("absent", text.NOT_HERE)
+    rest = spec.needs if entry.missing is None else entry.missing
+    return (
+        f'<div class="about"><p><span class="state {state[0]}">{state[1]}</span> {escape(spec.summary)}</p>'
+        f'<p class="small">{escape(rest)} {spec.width} x {spec.height} at {spec.fps} fps. '
+        f"{escape(spec.licence)}</p></div>"
+    )
+
+
+def choices(entries: tuple[Entry, ...]) -> list[Choice]:
+    return [
+        (
+            entry.spec.title if entry.missing is None else f"{entry.spec.title} ({text.NOT_HERE.lower()})",
+            entry.spec.id,
+        )
+        for entry in entries
+    ]
+
+
+def memory_choices(preset: str) -> list[Choice]:
+    return [(preset, QUANTISED_CHOICE), (text.BF16_CHOICE, BF16)]
+
+
+def codec_values(spec: BackendSpec, preset: str) -> tuple[int | None, ...]:
+    """Clusters, group, stages, iterations of a preset; None where it has no such setting."""
+    config = codec_for(spec, preset)
+    if not isinstance(config, PRQConfig):
+        return (None,) * 4
+    return config.clusters, config.group, config.stages, config.iterations
+
+
+def policy_values(spec: BackendSpec) -> tuple[int, ...]:
+    policy = spec.policy
+    return policy.every, policy.sink, policy.recent, policy.window or 0
+
+
+def build(entries: tuple[Entry, ...]) -> Controls:
+    """The form in the Gradio context it is called in."""
+    entry = entries[0]
+    spec = entry.spec
+    with gr.Column(elem_classes="card"):
+        model = gr.Dropdown(
+            choices(entries), value=spec.id, label=text.MODEL, filterable=False, elem_id="model"
+        )
+        about_model = gr.HTML(about(entry), apply_default_css=False)
+    with gr.Column(elem_classes="card"):
+        prompt = gr.Textbox(
+            label=text.PROMPT,
+            placeholder=text.PROMPT_HINT,
+            lines=2,
+            max_lines=6,
+            max_length=MAX_PROMPT,
+            elem_id="prompt",
+        )
+        examples = chips.component([("", spec.examples)], "examples")
+        with gr.Accordion(
+            text.VOCABULARY, open=False, visible=bool(spec.vocabulary), elem_classes="fold"
+        ) as fold:
+            vocabulary = chips.component(spec.vocabulary, "vocabulary")
+        # A file, not gr.Image, which opens what it is given and answers a bad one in its own words.
+        picture = gr.File(
+            label=text.PICTURE,
+            file_types=["image"],
+            type="filepath",
+            height=84,
+            visible="image" in spec.inputs,
+            elem_id="picture",
+        )
+        picture_note = gr.HTML("", apply_default_css=False, elem_id="picture-note")
+    with gr.Column(elem_classes="card", visible="camera" in spec.inputs) as camera:
+        path, path_note, path_map = _camera()
+    with gr.Column(elem_classes="card"):
+        memory = gr.Radio(
+            memory_choices(QUANTISED[0]),
+            value=QUANTISED_CHOICE,
+            label=text.MEMORY,
+            elem_id="memory",
+            elem_classes="segmented",
+        )
+        blocks = gr.Slider(
+            1,
+            spec.max_blocks,
+            value=spec.default_blocks,
+            step=1,
+            precision=0,
+            label=text.LENGTH,
+            elem_id="blocks",
+        )
+        as_path = gr.Checkbox(label=text.AS_PATH, value=False, elem_id="as-path")
+        length_note = gr.HTML("", apply_default_css=False, elem_id="length-note")
+        memory_note = gr.HTML("", apply_default_css=False, elem_id="memory-note")
+        with gr.Row(elem_classes="pair"):
+            seed = gr.Number(value=0, precision=0, label=text.SEED, min_width=90, elem_id="seed")
+            randomize = gr.Checkbox(label=text.RANDOMIZE, value=False, min_width=90, elem_id="randomize")
+        with gr.Accordion(text.ADVANCED, open=False, elem_classes="fold"):
+            preset, numbers = _advanced(spec)
+    with gr.Row(elem_classes="actions"):
+        stop = gr.Button(text.STOP, variant="stop", visible=False, elem_id="stop")
+        generate = gr.Button(text.GENERATE, variant="primary", elem_id="generate")
+    return Controls(
+        model=model,
+        about=about_model,
+        prompt=prompt,
+        examples=examples,
+        vocabulary_fold=fold,
+        vocabulary=vocabulary,
+        picture=picture,
+        picture_note=picture_note,
+        camera=camera,
+        path=path,
+        path_note=path_note,
+        map=path_map,
+        memory=memory,
+        memory_note=memory_note,
+        blocks=blocks,
+        as_path=as_path,
+        length_note=length_note,
+        seed=seed,
+        randomize=randomize,
+        preset=preset,
+        **numbers,
+        generate=generate,
+        stop=stop,
+    )
+
+
+def _camera() -> tuple[gr.Textbox, gr.HTML, gr.HTML]:
+    path = gr.Textbox(
+        label=text.PATH,
+        placeholder=text.PATH_HINT,
+        lines=1,
+        max_lines=3,
+        max_length=MAX_PATH_CHARACTERS,
+        elem_id="path",
+    )
+    path_note = gr.HTML(note(text.PATH_EMPTY), apply_default_css=False, elem_id="path-note")
+    with gr.Row(elem_classes="steer"):
+        path_map = gr.HTML(pose.drawing(()), apply_default_css=False, elem_id="path-map")
+        with gr.Column(elem_classes="padside", min_width=120):
+            with gr.Row(elem_classes="pad"):
+                keys = [
+                    gr.Button(key.name, size="sm", min_width=36, elem_id=f"pad-{key.key}") for key in pose.PAD
+                ]
+            with gr.Row(elem_classes="padtools"):
+                duration = gr.Number(
+                    value=4,
+                    precision=0,
+                    minimum=1,
+                    maximum=400,
+                    label=text.DURATION,
+                    min_width=60,
+                    elem_id="duration",
+                )
+                undo = gr.Button(text.UNDO, size="sm", min_width=52, elem_id="path-undo")
+                clear = gr.Button(text.CLEAR, size="sm", min_width=52, elem_id="path-clear")
+    with gr.Row(elem_classes="presets"):
+        presets = [gr.Button(name, size="sm", min_width=40) for name, _ in pose.PRESETS]
+
+    here = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    for button, key in zip(keys, pose.PAD, strict=True):
+        button.click(None, [path, duration], path, js=pose.append_call(key.key), **here)
+    undo.click(None, path, path, js=pose.undo_call(), **here)
+    clear.click(None, None, path, js=pose.set_call(""), **here)
+    for button, (_, preset) in zip(presets, pose.PRESETS, strict=True):
+        button.click(None, None, path, js=pose.set_call(preset), **here)
+    return path, path_note, path_map
+
+
+def _advanced(spec: BackendSpec) -> tuple[gr.Dropdown, dict[str, gr.Number]]:
+    preset = gr.Dropdown(
+        list(QUANTISED), value=QUANTISED[0], label=text.PRESET, filterable=False, elem_id="preset"
+    )
+    values = (*codec_values(spec, QUANTISED[0]), *policy_values(spec))
+    fields = (
+        ("clusters", text.CLUSTERS, text.CLUSTERS_INFO),
+        ("group", text.GROUP, text.GROUP_INFO),
+        ("stages", text.STAGES, text.STAGES_INFO),
+        ("iterations", text.ITERATIONS, text.ITERATIONS_INFO),
+        ("every", text.EVERY, text.EVERY_INFO),
+        ("sink", text.SINK, text.SINK_INFO),
+        ("recent", text.RECENT, text.RECENT_INFO),
+        ("window", text.WINDOW, text.WINDOW_INFO),
+    )
+    with gr.Row(elem_classes="numbers"):
+        numbers = {
+            name: gr.Number(value=value, precision=0, label=label, info=info, min_width=90, elem_id=name)
+            for (name, label, info), value in zip(fields, values, strict=True)
+        }
+    return preset, numbers

@@ -1,0 +1,123 @@
+"""Frames to video: one self-contained fMP4 a block for the player, one mp4 a run for keeping.
+
+Every segment starts with a key frame and carries its own header, so that any browser's player can append it,
+and the final file is made by copying packets, never by encoding twice.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+
+_BT709 = 1  # H.273 code of primaries, transfer and matrix alike
+_TICKS = 1000  # time base units a frame, so that any frame rate divides evenly
+_SMALL_PIXELS = 320 * 240  # below this a low crf costs a few kB and keeps edges crisp when scaled up
+_FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+
+
+class Segmented(NamedTuple):
+    """A segment as the player takes it: the bytes, and the codec string its source buffer is opened with."""
+
+    data: bytes
+    codec: str
+
+
+def encode_segment(frames: np.ndarray, fps: int) -> Segmented:
+    """`frames`: uint8 [T, H, W, 3] with even H and W."""
+    if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or not len(frames):
+        raise ValueError(
+            f"a segment is uint8 [T, H, W, 3] with T > 0, not {frames.dtype} {list(frames.shape)}"
+        )
+    _, height, width, _ = frames.shape
+    if height % 2 or width % 2:
+        raise ValueError(f"H.264 in yuv420p needs even sides, not {width}x{height}")
+    crf = 14 if height * width <= _SMALL_PIXELS else 18
+    sink = io.BytesIO()
+    with av.open(sink, "w", format="mp4", options=_FRAGMENTED) as container:
+        stream = container.add_stream("libx264", rate=fps)
+        context = stream.codec_context
+        context.width, context.height, context.pix_fmt = width, height, "yuv420p"
+        context.time_base = Fraction(1, fps * _TICKS)
+        # Untagged video is BT.601 in one browser and BT.709 in the next.
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = ColorRange.MPEG
+        # zerolatency: no B-frames, hence no reordering gap between appended segments.
+        # A fixed key frame interval keeps the header the same for blocks of any length: `join` needs that.
+        context.options = {"preset": "veryfast", "tune": "zerolatency", "crf": str(crf), "g": "1000"}
+        if height * width <= _SMALL_PIXELS:
+            context.thread_count = 1  # starting threads costs more than they save
+        convert = VideoReformatter()
+        for index, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame = convert.reformat(
+                frame, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            )
+            frame.pts, frame.time_base = index * _TICKS, context.time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+        codec = _codec_string(context.extradata)
+    return Segmented(sink.getvalue(), codec)
+
+
+def _codec_string(extradata: bytes | None) -> str:
+    """RFC 6381 name of an H.264 stream: profile, constraints and level of its sequence parameter set."""
+    at = (extradata or b"").find(b"\x67")
+    if extradata is None or at < 0:
+        raise ValueError("the encoder gave no sequence parameter set")
+    return f"avc1.{extradata[at + 1 : at + 4].hex()}"
+
+
+def join(segments: Sequence[bytes], target: Path | BinaryIO, fps: int, settings: Mapping[str, Any]) -> int:
+    """Copies the packets of `segments` into one mp4 with `settings` in its comment; returns its frame count.
+
+    A path gets its index in front, so that it plays while it downloads; a memory file keeps it at the end.
+    """
+    if not segments:
+        raise ValueError("there is no segment to save")
+    options = {"movflags": "faststart"} if isinstance(target, Path) else {}
+    destination = str(target) if isinstance(target, Path) else target
+    count = 0
+    with av.open(destination, "w", format="mp4", options=options) as container:
+        container.metadata["comment"] = json.dumps(settings, ensure_ascii=False)
+        stream = None
+        for data in segments:
+            with av.open(io.BytesIO(data)) as source:
+                video = source.streams.video[0]
+                if stream is None:
+                    stream = container.add_stream_from_template(video)
+                    stream.time_base = Fraction(1, fps * _TICKS)
+                for packet in source.demux(video):
+                    if packet.size == 0:
+                        continue
+                    packet.stream = stream
+                    packet.pts = packet.dts = count * _TICKS
+                    packet.duration = _TICKS
+                    packet.time_base = Fraction(1, fps * _TICKS)
+                    container.mux(packet)
+                    count += 1
+    return count
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """What `join` kept in the comment; empty where there is none."""
+    with av.open(str(path)) as container:
+        try:
+            found = json.loads(container.metadata.get("comment", ""))
+        except ValueError:
+            return {}
+    return found if isinstance(found, dict) else {}
+
+
+def decode(source: Path | bytes) -> Iterator[np.ndarray]:
+    """Frames of a video as uint8 [H, W, 3]."""
+    with av.open(str(source) if isinstance(source, Path) else io.BytesIO(source)) as container:
+        for frame in container.decode(video=0):
+            yield frame.to_ndarray(format="rgb24")
