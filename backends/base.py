@@ -43,6 +43,8 @@ class BackendSpec:
     default_blocks: int
     max_blocks: int
     weights_bytes: int  # on disk, once downloaded
+    metres_per_latent: float = 0.08  # walked while a walking key is held
+    degrees_per_latent: float = 3.0  # turned while a turning key is held
     working_bytes: int  # memory beside the KV cache while running: weights, activations, decoder
     geometry: CacheGeometry  # in latent frames
     policy: CachePolicy

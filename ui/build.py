@@ -160,7 +160,7 @@ def _connect_form(widgets: Controls, stage: Stage, handlers: Handlers) -> None:
     )
     widgets.path.change(
         handlers.draw_path,
-        widgets.path,
+        [widgets.model, widgets.path],
         [widgets.path_note, widgets.map],
         trigger_mode="always_last",
         **quiet,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -10,6 +11,7 @@ import numpy as np
 from gradio.i18n import I18nData
 
 from backends.base import BackendSpec
+from backends.camera import CameraMove, parse_path
 from backends.check import MAX_PROMPT
 from backends.plan import codec_for
 from backends.registry import Entry
@@ -131,6 +133,7 @@ def build(entries: tuple[Entry, ...]) -> Controls:
         about_model = gr.HTML(about(entry), apply_default_css=False)
     with gr.Column(elem_classes="card"):
         prompt = gr.Textbox(
+            spec.examples[0] if spec.examples else "",
             label=text.PROMPT,
             placeholder=text.PROMPT_HINT,
             lines=2,
@@ -154,7 +157,7 @@ def build(entries: tuple[Entry, ...]) -> Controls:
         )
         picture_note = gr.HTML("", apply_default_css=False, elem_id="picture-note")
     with gr.Column(elem_classes="card", visible="camera" in spec.inputs) as camera:
-        path, path_note, path_map = _camera()
+        path, path_note, path_map = _camera(spec)
     with gr.Column(elem_classes="card"):
         memory = gr.Radio(
             memory_choices(QUANTISED[0]),
@@ -210,8 +213,15 @@ def build(entries: tuple[Entry, ...]) -> Controls:
     )
 
 
-def _camera() -> tuple[gr.Textbox, gr.HTML, gr.HTML]:
+def path_note(moves: Sequence[CameraMove]) -> str:
+    latents = sum(move.latents for move in moves)
+    return note(text.path_length(len(moves), latents) if moves else text.PATH_EMPTY)
+
+
+def _camera(spec: BackendSpec) -> tuple[gr.Textbox, gr.HTML, gr.HTML]:
+    moves = parse_path(pose.FIRST)
     path = gr.Textbox(
+        pose.FIRST,
         label=text.PATH,
         placeholder=text.PATH_HINT,
         lines=1,
@@ -219,9 +229,9 @@ def _camera() -> tuple[gr.Textbox, gr.HTML, gr.HTML]:
         max_length=MAX_PATH_CHARACTERS,
         elem_id="path",
     )
-    path_note = gr.HTML(note(text.PATH_EMPTY), apply_default_css=False, elem_id="path-note")
+    said = gr.HTML(path_note(moves), apply_default_css=False, elem_id="path-note")
     with gr.Row(elem_classes="steer"):
-        path_map = gr.HTML(pose.drawing(()), apply_default_css=False, elem_id="path-map")
+        path_map = gr.HTML(pose.drawing(moves, spec), apply_default_css=False, elem_id="path-map")
         with gr.Column(elem_classes="padside", min_width=120):
             with gr.Row(elem_classes="pad"):
                 keys = [
@@ -249,7 +259,7 @@ def _camera() -> tuple[gr.Textbox, gr.HTML, gr.HTML]:
     clear.click(None, None, path, js=pose.set_call(""), **here)
     for button, (_, preset) in zip(presets, pose.PRESETS, strict=True):
         button.click(None, None, path, js=pose.set_call(preset), **here)
-    return path, path_note, path_map
+    return path, said, path_map
 
 
 def _advanced(spec: BackendSpec) -> tuple[gr.Dropdown, dict[str, gr.Number]]:

@@ -108,15 +108,14 @@ class Handlers:
             for number, value in zip(self._widgets.codec_numbers, values, strict=True)
         }
 
-    def draw_path(self, path: str | None) -> Changes:
+    def draw_path(self, model: str, path: str | None) -> Changes:
         """A mistake keeps the last good map."""
         ui = self._widgets
         try:
             moves = parse_path(path or "")
         except PathError as error:
             return {ui.path_note: controls.note(str(error), "bad")}
-        said = text.path_length(len(moves), sum(move.latents for move in moves)) if moves else text.PATH_EMPTY
-        return {ui.path_note: controls.note(said), ui.map: pose.drawing(moves)}
+        return {ui.path_note: controls.path_note(moves), ui.map: pose.drawing(moves, registry.find(model))}
 
     def look_at_picture(self, picture: str | None) -> Changes:
         said = ""

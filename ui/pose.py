@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from backends.base import BackendSpec
 from backends.camera import CameraMove
 
 SCRIPT = (Path(__file__).parent / "pose.js").read_text(encoding="utf-8")
@@ -36,13 +37,13 @@ PAD = (
 PAD_STYLE = "".join(f'#pad-{key.key}::before {{ content: "{key.face}"; }}\n' for key in PAD)
 
 PRESETS = (
-    ("Look around", "right-40, left-40"),
+    ("Look around", "right-24, left-24"),
     ("Walk ahead", "w-48"),
-    ("Orbit", "a+right-72"),
+    ("Orbit", "a+right-144"),
     ("There and back", "w-24, s-24"),
 )
 
-WALK, TURN = 0.18, math.radians(5)  # a latent, as Pocket World has it; other models differ in scale only
+FIRST = PRESETS[0][1]  # what the page opens with: a look away, and back
 _SIDE = 120.0
 _MARGIN = 16.0
 _TICKS = 14  # view directions drawn along the path
@@ -69,15 +70,16 @@ class Pose(NamedTuple):
     heading: float
 
 
-def trace(moves: Sequence[CameraMove]) -> list[Pose]:
-    """The camera after each latent frame, the start included."""
+def trace(moves: Sequence[CameraMove], spec: BackendSpec) -> list[Pose]:
+    """The camera after each latent frame, the start included; metres, and radians."""
+    walk, turned = spec.metres_per_latent, math.radians(spec.degrees_per_latent)
     pose = Pose(0.0, 0.0, 0.0)
     poses = [pose]
     for move in moves:
         keys = move.keys
-        ahead = WALK * (("w" in keys) - ("s" in keys))
-        aside = WALK * (("d" in keys) - ("a" in keys))
-        turn = TURN * (("right" in keys) - ("left" in keys))
+        ahead = walk * (("w" in keys) - ("s" in keys))
+        aside = walk * (("d" in keys) - ("a" in keys))
+        turn = turned * (("right" in keys) - ("left" in keys))
         for _ in range(move.latents):
             heading = pose.heading + turn
             sin, cos = math.sin(heading), math.cos(heading)
@@ -86,11 +88,11 @@ def trace(moves: Sequence[CameraMove]) -> list[Pose]:
     return poses
 
 
-def drawing(moves: Sequence[CameraMove]) -> str:
+def drawing(moves: Sequence[CameraMove], spec: BackendSpec) -> str:
     """SVG of the path from above: a line for the way, rays for where the camera looks, a cone at the end."""
-    poses = trace(moves)
+    poses = trace(moves, spec)
     xs, ys = [pose.x for pose in poses], [pose.y for pose in poses]
-    reach = max(max(xs) - min(xs), max(ys) - min(ys), 12 * WALK)
+    reach = max(max(xs) - min(xs), max(ys) - min(ys), 12 * spec.metres_per_latent)
     scale = (_SIDE - 2 * _MARGIN) / reach
     middle_x, middle_y = (max(xs) + min(xs)) / 2, (max(ys) + min(ys)) / 2
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from backends.pocket.spec import SPEC
 from tests.ui.fake_worker import counter
-from ui import media
+from ui import media, pose
 
 PROMPT, PATH = "#prompt textarea", "#path :is(textarea, input)"
 STATUS, DONE, ERROR = ".status .line", ".status[data-kind=done]", ".status[data-kind=error]"
@@ -133,7 +134,14 @@ def test_without_media_source_the_finished_file_is_shown(open_page, fake_app):
     page.wait_for_function("shown.some(frame => frame.number === 7)")
 
 
+def test_the_page_opens_with_something_to_generate(page):
+    assert page.input_value(PROMPT) == SPEC.examples[0]
+    assert page.input_value(PATH) == pose.FIRST
+    assert "2 moves, 48 latent frames" in page.inner_text("#path-note")
+
+
 def test_the_pad_writes_the_path(page):
+    page.click("#path-clear")
     for key in ("w", "w", "right", "a", "still"):
         page.click(f"#pad-{key}")
     assert page.input_value(PATH) == "w-8, right-4, a-4, still-4"
@@ -152,7 +160,7 @@ def test_the_pad_writes_the_path(page):
         "document.querySelector('#length-note').textContent.trim().startsWith('7 blocks, 28 frames')"
     )
     page.click("text=Look around")
-    assert page.input_value(PATH) == "right-40, left-40"
+    assert page.input_value(PATH) == pose.FIRST
     page.click("#path-clear")
     assert page.input_value(PATH) == ""
 
@@ -200,8 +208,8 @@ def test_a_good_picture_is_shown_and_used(page, tmp_path):
 
 
 def test_words_and_examples_go_into_the_prompt(page):
-    page.click("#examples .chip >> nth=0")
-    page.wait_for_function("document.querySelector('#prompt textarea').value.length > 8")
+    page.click("#examples .chip >> nth=1")
+    page.wait_for_function(f"document.querySelector('#prompt textarea').value === '{SPEC.examples[1]}'")
     page.fill(PROMPT, "")
     page.click("text=Words this model knows")
     for word in ("snow", "red", "box"):

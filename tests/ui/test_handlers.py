@@ -224,7 +224,7 @@ def test_a_bad_picture_is_a_sentence(page, worker, tmp_path):
 def test_words_of_the_user_are_escaped(page):
     page.run(path="<img src=x onerror=alert(1)>-2")
     assert "<img" not in page.status["text"]
-    note = page.handlers.draw_path("<b>-2")[page.ui.path_note]
+    note = page.handlers.draw_path("pocket", "<b>-2")[page.ui.path_note]
     assert "<b>" not in note
 
 
@@ -259,10 +259,10 @@ def test_an_error_of_ours_is_a_sentence_and_stops_the_run(page, worker, monkeypa
 
 
 def test_the_path_is_explained_as_it_is_typed(page):
-    good = page.handlers.draw_path("w-8, right-4")
+    good = page.handlers.draw_path("pocket", "w-8, right-4")
     assert "2 moves, 12 latent frames" in good[page.ui.path_note]
     assert "<svg" in good[page.ui.map]
-    bad = page.handlers.draw_path("w-8, rihgt-4")
+    bad = page.handlers.draw_path("pocket", "w-8, rihgt-4")
     assert "move 2 (character 6)" in bad[page.ui.path_note]
     assert page.ui.map not in bad
 

@@ -6,9 +6,12 @@ import torch
 from backends.camera import each_latent, parse_path
 from backends.pocket import words
 from backends.pocket.render import reference
+from backends.pocket.spec import SPEC
 from backends.pocket.world import (
     MAX_PITCH,
     OBJECTS,
+    STEP,
+    TURN,
     Scenes,
     advance,
     hide_obstacles,
@@ -48,6 +51,11 @@ def test_walking_and_turning_go_where_they_should() -> None:
     assert math.degrees(turned[2]) == pytest.approx(90, abs=1e-3)
     walked = integrate(torch.tensor([velocities(("right",))] * 36 + [velocities(("w",))] * 10))[-1]
     assert walked[0] == pytest.approx(1.2, abs=1e-4) and walked[1] == pytest.approx(0, abs=1e-4)
+
+
+def test_the_page_draws_the_map_at_the_worlds_scale() -> None:
+    assert pytest.approx(STEP) == SPEC.metres_per_latent
+    assert math.degrees(TURN) == pytest.approx(SPEC.degrees_per_latent)
 
 
 def test_retraced_trajectories_visit_the_same_poses() -> None:
