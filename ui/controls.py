@@ -21,6 +21,7 @@ from ui.form import QUANTISED
 from ui.pictures import small_jpeg
 
 MAX_PATH_CHARACTERS = 4_000
+FIRST_SEED = 2  # a good world for the first example
 BF16, QUANTISED_CHOICE = "bf16", "quantised"
 Choice = str | int | float | tuple[str | I18nData, str | int | float]
 
@@ -179,7 +180,7 @@ def build(entries: tuple[Entry, ...]) -> Controls:
         length_note = gr.HTML("", apply_default_css=False, elem_id="length-note")
         memory_note = gr.HTML("", apply_default_css=False, elem_id="memory-note")
         with gr.Row(elem_classes="pair"):
-            seed = gr.Number(value=0, precision=0, label=text.SEED, min_width=90, elem_id="seed")
+            seed = gr.Number(value=FIRST_SEED, precision=0, label=text.SEED, min_width=90, elem_id="seed")
             randomize = gr.Checkbox(label=text.RANDOMIZE, value=False, min_width=90, elem_id="randomize")
         with gr.Accordion(text.ADVANCED, open=False, elem_classes="fold"):
             preset, numbers = _advanced(spec)

@@ -156,7 +156,6 @@ function show() {
   element.style.setProperty("--ratio", value.ratio);
   if (!value.run) return;
   if (!run || run.id !== value.run) begin(value);
-  frame.dataset.crisp = value.crisp;
   take(value);
   const playing = run.video !== null;
   frame.dataset.state = run.switched ? "final" : playing ? "live" : value.ended && !value.final ? "empty" : "waiting";

@@ -18,7 +18,6 @@ import gradio as gr
 from ui import text
 
 SCRIPT = (Path(__file__).parent / "player.js").read_text(encoding="utf-8")
-CRISP_WIDTH = 400  # narrower video is enlarged without smoothing
 MAX_INLINE_BYTES = 32 << 20
 
 _TEMPLATE = f"""
@@ -49,7 +48,6 @@ def nothing(width: int, height: int) -> dict[str, Any]:
         "segments": [],
         "ended": False,
         "ratio": f"{width} / {height}",
-        "crisp": width < CRISP_WIDTH,
     }
 
 

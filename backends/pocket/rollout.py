@@ -32,7 +32,7 @@ def noise_levels(steps: int, shift: float) -> tuple[float, ...]:
 
 LEVELS = noise_levels(4, 3.0)
 # What a prompt leaves open is settled in the first block, from noise alone: it gets more, and earlier, steps.
-OPENING = noise_levels(8, 5.0)
+OPENING = noise_levels(6, 5.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,6 +9,7 @@ from PIL import Image
 from backends.pocket.spec import SPEC
 from tests.ui.fake_worker import counter
 from ui import media, pose
+from ui.controls import FIRST_SEED
 
 PROMPT, PATH = "#prompt textarea", "#path :is(textarea, input)"
 STATUS, DONE, ERROR = ".status .line", ".status[data-kind=done]", ".status[data-kind=error]"
@@ -71,7 +72,7 @@ def test_from_click_to_download(page, tmp_path):
 
     with page.expect_download() as download:
         page.click("a.download")
-    assert download.value.suggested_filename == "pocket-world-a-red-box-seed-0.mp4"
+    assert download.value.suggested_filename == f"pocket-world-a-red-box-seed-{FIRST_SEED}.mp4"
     download.value.save_as(tmp_path / "video.mp4")
     assert [counter(frame) for frame in media.decode(tmp_path / "video.mp4")] == list(range(32))
     assert media.read_settings(tmp_path / "video.mp4")["prompt"] == "a red box"
@@ -246,7 +247,7 @@ def test_a_new_seed_is_written_back(page):
     page.click("#randomize >> text=New seed")
     generate(page, "instant", blocks=1)
     page.wait_for_selector(DONE)
-    assert page.input_value("#seed input") != "0"
+    assert page.input_value("#seed input") != str(FIRST_SEED)
 
 
 def test_all_by_keyboard(page):
