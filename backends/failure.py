@@ -8,7 +8,7 @@ from backends.base import BackendUnavailable, Failed
 
 # A CPU allocation that fails is a plain RuntimeError: c10/core/impl/alloc_cpu.cpp.
 _ALLOCATION_WORDS = ("can't allocate memory", "not enough memory", "out of memory")
-_OWN_WORDS = (BackendUnavailable, LookupError, ValueError)
+_OWN_WORDS = (LookupError, ValueError)
 _LONGEST = 300  # characters of a foreign message that a page can show
 
 
@@ -23,6 +23,8 @@ def explain(error: Exception, doing: str, held: str = "") -> Failed:
             detail,
         )
     text = " ".join(str(error).split())
+    if isinstance(error, BackendUnavailable):
+        return Failed(text)  # expected, and the sentence says it all
     if isinstance(error, _OWN_WORDS) and not isinstance(error, (KeyError, IndexError)):
         return Failed(text, detail)
     shown = text if len(text) <= _LONGEST else text[:_LONGEST].rstrip() + " ..."

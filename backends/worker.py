@@ -131,7 +131,7 @@ class Worker:
     def _end_active(self, last: Done | Failed) -> None:
         """Makes way before it tells: a viewer that answers with a new job does not queue behind itself."""
         if isinstance(last, Failed) and not self._closed:
-            _log.error("%s\n%s", last.message, last.detail)
+            _log.error("%s", "\n".join(filter(None, (last.message, last.detail))))
         ended, self._active = self._active, self._waiting.popleft() if self._waiting else None
         self._handed_over = False
         if self._active is not None:
