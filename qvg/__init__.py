@@ -12,17 +12,39 @@ if TYPE_CHECKING:
     from qvg.attention import attend
     from qvg.cache import KVCache
     from qvg.codecs import build_codec
-    from qvg.config import BF16, PRESETS, QVG, QVG_INT4, QVG_PRO, QVG_PRO_INT4, CacheGeometry
+    from qvg.config import (
+        BF16,
+        KIVI,
+        KIVI_INT4,
+        PRESETS,
+        QUAROT,
+        QUAROT_INT4,
+        QVG,
+        QVG_INT4,
+        QVG_PLUS,
+        QVG_PRO,
+        QVG_PRO_INT4,
+        RTN,
+        RTN_INT4,
+        CacheGeometry,
+    )
     from qvg.policy import CachePolicy
     from qvg.stats import CacheStats
 
 _HOME = {
     "BF16": "config",
+    "KIVI": "config",
+    "KIVI_INT4": "config",
     "PRESETS": "config",
+    "QUAROT": "config",
+    "QUAROT_INT4": "config",
     "QVG": "config",
     "QVG_INT4": "config",
+    "QVG_PLUS": "config",
     "QVG_PRO": "config",
     "QVG_PRO_INT4": "config",
+    "RTN": "config",
+    "RTN_INT4": "config",
     "CacheGeometry": "config",
     "CachePolicy": "policy",
     "CacheStats": "stats",
@@ -33,11 +55,18 @@ _HOME = {
 
 __all__ = [
     "BF16",
+    "KIVI",
+    "KIVI_INT4",
     "PRESETS",
+    "QUAROT",
+    "QUAROT_INT4",
     "QVG",
     "QVG_INT4",
+    "QVG_PLUS",
     "QVG_PRO",
     "QVG_PRO_INT4",
+    "RTN",
+    "RTN_INT4",
     "CacheGeometry",
     "CachePolicy",
     "CacheStats",

@@ -13,6 +13,8 @@ from typing import Literal
 BF16_BYTES = 2
 MAX_CLUSTERS = 256  # labels are stored as uint8
 
+TensorName = Literal["k", "v"]  # a method may treat keys and values differently
+
 
 @dataclass(frozen=True, slots=True)
 class CacheGeometry:
@@ -29,11 +31,25 @@ class CacheGeometry:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
 
 
+def _check_bits(bits: int) -> None:
+    if bits not in (2, 4):
+        raise ValueError(f"bits={bits} must be 2 or 4")
+
+
+def _check_groups(head_dim: int, group: int, bits: int) -> None:
+    if head_dim % group:
+        raise ValueError(f"head_dim={head_dim} is not whole groups of {group} channels; use a divisor")
+    if head_dim * bits % 8:
+        raise ValueError(f"head_dim={head_dim} at {bits} bits does not fill whole bytes; pad the heads")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BF16Config:
     """Spans as they come, in BF16: the baseline."""
 
-    def stored_bytes(self, batch: int, heads: int, tokens: int, head_dim: int) -> int:
+    def stored_bytes(
+        self, batch: int, heads: int, tokens: int, head_dim: int, tensor: TensorName = "k"
+    ) -> int:
         """Bytes of one encoded tensor [B, H, S, D]."""
         return batch * heads * tokens * head_dim * BF16_BYTES
 
@@ -42,15 +58,17 @@ class BF16Config:
 class PRQConfig:
     """Progressive residual quantisation: `stages` k-means codebooks, then `bits`-bit groups of what is left.
 
-    Quant VideoGen, arXiv 2602.02958, section 4. A value is a sum of one centroid per stage and `code *
-    scale`.
+    Quant VideoGen, arXiv 2602.02958, section 4. A value is a sum of one centroid per stage and `level *
+    scale`. "absmax" is the paper's code: whole levels, the scale from the largest magnitude. "lloyd-max"
+    takes the same bytes: the four best levels for a Gaussian, and of the FP8 scales the one of least error.
     """
 
     stages: int = 1
     clusters: int = 256  # centroids per stage, batch item and head; a span of fewer tokens uses one a token
     group: int = 64  # neighbouring channels sharing one FP8 E4M3 scale
-    bits: Literal[2, 4] = 2  # levels -1..1 or -7..7
+    bits: Literal[2, 4] = 2  # levels -1..1 or -7..7 of "absmax"
     iterations: int = 2  # k-means rounds per stage
+    code: Literal["absmax", "lloyd-max"] = "absmax"
 
     def __post_init__(self) -> None:
         if self.stages < 1:
@@ -61,28 +79,21 @@ class PRQConfig:
             )
         if self.group < 1:
             raise ValueError(f"group={self.group} must be at least 1 channel; the paper uses 64 and 16")
-        if self.bits not in (2, 4):
-            raise ValueError(f"bits={self.bits} must be 2 or 4")
+        _check_bits(self.bits)
         if self.iterations < 0:
             raise ValueError(f"iterations={self.iterations} must be 0 (keep the starting centroids) or more")
-
-    @property
-    def top_level(self) -> int:
-        """The largest code: the scale of a group is its largest magnitude over this."""
-        return 2 ** (self.bits - 1) - 1
+        if self.code not in ("absmax", "lloyd-max"):
+            raise ValueError(f"code={self.code!r} must be 'absmax' or 'lloyd-max'")
+        if self.code == "lloyd-max" and self.bits != 2:
+            raise ValueError(f"code='lloyd-max' has four levels, not bits={self.bits}; use code='absmax'")
 
     def check_head_dim(self, head_dim: int) -> None:
         """Raises ValueError when heads of this size cannot be cut into whole groups and whole bytes."""
-        if head_dim % self.group:
-            raise ValueError(
-                f"head_dim={head_dim} is not whole groups of {self.group} channels; use a divisor"
-            )
-        if head_dim * self.bits % 8:
-            raise ValueError(
-                f"head_dim={head_dim} at {self.bits} bits does not fill whole bytes; pad the heads"
-            )
+        _check_groups(head_dim, self.group, self.bits)
 
-    def stored_bytes(self, batch: int, heads: int, tokens: int, head_dim: int) -> int:
+    def stored_bytes(
+        self, batch: int, heads: int, tokens: int, head_dim: int, tensor: TensorName = "k"
+    ) -> int:
         """Bytes of one encoded tensor [B, H, S, D]: codes, FP8 scales, uint8 labels and BF16 centroids."""
         self.check_head_dim(head_dim)
         codes = tokens * head_dim * self.bits // 8
@@ -92,7 +103,73 @@ class PRQConfig:
         return batch * heads * (codes + scales + labels + centroids)
 
 
-CodecConfig = BF16Config | PRQConfig
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupwiseConfig:
+    """No codebooks: groups of neighbouring values between their least and their largest, `bits` bits each.
+
+    A group stores an FP8 E4M3 scale and an FP8 E4M3 zero point, 16 bits together; a value is `zero + level *
+    scale`. Values are grouped along the channels of a token. So are keys, or along the tokens of a channel,
+    which is KIVI (arXiv 2402.02750) without its full-precision residual: here the cache's policy keeps that.
+    """
+
+    bits: Literal[2, 4] = 2  # levels -1..2 or -7..8
+    group: int = 64  # channels or tokens sharing a scale and a zero point; the last tokens may be fewer
+    key_axis: Literal["channels", "tokens"] = "channels"
+
+    def __post_init__(self) -> None:
+        if self.group < 1:
+            raise ValueError(f"group={self.group} must be at least 1 channel or token")
+        _check_bits(self.bits)
+        if self.key_axis not in ("channels", "tokens"):
+            raise ValueError(f"key_axis={self.key_axis!r} must be 'channels' or 'tokens'")
+
+    def axis(self, tensor: TensorName) -> Literal["channels", "tokens"]:
+        """What keys ("k") or values ("v") are grouped along."""
+        return self.key_axis if tensor == "k" else "channels"
+
+    def check_head_dim(self, head_dim: int) -> None:
+        """Raises ValueError when heads of this size cannot be cut into whole groups and whole bytes."""
+        _check_groups(head_dim, self.group, self.bits)
+
+    def stored_bytes(
+        self, batch: int, heads: int, tokens: int, head_dim: int, tensor: TensorName = "k"
+    ) -> int:
+        """Bytes of one encoded tensor [B, H, S, D]: codes, FP8 scales and FP8 zero points."""
+        self.check_head_dim(head_dim)
+        codes = tokens * head_dim * self.bits // 8
+        if self.axis(tensor) == "tokens":
+            groups = -(-tokens // self.group) * head_dim
+        else:
+            groups = tokens * (head_dim // self.group)
+        return batch * heads * (codes + 2 * groups)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotatedConfig:
+    """QuaRot (arXiv 2404.00456): the channels of a token rotated by a Hadamard matrix, then `inner`.
+
+    Rotation spreads the outlier channels of a group over all of them. It takes no bytes.
+    """
+
+    inner: GroupwiseConfig = GroupwiseConfig()
+
+    def check_head_dim(self, head_dim: int) -> None:
+        """Raises ValueError when heads of this size cannot be rotated or grouped."""
+        if head_dim < 1 or head_dim & (head_dim - 1):
+            raise ValueError(
+                f"head_dim={head_dim} is not a power of two, which the Hadamard rotation needs; use RTN"
+            )
+        self.inner.check_head_dim(head_dim)
+
+    def stored_bytes(
+        self, batch: int, heads: int, tokens: int, head_dim: int, tensor: TensorName = "k"
+    ) -> int:
+        """Bytes of one encoded tensor [B, H, S, D]: those of `inner`."""
+        self.check_head_dim(head_dim)
+        return self.inner.stored_bytes(batch, heads, tokens, head_dim, tensor)
+
+
+CodecConfig = BF16Config | PRQConfig | GroupwiseConfig | RotatedConfig
 
 BF16 = BF16Config()
 # Settings of the paper; its code runs 2 k-means rounds in the Self-Forcing script and 5 for Pro.
@@ -100,13 +177,29 @@ QVG = PRQConfig()
 QVG_PRO = PRQConfig(stages=4, group=16, iterations=5)
 QVG_INT4 = replace(QVG, bits=4)
 QVG_PRO_INT4 = replace(QVG_PRO, bits=4)
+QVG_PLUS = replace(QVG, code="lloyd-max")
+# The paper's rivals at the bytes of QVG: 2.25 bits a value. With zero points and keys before rotation they
+# are stronger than its symmetric ones.
+RTN = GroupwiseConfig()
+KIVI = GroupwiseConfig(key_axis="tokens")
+QUAROT = RotatedConfig(inner=RTN)
+RTN_INT4 = replace(RTN, bits=4)
+KIVI_INT4 = replace(KIVI, bits=4)
+QUAROT_INT4 = RotatedConfig(inner=RTN_INT4)
 
 PRESETS: Mapping[str, CodecConfig] = MappingProxyType(
     {
         "BF16": BF16,
         "QVG INT2": QVG,
+        "QVG-Plus INT2": QVG_PLUS,
         "QVG-Pro INT2": QVG_PRO,
+        "RTN INT2": RTN,
+        "KIVI INT2": KIVI,
+        "QuaRot INT2": QUAROT,
         "QVG INT4": QVG_INT4,
         "QVG-Pro INT4": QVG_PRO_INT4,
+        "RTN INT4": RTN_INT4,
+        "KIVI INT4": KIVI_INT4,
+        "QuaRot INT4": QUAROT_INT4,
     }
 )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from qvg.config import PRQConfig
+from qvg.config import GroupwiseConfig, PRQConfig
 
 
 class Payload(Protocol):
@@ -54,7 +54,7 @@ class BF16Payload:
 class PRQPayload:
     """A value is the sum over stages of its token's centroid, plus level times the scale of its group."""
 
-    codes: Tensor  # uint8 [B, H, S, D * bits / 8], level + top_level, the first channel in the lowest bits
+    codes: Tensor  # uint8 [B, H, S, D * bits / 8], the first channel in the lowest bits
     scales: Tensor  # e4m3 [B, H, S, D / G]
     labels: Tensor  # uint8 [N, B, H, S]
     centroids: Tensor  # bf16 [N, B, H, K, D]
@@ -73,6 +73,30 @@ class PRQPayload:
     @property
     def shape(self) -> torch.Size:
         return torch.Size((*self.codes.shape[:3], self.centroids.shape[-1]))
+
+    @property
+    def stored_bytes(self) -> int:
+        return total_bytes(self.parts)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class GroupwisePayload:
+    """A value is the zero point of its group, plus level times its scale."""
+
+    codes: Tensor  # uint8 [B, H, S, D * bits / 8], the first channel in the lowest bits
+    scales: Tensor  # e4m3 [B, H, S, D / G], or [B, H, ceil(S / G), D] where `axis` is "tokens"
+    zeros: Tensor  # e4m3, as scales
+    config: GroupwiseConfig
+    axis: Literal["channels", "tokens"]
+    dtype: torch.dtype
+
+    @property
+    def parts(self) -> Mapping[str, Tensor]:
+        return {"codes": self.codes, "scales": self.scales, "zeros": self.zeros}
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((*self.codes.shape[:3], self.codes.shape[3] * 8 // self.config.bits))
 
     @property
     def stored_bytes(self) -> int:

@@ -92,7 +92,7 @@ def cache_bytes(
 
     def layers(config: CodecConfig, count: int) -> int:
         shape = (batch, geometry.heads, count * tokens, geometry.head_dim)
-        return 2 * geometry.layers * config.stored_bytes(*shape)
+        return geometry.layers * (config.stored_bytes(*shape, "k") + config.stored_bytes(*shape, "v"))
 
     full_precision = len(layout.sink) + len(layout.recent)
     stored = layers(BF16, full_precision) + len(layout.spans) * layers(codec, policy.every)

@@ -13,7 +13,7 @@ class CacheStats:
     same visible frames would take in BF16. `scratch_bytes` is held beside them: the block being denoised and
     the unused part of preallocated buffers. `parts` splits `stored_bytes` by name: "sink" and "recent" (full
     precision), and the parts of the codec's payloads ("values" of BF16; "codes", "scales", "labels",
-    "centroids" of QVG).
+    "centroids" of QVG; "codes", "scales", "zeros" of RTN, KIVI and QuaRot).
     """
 
     stored_bytes: int

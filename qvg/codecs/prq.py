@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qvg.codecs.finite import finite
 from qvg.config import PRQConfig
 from qvg.ops.groups import quantise_groups
 from qvg.ops.kmeans import assigned, kmeans
 from qvg.ops.reconstruct import reconstruct
 from qvg.payload import PRQPayload
-
-MAX_MAGNITUDE = 2.0**48  # squared and summed over channels and tokens it is still an FP32 number
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ class PRQCodec:
             residual = residual - assigned(clusters)
             labels.append(clusters.labels)
             centroids.append(clusters.centroids)
-        codes, scales = quantise_groups(residual, config.group, config.bits)
+        codes, scales = quantise_groups(residual, config.group, config.bits, config.code)
         return PRQPayload(codes, scales, torch.stack(labels), torch.stack(centroids), config, x.dtype)
 
     def decode(self, payload: PRQPayload, dtype: torch.dtype | None = None, start: int = 0) -> Tensor:
@@ -50,15 +49,5 @@ class PRQCodec:
             payload.centroids,
             payload.config.bits,
             dtype or payload.dtype,
+            payload.config.code,
         )
-
-
-def finite(x: Tensor) -> Tensor:
-    """x [B, H, S, D] in FP32 without NaN, infinities or magnitudes above MAX_MAGNITUDE."""
-    x = x.float()
-    # False for NaN too. Nearly always true, and one pass.
-    if bool(x.abs().amax() <= MAX_MAGNITUDE):
-        return x
-    known = torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
-    limit = known.abs().amax(dim=(2, 3), keepdim=True).clamp_(max=MAX_MAGNITUDE)
-    return torch.nan_to_num(x, nan=0.0, posinf=MAX_MAGNITUDE, neginf=-MAX_MAGNITUDE).clamp_(-limit, limit)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from qvg import BF16, PRESETS, QVG, QVG_INT4, QVG_PRO, build_codec
-from qvg.config import CodecConfig, PRQConfig
+from qvg import BF16, KIVI, PRESETS, QUAROT, QVG, QVG_INT4, QVG_PLUS, QVG_PRO, RTN, RTN_INT4, build_codec
+from qvg.config import BF16Config, CodecConfig, PRQConfig, RotatedConfig, TensorName
 from qvg.metrics import relative_error
 from qvg.payload import PRQPayload
 
-QUANTISED = {name: config for name, config in PRESETS.items() if isinstance(config, PRQConfig)}
+QUANTISED = {name: config for name, config in PRESETS.items() if not isinstance(config, BF16Config)}
 SMALL = PRQConfig(stages=2, clusters=8, group=16, iterations=2)
 
 
@@ -25,20 +25,36 @@ def tokens(seed: int, count: int = 300, heads: int = 2, head_dim: int = 128) -> 
     return (prototypes.gather(2, which) + 0.2 * torch.randn(which.shape, generator=generator)).bfloat16()
 
 
+def video(seed: int, tensor: TensorName, frames: int = 12, per_frame: int = 60) -> Tensor:
+    """[1, 2, S, 128]: a prototype a position, drifting over frames; keys have four outlier channels."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (1, 2, frames, per_frame, 128)
+    prototypes = torch.randn(1, 2, 1, per_frame, 128, generator=generator)
+    drift = 0.05 * torch.randn(shape, generator=generator).cumsum(dim=2)
+    x = (prototypes + drift + 0.1 * torch.randn(shape, generator=generator)).flatten(2, 3)
+    if tensor == "k":
+        x[..., ::32] = 4 * x[..., ::32] + 20 * torch.randn(4, generator=generator)
+    return x.bfloat16()
+
+
+@pytest.mark.parametrize("tensor", ["k", "v"])
 @pytest.mark.parametrize("config", PRESETS.values(), ids=PRESETS)
 @pytest.mark.parametrize("count", [1, 63, 300])
-def test_a_payload_is_as_large_as_its_config_says(config: CodecConfig, count: int) -> None:
+def test_a_payload_is_as_large_as_its_config_says(
+    config: CodecConfig, count: int, tensor: TensorName
+) -> None:
     x = tokens(0, count)
-    payload = build_codec(config).encode(x)
-    assert payload.stored_bytes == config.stored_bytes(*x.shape)
+    payload = build_codec(config, tensor).encode(x)
+    assert payload.stored_bytes == config.stored_bytes(*x.shape, tensor)
     assert payload.stored_bytes == sum(t.untyped_storage().nbytes() for t in payload.parts.values())
     assert (payload.shape, payload.dtype) == (x.shape, x.dtype)
 
 
+@pytest.mark.parametrize("tensor", ["k", "v"])
 @pytest.mark.parametrize("config", PRESETS.values(), ids=PRESETS)
-def test_decoding_part_of_the_tokens_and_other_types(config: CodecConfig) -> None:
+def test_decoding_part_of_the_tokens_and_other_types(config: CodecConfig, tensor: TensorName) -> None:
     x = tokens(1)
-    codec = build_codec(config, "v")
+    codec = build_codec(config, tensor)
     payload = codec.encode(x)
     whole = codec.decode(payload)
     assert (whole.dtype, whole.shape) == (x.dtype, x.shape)
@@ -49,7 +65,19 @@ def test_decoding_part_of_the_tokens_and_other_types(config: CodecConfig) -> Non
 
 
 # Worst seen over ten seeds, and a tenth more.
-TOLERANCE = {"QVG INT2": 0.131, "QVG-Pro INT2": 0.044, "QVG INT4": 0.02, "QVG-Pro INT4": 0.0067}
+TOLERANCE = {
+    "QVG INT2": 0.131,
+    "QVG-Plus INT2": 0.0613,
+    "QVG-Pro INT2": 0.044,
+    "RTN INT2": 0.502,
+    "KIVI INT2": 0.424,
+    "QuaRot INT2": 0.503,
+    "QVG INT4": 0.02,
+    "QVG-Pro INT4": 0.0067,
+    "RTN INT4": 0.101,
+    "KIVI INT4": 0.086,
+    "QuaRot INT4": 0.101,
+}
 
 
 @pytest.mark.parametrize("name", QUANTISED)
@@ -58,6 +86,28 @@ def test_error_on_clustered_tokens(name: str) -> None:
     codec = build_codec(QUANTISED[name])
     error = relative_error(codec.decode(codec.encode(x)).float().numpy(), x.float().numpy())
     assert 0.8 * TOLERANCE[name] < error < TOLERANCE[name]
+
+
+def squared_error(config: CodecConfig, x: Tensor, tensor: TensorName = "k") -> float:
+    codec = build_codec(config, tensor)
+    return (codec.decode(codec.encode(x), torch.float32) - x.float()).square().sum().item()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_four_levels_at_least_halve_the_error_of_three(seed: int) -> None:
+    few, few_plus = replace(QVG, clusters=64), replace(QVG_PLUS, clusters=64)
+    noise = torch.randn(1, 2, 600, 128, generator=torch.Generator().manual_seed(seed))
+    # Seen over eight seeds: 0.22 on noise and values, 0.31 to 0.39 on keys.
+    assert squared_error(few_plus, noise) < 0.25 * squared_error(few, noise)
+    assert squared_error(few_plus, video(seed, "v"), "v") < 0.25 * squared_error(few, video(seed, "v"), "v")
+    assert squared_error(few_plus, video(seed, "k")) < 0.45 * squared_error(few, video(seed, "k"))
+
+
+def test_what_each_rival_is_for() -> None:
+    keys, values = video(0, "k"), video(0, "v")
+    # Outlier channels spoil groups of channels; rotation spreads them; groups of tokens keep them apart.
+    assert squared_error(KIVI, keys) < 0.9 * squared_error(QUAROT, keys) < 0.2 * squared_error(RTN, keys)
+    assert squared_error(KIVI, values, "v") == squared_error(RTN, values, "v")
 
 
 def test_bf16_is_exact_and_a_copy() -> None:
@@ -70,7 +120,7 @@ def test_bf16_is_exact_and_a_copy() -> None:
 
 
 @pytest.mark.parametrize("config", QUANTISED.values(), ids=QUANTISED)
-def test_encoding_repeats_bit_for_bit_and_touches_no_global_generator(config: PRQConfig) -> None:
+def test_encoding_repeats_bit_for_bit_and_touches_no_global_generator(config: CodecConfig) -> None:
     x = tokens(4)
     state = torch.get_rng_state()
     first, second = (build_codec(config).encode(x) for _ in range(2))
@@ -79,23 +129,26 @@ def test_encoding_repeats_bit_for_bit_and_touches_no_global_generator(config: PR
         assert torch.equal(part.view(torch.uint8), second.parts[name].view(torch.uint8)), name
 
 
-@pytest.mark.parametrize("config", [QVG, QVG_INT4, QVG_PRO, SMALL], ids=str)
-def test_zeros_and_constants(config: PRQConfig) -> None:
+@pytest.mark.parametrize("config", [*QUANTISED.values(), SMALL], ids=[*QUANTISED, "small"])
+def test_zeros_and_constants(config: CodecConfig) -> None:
     codec = build_codec(config)
-    zeros = torch.zeros(1, 2, 40, 128)
+    zeros = torch.zeros(1, 2, 40, 64)
     assert torch.equal(codec.decode(codec.encode(zeros)), zeros)
-    constant = torch.full((1, 2, 40, 128), 1.5)
-    assert torch.equal(codec.decode(codec.encode(constant)), constant)
+    constant = torch.full((1, 2, 40, 64), 1.5)
+    decoded = codec.decode(codec.encode(constant))
+    if isinstance(config, RotatedConfig):  # a spike among zeros, of which a group has only some levels
+        assert relative_error(decoded.numpy(), constant.numpy()) < 0.15
+    else:
+        assert torch.equal(decoded, constant)
 
 
 @pytest.mark.parametrize("magnitude", [1e-30, 1e-4, 1e3, 1e6, 1e20, 3e38])
-@pytest.mark.parametrize("config", [QVG, QVG_PRO, SMALL], ids=str)
-def test_any_finite_input_decodes_to_finite_numbers(config: PRQConfig, magnitude: float) -> None:
+@pytest.mark.parametrize("config", [*QUANTISED.values(), SMALL], ids=[*QUANTISED, "small"])
+def test_any_finite_input_decodes_to_finite_numbers(config: CodecConfig, magnitude: float) -> None:
     x = torch.randn(1, 2, 50, 128, generator=torch.Generator().manual_seed(5)).clamp(-1, 1) * magnitude
     codec = build_codec(config)
     payload = codec.encode(x)
-    assert payload.centroids.isfinite().all()
-    assert payload.scales.float().isfinite().all()
+    assert all(part.float().isfinite().all() for part in payload.parts.values())
     assert codec.decode(payload).isfinite().all()
 
 
@@ -111,9 +164,10 @@ def test_what_lies_beyond_the_largest_scale_saturates() -> None:
     assert error.isfinite().all()
 
 
-def test_a_bad_token_does_not_spoil_the_others() -> None:
+@pytest.mark.parametrize("config", [QVG_INT4, RTN_INT4], ids=["QVG INT4", "RTN INT4"])
+def test_a_bad_token_does_not_spoil_the_others(config: CodecConfig) -> None:
     x = tokens(6).float()
-    codec = build_codec(QVG_INT4)
+    codec = build_codec(config)
     clean = codec.decode(codec.encode(x))
     x[0, 0, 7, 3] = float("nan")
     x[0, 0, 9] = float("inf")
@@ -130,8 +184,9 @@ def test_a_bad_token_does_not_spoil_the_others() -> None:
     assert spoilt[0, 0, 7, 3].abs() < 0.2
 
 
-def test_nothing_but_bad_tokens() -> None:
-    codec = build_codec(QVG)
+@pytest.mark.parametrize("config", QUANTISED.values(), ids=QUANTISED)
+def test_nothing_but_bad_tokens(config: CodecConfig) -> None:
+    codec = build_codec(config)
     x = torch.full((1, 1, 4, 64), float("nan"))
     assert torch.equal(codec.decode(codec.encode(x)), torch.zeros_like(x))
 
@@ -154,8 +209,9 @@ def test_a_warm_start_begins_where_the_last_span_ended() -> None:
 def test_the_input_is_left_alone() -> None:
     x = tokens(8).float()
     before = x.clone()
-    build_codec(QVG_PRO).encode(x)
-    assert torch.equal(x, before)
+    for config in (QVG_PRO, QVG_PLUS, RTN, KIVI, QUAROT):
+        build_codec(config).encode(x)
+        assert torch.equal(x, before)
 
 
 def test_keys_and_values_draw_different_tokens() -> None:
@@ -169,3 +225,7 @@ def test_keys_and_values_draw_different_tokens() -> None:
 def test_heads_that_cannot_be_grouped() -> None:
     with pytest.raises(ValueError, match="head_dim=96"):
         build_codec(QVG).encode(torch.zeros(1, 1, 4, 96))
+    with pytest.raises(ValueError, match="head_dim=96 is not whole groups"):
+        build_codec(KIVI, "v").encode(torch.zeros(1, 1, 4, 96))
+    with pytest.raises(ValueError, match="head_dim=96 is not a power of two"):
+        build_codec(QUAROT).encode(torch.zeros(1, 1, 4, 96))

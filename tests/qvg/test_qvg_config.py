@@ -10,7 +10,23 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 import qvg
-from qvg.config import BF16, PRESETS, QVG, QVG_INT4, QVG_PRO, CacheGeometry, CodecConfig, PRQConfig
+from qvg.config import (
+    BF16,
+    KIVI,
+    PRESETS,
+    QUAROT,
+    QVG,
+    QVG_INT4,
+    QVG_PLUS,
+    QVG_PRO,
+    RTN,
+    RTN_INT4,
+    CacheGeometry,
+    CodecConfig,
+    GroupwiseConfig,
+    PRQConfig,
+    RotatedConfig,
+)
 
 MIB = 1 << 20
 SELF_FORCING_SPAN = (1, 12, 24 * 1560, 128)  # B, H, S, D
@@ -41,7 +57,8 @@ def test_bytes_of_a_longcat_layer() -> None:
 
 def test_paper_ratios_of_the_larger_worldplay_model() -> None:
     shape = (1, 1, 32 * 1560, 128)
-    assert [round(ratio(PRESETS[name], shape), 2) for name in PRESETS] == [1.0, 7.05, 5.2, 3.75, 3.15]
+    names = ["BF16", "QVG INT2", "QVG-Pro INT2", "QVG INT4", "QVG-Pro INT4"]
+    assert [round(ratio(PRESETS[name], shape), 2) for name in names] == [1.0, 7.05, 5.2, 3.75, 3.15]
 
 
 def test_a_short_span_stores_one_centroid_a_token() -> None:
@@ -49,6 +66,24 @@ def test_a_short_span_stores_one_centroid_a_token() -> None:
     codes, scales, labels, centroids = tokens * 32, tokens * 2, tokens, tokens * 128 * 2
     assert QVG.stored_bytes(1, 1, tokens, 128) == codes + scales + labels + centroids
     assert QVG.stored_bytes(2, 3, tokens, 128) == 6 * QVG.stored_bytes(1, 1, tokens, 128)
+
+
+@pytest.mark.parametrize("shape", [SELF_FORCING_SPAN, LONGCAT, (2, 3, 7, 64)])
+def test_the_four_level_code_takes_the_bytes_of_the_ternary_one(shape: tuple[int, int, int, int]) -> None:
+    assert replace(QVG_PLUS, code="absmax") == QVG
+    assert QVG_PLUS.stored_bytes(*shape) == QVG.stored_bytes(*shape)
+
+
+def test_bytes_without_codebooks() -> None:
+    tokens = 24 * 1560
+    for config in (RTN, KIVI, QUAROT):
+        assert config.stored_bytes(1, 12, tokens, 128) == 12 * (tokens * 32 + 2 * tokens * 2)  # 2.25 bits
+    assert ratio(RTN_INT4, SELF_FORCING_SPAN) == 16 / 4.25
+    # 63 full groups of 64 tokens and one of 8: keys take as many scales and zero points as for 64 of them.
+    codes = 4040 * 32
+    assert KIVI.stored_bytes(1, 1, 4040, 128, "k") == codes + 2 * 64 * 128
+    assert KIVI.stored_bytes(1, 1, 4040, 128, "v") == codes + 2 * 4040 * 2
+    assert RTN.stored_bytes(1, 1, 4040, 128, "k") == RTN.stored_bytes(1, 1, 4040, 128, "v")
 
 
 @pytest.mark.parametrize(
@@ -60,6 +95,8 @@ def test_a_short_span_stores_one_centroid_a_token() -> None:
         ({"group": 0}, "group=0"),
         ({"bits": 3}, "bits=3"),
         ({"iterations": -1}, "iterations=-1"),
+        ({"code": "sign"}, "code='sign'"),
+        ({"code": "lloyd-max", "bits": 4}, "four levels, not bits=4; use code='absmax'"),
     ],
 )
 def test_impossible_configs_are_refused(options: dict[str, int], words: str) -> None:
@@ -67,11 +104,25 @@ def test_impossible_configs_are_refused(options: dict[str, int], words: str) -> 
         PRQConfig(**options)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"group": 0}, "group=0"), ({"bits": 8}, "bits=8"), ({"key_axis": "heads"}, "key_axis='heads'")],
+)
+def test_impossible_groups_are_refused(options: dict[str, int], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        GroupwiseConfig(**options)  # pyright: ignore[reportArgumentType]
+
+
 def test_heads_that_cannot_be_grouped_or_packed_are_refused() -> None:
     with pytest.raises(ValueError, match="head_dim=96 is not whole groups of 64"):
         QVG.stored_bytes(1, 1, 10, 96)
     with pytest.raises(ValueError, match="head_dim=6 at 2 bits"):
         PRQConfig(group=3).stored_bytes(1, 1, 10, 6)
+    for tensor in ("k", "v"):
+        with pytest.raises(ValueError, match="head_dim=96 is not whole groups of 64"):
+            KIVI.stored_bytes(1, 1, 64, 96, tensor)
+    with pytest.raises(ValueError, match="head_dim=96 is not a power of two"):
+        RotatedConfig(inner=GroupwiseConfig(group=32)).stored_bytes(1, 1, 10, 96)
 
 
 def test_geometry_is_checked() -> None:
@@ -83,7 +134,7 @@ def test_configs_are_values() -> None:
     for config in PRESETS.values():
         assert pickle.loads(pickle.dumps(config)) == config
     assert replace(QVG, clusters=64) == PRQConfig(clusters=64)
-    assert len(set(PRESETS.values())) == len(PRESETS) == 5
+    assert len(set(PRESETS.values())) == len(PRESETS) == 12
     with pytest.raises(FrozenInstanceError):
         QVG.bits = 4
 

@@ -7,6 +7,7 @@ import torch
 
 from qvg.ops.groups import quantise_groups
 from qvg.ops.pack import pack, unpack
+from qvg.ops.pack.reference import LLOYD_MAX
 
 
 @pytest.mark.parametrize("tokens", [1, 63, 1560])
@@ -50,3 +51,40 @@ def test_edges_of_the_scale(bits) -> None:
     codes, scales = quantise_groups(x, group=4, bits=bits)
     decoded = (unpack(codes, bits) * scales.float())[:, 0].tolist()
     assert decoded == [0.0, 0.0, 2.0**-9 * top, 448.0 * top, 448.0 * top, 448.0 * top]
+
+
+INNER, OUTER = LLOYD_MAX
+
+
+def test_four_levels_by_hand() -> None:
+    x = torch.tensor([[1.5, -1.5, 0.5, -0.5, 1.5, -1.5, 0.5, 0.0]])
+    codes, scales = quantise_groups(x, group=8, bits=2, code="lloyd-max")
+    # Four sizes at the outer level, four at the inner one: the best scale is 9.73 / 9.92; the root mean
+    # square, 1.104, is nearest to 1.125.
+    assert scales.item() == 1.0
+    expected = [OUTER, -OUTER, INNER, -INNER, OUTER, -OUTER, INNER, INNER]
+    assert unpack(codes, 2, code="lloyd-max").tolist() == [expected]
+    assert torch.equal(unpack(codes, 2, torch.bfloat16, "lloyd-max").float(), torch.tensor([expected]))
+
+
+def test_the_scale_is_the_best_fp8_number() -> None:
+    x = torch.randn(200, 64, generator=torch.Generator().manual_seed(0)) * torch.logspace(-1, 2, 200)[:, None]
+    codes, scales = quantise_groups(x, group=64, bits=2, code="lloyd-max")
+    every = torch.arange(0x7F, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    levels = torch.tensor([-OUTER, -INNER, INNER, OUTER])
+
+    def error(scale: torch.Tensor) -> torch.Tensor:
+        nearest = (x.unsqueeze(-1) - levels * scale.view(-1, 1, 1)).abs().amin(dim=-1)
+        return nearest.square().sum(dim=-1)
+
+    best = torch.stack([error(scale.expand(200)) for scale in every]).amin(dim=0)
+    decoded = unpack(codes, 2, code="lloyd-max") * scales.float()
+    torch.testing.assert_close((decoded - x).square().sum(dim=-1), error(scales.float()[:, 0]))
+    assert (error(scales.float()[:, 0]) < 1.001 * best).float().mean() > 0.98
+
+
+def test_edges_of_the_best_scale() -> None:
+    x = torch.tensor([0.0, 2.0**-12, 448.0 * OUTER, 1e6, 2.0**48]).unsqueeze(1).repeat(1, 4)
+    codes, scales = quantise_groups(x, group=4, bits=2, code="lloyd-max")
+    decoded = (unpack(codes, 2, code="lloyd-max") * scales.float())[:, 0].tolist()
+    assert decoded == [0.0, 0.0, 448.0 * OUTER, 448.0 * OUTER, 448.0 * OUTER]

@@ -9,15 +9,34 @@ import pytest
 import torch
 from torch import Tensor
 
-from qvg import BF16, QVG, QVG_INT4, CacheGeometry, CachePolicy, KVCache, attend, build_codec
-from qvg.config import CodecConfig, PRQConfig
+from qvg import (
+    BF16,
+    QUAROT,
+    QVG,
+    QVG_INT4,
+    QVG_PLUS,
+    CacheGeometry,
+    CachePolicy,
+    KVCache,
+    attend,
+    build_codec,
+)
+from qvg.config import CodecConfig, GroupwiseConfig, PRQConfig
 from qvg.policy import cache_bytes
 
 GEOMETRY = CacheGeometry(layers=2, heads=2, head_dim=64, tokens_per_frame=7)
 FRAMES_PER_BLOCK = 3
 BLOCK = 21
 SMALL = replace(QVG, clusters=8)
-CODECS = [BF16, SMALL, replace(QVG_INT4, clusters=8), PRQConfig(stages=2, clusters=256, group=16)]
+CODECS = [
+    BF16,
+    SMALL,
+    replace(QVG_INT4, clusters=8),
+    PRQConfig(stages=2, clusters=256, group=16),
+    replace(QVG_PLUS, clusters=8),
+    GroupwiseConfig(group=16, key_axis="tokens"),  # a span of 42 tokens is not whole groups
+    QUAROT,
+]
 POLICIES = [
     CachePolicy(every=2),
     CachePolicy(every=3, sink=1, recent=2),

@@ -7,11 +7,17 @@ from torch import Tensor
 
 from qvg.ops.kmeans import Clusters, assigned
 from qvg.ops.pack import unpack
-from qvg.ops.pack.reference import Bits
+from qvg.ops.pack.reference import Bits, Code
 
 
 def reconstruct(
-    codes: Tensor, scales: Tensor, labels: Tensor, centroids: Tensor, bits: Bits, dtype: torch.dtype
+    codes: Tensor,
+    scales: Tensor,
+    labels: Tensor,
+    centroids: Tensor,
+    bits: Bits,
+    dtype: torch.dtype,
+    code: Code = "absmax",
 ) -> Tensor:
     """[B, H, S, D] in `dtype`: the sum over stages of the assigned centroids, plus level times scale.
 
@@ -24,5 +30,5 @@ def reconstruct(
     for stage in range(1, len(labels)):
         out += assigned(Clusters(labels[stage], centroids[stage]), work)
     groups = (*scales.shape, -1)
-    out.view(groups).addcmul_(unpack(codes, bits, work).view(groups), scales.to(work).unsqueeze(-1))
+    out.view(groups).addcmul_(unpack(codes, bits, work, code).view(groups), scales.to(work).unsqueeze(-1))
     return out.to(dtype)

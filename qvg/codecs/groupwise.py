@@ -1,0 +1,46 @@
+"""Round to nearest between the ends of small groups: RTN, and with keys grouped along tokens KIVI."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from qvg.codecs.finite import finite
+from qvg.config import GroupwiseConfig
+from qvg.ops.affine import dequantise_affine, quantise_affine
+from qvg.payload import GroupwisePayload
+
+
+@dataclass(frozen=True, slots=True)
+class GroupwiseCodec:
+    """Groups along `axis`, the first of them beginning with the first token of what is encoded."""
+
+    config: GroupwiseConfig
+    axis: Literal["channels", "tokens"]
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, warm: GroupwisePayload | None = None) -> GroupwisePayload:
+        """x: [B, H, S, D]. There is nothing to warm.
+
+        NaN is taken as 0, and an infinity as the largest finite magnitude of its head.
+        """
+        config = self.config
+        config.check_head_dim(x.shape[-1])
+        parts = quantise_affine(finite(x), config.group, config.bits, self.axis)
+        return GroupwisePayload(*parts, config, self.axis, x.dtype)
+
+    def decode(self, payload: GroupwisePayload, dtype: torch.dtype | None = None, start: int = 0) -> Tensor:
+        """[B, H, S - start, D]"""
+        return dequantise_affine(
+            payload.codes,
+            payload.scales,
+            payload.zeros,
+            payload.config.group,
+            payload.config.bits,
+            payload.axis,
+            dtype or payload.dtype,
+            start,
+        )
