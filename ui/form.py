@@ -135,7 +135,7 @@ def settings(job: Job, spec: BackendSpec, preset: str) -> dict[str, Any]:
         "path": ", ".join(str(move) for move in request.moves),
         "seed": request.seed,
         "blocks": request.blocks,
-        "codec": preset if isinstance(codec, PRQConfig) else BF16_NAME,
+        "codec": BF16_NAME if isinstance(codec, BF16Config) else preset,
         "codec_settings": _fields(codec),
         "policy": _fields(policy),
     }

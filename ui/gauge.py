@@ -19,7 +19,7 @@ from ui import text
 
 _GROUPS = (
     ("codes", "codes", ("codes",)),
-    ("scales", "scales", ("scales", "minima")),
+    ("scales", "scales", ("scales", "zeros")),
     ("centroids", "centroids + labels", ("centroids", "labels")),
     ("recent", "recent, BF16", ("recent", "sink")),
     ("values", "BF16 history", ("values",)),

@@ -72,7 +72,7 @@ def test_parts_are_grouped_and_none_is_lost():
         "recent": 5,
         "sink": 6,
         "surprise": 7,
-        "minima": 0,
+        "zeros": 0,
     }
     groups = gauge.split(parts)
     assert groups == [
