@@ -6,7 +6,7 @@ No torch here: the page process and the worker's messages use these types, and t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -121,9 +121,6 @@ class BackendUnavailable(Exception):
     """The generator cannot be loaded here; the message is a sentence for the user, with the way out."""
 
 
-# --- what a run tells its viewer -------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Queued:
     """Waiting for the device. `place` 1 is next."""
@@ -165,7 +162,7 @@ class Done:
     frames: int
     seconds: float
     peak_bytes: int  # largest the process (CPU) or the allocator (GPU) got during the run
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

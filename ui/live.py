@@ -155,6 +155,7 @@ class Live:
             self._player["final"] = player.address(final) if final else self._unsaved()
         except Exception:
             _log.exception("the video could not be put together")
+            self._folder.problem = text.NO_FILE
 
     def _unsaved(self) -> str | None:
         sink = io.BytesIO()

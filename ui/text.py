@@ -59,6 +59,7 @@ DOWNLOAD = "Download mp4"
 IDLE = "Ready. Describe a scene and press Generate."
 SENT = "Handed to the generator."
 CLOSED = "The generator takes no more videos: restart the program."
+NO_FILE = "The blocks can be played here, but no file could be made of them; the log says why."
 UNEXPECTED = "Something went wrong on this page's side, and the log says where. What was made so far is kept."
 
 

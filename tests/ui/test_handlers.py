@@ -240,6 +240,15 @@ def test_a_full_disk_leaves_a_video_in_the_page(page, monkeypatch):
     assert page.player["final"].startswith("data:video/mp4;base64,")
 
 
+def test_a_video_that_cannot_be_put_together_is_said_and_its_blocks_stay(page, monkeypatch):
+    monkeypatch.setattr(media, "join", lambda *_: 1 / 0)
+    page.run(blocks=2)
+    assert page.status["kind"] == "done"
+    assert "no file could be made" in page.status["notes"][-1]
+    assert len(page.player["segments"]) == 2
+    assert page.player["final"] is None
+
+
 def test_a_closed_worker_is_a_sentence(tmp_path):
     class Closed(FakeWorker):
         def submit(self, job):
