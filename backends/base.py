@@ -6,7 +6,7 @@ No torch here: the page process and the worker's messages use these types, and t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -72,12 +72,17 @@ class Request:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segment:
-    """One decoded block: `frames` is uint8 [T, H, W, 3]; `start` is the video frame it begins at."""
+    """One decoded block: `frames` is uint8 [T, H, W, 3]; `start` is the video frame it begins at.
+
+    `ms` says where its time went, by stage: "denoise" (the model, reading the cache included) and "decode"
+    (latents to frames), where the generator measures them.
+    """
 
     frames: np.ndarray
     index: int
     start: int
     fps: int
+    ms: dict[str, float] = field(default_factory=dict)
 
 
 class Stopped(Exception):
