@@ -8,10 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from qvg.codecs.finite import finite
 from qvg.config import GroupwiseConfig
 from qvg.ops.affine import dequantise_affine, quantise_affine
+from qvg.ops.finite import finite
 from qvg.payload import GroupwisePayload
+from qvg.rope import Rope
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +30,22 @@ class GroupwiseCodec:
         """
         config = self.config
         config.check_head_dim(x.shape[-1])
-        parts = quantise_affine(finite(x), config.group, config.bits, self.axis)
+        values, limit = finite(x)
+        parts = quantise_affine(values, config.group, config.bits, self.axis, limit)
         return GroupwisePayload(*parts, config, self.axis, x.dtype)
 
-    def decode(self, payload: GroupwisePayload, dtype: torch.dtype | None = None, start: int = 0) -> Tensor:
-        """[B, H, S - start, D]"""
+    @torch.no_grad()
+    def decode(
+        self,
+        payload: GroupwisePayload,
+        dtype: torch.dtype | None = None,
+        start: int = 0,
+        *,
+        rope: Rope | None = None,
+        first_frame: int = 0,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """[B, H, S - start, D]; see `Codec`."""
         return dequantise_affine(
             payload.codes,
             payload.scales,
@@ -43,4 +55,7 @@ class GroupwiseCodec:
             payload.axis,
             dtype or payload.dtype,
             start,
+            rope=rope,
+            first_frame=first_frame,
+            out=out,
         )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from qvg.ops.rotate import rotate
 from qvg.payload import BF16Payload
+from qvg.rope import Rope
 
 
 class BF16Codec:
@@ -14,6 +16,16 @@ class BF16Codec:
         values = torch.empty(x.shape, dtype=torch.bfloat16, device=x.device)
         return BF16Payload(values.copy_(x), x.dtype)
 
-    def decode(self, payload: BF16Payload, dtype: torch.dtype | None = None, start: int = 0) -> Tensor:
-        """[B, H, S - start, D]; a view of the payload where the type allows."""
-        return payload.values[:, :, start:].to(dtype or payload.dtype)
+    @torch.no_grad()
+    def decode(
+        self,
+        payload: BF16Payload,
+        dtype: torch.dtype | None = None,
+        start: int = 0,
+        *,
+        rope: Rope | None = None,
+        first_frame: int = 0,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """[B, H, S - start, D]; a view of the payload where nothing is to be done. See `Codec`."""
+        return rotate(payload.values[:, :, start:].to(dtype or payload.dtype), rope, first_frame, out)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qvg.codecs.finite import finite
 from qvg.config import PRQConfig
-from qvg.ops.groups import quantise_groups
-from qvg.ops.kmeans import assigned, kmeans
+from qvg.ops.finite import finite
+from qvg.ops.kmeans import kmeans
 from qvg.ops.reconstruct import reconstruct
+from qvg.ops.residual import quantise_residual, subtract
 from qvg.payload import PRQPayload
+from qvg.rope import Rope
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +31,44 @@ class PRQCodec:
         """
         config = self.config
         config.check_head_dim(x.shape[-1])
-        residual, labels, centroids = finite(x), [], []
+        values, limit = finite(x)
+        residual, bound, stages = values, limit, []
         for stage in range(config.stages):
             start = None if warm is None else warm.centroids[stage]
-            clusters = kmeans(residual, config.clusters, config.iterations, self.seed + stage, start)
-            residual = residual - assigned(clusters)
-            labels.append(clusters.labels)
-            centroids.append(clusters.centroids)
-        codes, scales = quantise_groups(residual, config.group, config.bits, config.code)
-        return PRQPayload(codes, scales, torch.stack(labels), torch.stack(centroids), config, x.dtype)
+            if stage:
+                residual, bound = subtract(residual, stages[-1], bound), None
+            stages.append(
+                kmeans(residual, config.clusters, config.iterations, self.seed + stage, start, bound)
+            )
+        labels = torch.stack([clusters.labels for clusters in stages])
+        centroids = torch.stack([clusters.centroids for clusters in stages])
+        codes, scales = quantise_residual(
+            values, labels, centroids, config.group, config.bits, config.code, limit
+        )
+        return PRQPayload(codes, scales, labels, centroids, config, x.dtype)
 
-    def decode(self, payload: PRQPayload, dtype: torch.dtype | None = None, start: int = 0) -> Tensor:
-        """[B, H, S - start, D]"""
+    @torch.no_grad()
+    def decode(
+        self,
+        payload: PRQPayload,
+        dtype: torch.dtype | None = None,
+        start: int = 0,
+        *,
+        rope: Rope | None = None,
+        first_frame: int = 0,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """[B, H, S - start, D]; see `Codec`."""
         return reconstruct(
-            payload.codes[:, :, start:],
-            payload.scales[:, :, start:],
-            payload.labels[..., start:],
+            payload.codes,
+            payload.scales,
+            payload.labels,
             payload.centroids,
             payload.config.bits,
             dtype or payload.dtype,
             payload.config.code,
+            start,
+            rope=rope,
+            first_frame=first_frame,
+            out=out,
         )

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from qvg.codecs.finite import finite
 from qvg.codecs.groupwise import GroupwiseCodec
 from qvg.config import RotatedConfig
+from qvg.ops.finite import finite
 from qvg.ops.hadamard import hadamard
+from qvg.ops.rotate import rotate
 from qvg.payload import GroupwisePayload
+from qvg.rope import Rope
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +34,20 @@ class RotatedCodec:
         """
         self.config.check_head_dim(x.shape[-1])
         # Before the rotation: one bad channel would spoil all of its token.
-        payload = self.inner.encode(hadamard(finite(x)))
+        payload = self.inner.encode(hadamard(*finite(x)))
         return replace(payload, dtype=x.dtype)
 
-    def decode(self, payload: GroupwisePayload, dtype: torch.dtype | None = None, start: int = 0) -> Tensor:
-        """[B, H, S - start, D]"""
-        return hadamard(self.inner.decode(payload, torch.float32, start)).to(dtype or payload.dtype)
+    @torch.no_grad()
+    def decode(
+        self,
+        payload: GroupwisePayload,
+        dtype: torch.dtype | None = None,
+        start: int = 0,
+        *,
+        rope: Rope | None = None,
+        first_frame: int = 0,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """[B, H, S - start, D]; see `Codec`."""
+        rotated_back = hadamard(self.inner.decode(payload, torch.float32, start))
+        return rotate(rotated_back.to(dtype or payload.dtype), rope, first_frame, out)

@@ -2,6 +2,61 @@
 
 from __future__ import annotations
 
-from qvg.ops.affine.reference import dequantise_affine, quantise_affine
+import torch
+from torch import Tensor
 
-__all__ = ["dequantise_affine", "quantise_affine"]
+from qvg.ops.affine.reference import Axis, dequantise_affine_reference, quantise_affine_reference
+from qvg.ops.kernels import use_kernels
+from qvg.ops.pack.reference import Bits
+from qvg.rope import Rope
+
+__all__ = [
+    "dequantise_affine",
+    "dequantise_affine_reference",
+    "quantise_affine",
+    "quantise_affine_reference",
+]
+
+
+def quantise_affine(
+    x: Tensor, group: int, bits: Bits, axis: Axis, limit: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `quantise_affine_reference`."""
+    if x.ndim == 4 and use_kernels(x, x.shape[-1], group):
+        from qvg.ops.affine.triton import quantise_affine as kernel
+
+        return kernel(x, group, bits, axis, limit)
+    return quantise_affine_reference(x, group, bits, axis, limit)
+
+
+def dequantise_affine(
+    codes: Tensor,
+    scales: Tensor,
+    zeros: Tensor,
+    group: int,
+    bits: Bits,
+    axis: Axis,
+    dtype: torch.dtype,
+    start: int = 0,
+    *,
+    rope: Rope | None = None,
+    first_frame: int = 0,
+    out: Tensor | None = None,
+) -> Tensor:
+    """See `dequantise_affine_reference`."""
+    kernel = dequantise_affine_reference
+    if codes.ndim == 4 and use_kernels(codes, codes.shape[-1] * 8 // bits, group) and start < codes.shape[2]:
+        from qvg.ops.affine.triton import dequantise_affine as kernel
+    return kernel(
+        codes,
+        scales,
+        zeros,
+        group,
+        bits,
+        axis,
+        dtype,
+        start,
+        rope=rope,
+        first_frame=first_frame,
+        out=out,
+    )

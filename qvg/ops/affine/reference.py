@@ -11,22 +11,29 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from qvg.ops.finite import cleaned
 from qvg.ops.groups.reference import to_e4m3
 from qvg.ops.pack import pack, unpack
 from qvg.ops.pack.reference import Bits
+from qvg.ops.rotate import rotate_reference
+from qvg.rope import Rope
 
 Axis = Literal["channels", "tokens"]
 
 
-def quantise_affine(x: Tensor, group: int, bits: Bits, axis: Axis) -> tuple[Tensor, Tensor, Tensor]:
-    """x: fp32 [..., S, D], finite -> codes uint8 [..., S, D * bits / 8], scales and zeros e4m3.
+def quantise_affine_reference(
+    x: Tensor, group: int, bits: Bits, axis: Axis, limit: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x: [B, H, S, D], finite or with a `limit` -> codes uint8 [B, H, S, D * bits / 8], scales, zeros.
 
-    Scales and zeros are [..., S, D / group] along channels and [..., ceil(S / group), D] along tokens, where
-    the last group may be of fewer tokens. Levels are -t..t + 1 with t = 1 or 7, and a level steps a (2 * t +
-    1)-th of the range. Where the rounding of the zero point moves the levels by more than half a step (values
-    far from zero in a narrow range), the scale grows until they reach both ends again. Both saturate at 448.
+    Scales and zeros are E4M3: [B, H, S, D / group] along channels, [B, H, ceil(S / group), D] along tokens,
+    where the last group may be of fewer tokens. Levels are -t..t + 1 with t = 1 or 7, and a level steps a
+    (2 * t + 1)-th of the range. Where the rounding of the zero point moves the levels by more than half a
+    step (values far from zero in a narrow range), the scale grows until they reach both ends again. Both
+    saturate at 448.
     """
     top = 2 ** (bits - 1) - 1
+    x = cleaned(x, limit)
     dim, groups = _grouped(x, group, axis)
     low, high = groups.amin(dim=dim), groups.amax(dim=dim)
     step = (high - low) / (2 * top + 1)
@@ -41,7 +48,7 @@ def quantise_affine(x: Tensor, group: int, bits: Bits, axis: Axis) -> tuple[Tens
     return pack(levels, bits), scales, zeros
 
 
-def dequantise_affine(
+def dequantise_affine_reference(
     codes: Tensor,
     scales: Tensor,
     zeros: Tensor,
@@ -50,18 +57,27 @@ def dequantise_affine(
     axis: Axis,
     dtype: torch.dtype,
     start: int = 0,
+    *,
+    rope: Rope | None = None,
+    first_frame: int = 0,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """[..., S - start, D] in `dtype`: zero plus level times scale, without the first `start` tokens."""
+    """[B, H, S - start, D] in `dtype`: zero plus level times scale, without the first `start` tokens.
+
+    `rope`, `first_frame` and `out` are those of `reconstruct_reference`.
+    """
     # Zero points, levels and scales are exact in BF16 and their sum is rounded once either way.
     work = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
     levels = unpack(codes[..., start:, :], bits, work)
     if axis == "channels":
         levels = levels.unflatten(-1, (-1, group))
         scale, zero = (part[..., start:, :].to(work).unsqueeze(-1) for part in (scales, zeros))
-        return torch.addcmul(zero, levels, scale).flatten(-2).to(dtype)
-    rows = torch.arange(start, codes.shape[-2], device=codes.device) // group
-    scale, zero = (part.to(work).index_select(-2, rows) for part in (scales, zeros))
-    return torch.addcmul(zero, levels, scale).to(dtype)
+        x = torch.addcmul(zero, levels, scale).flatten(-2)
+    else:
+        rows = torch.arange(start, codes.shape[-2], device=codes.device) // group
+        scale, zero = (part.to(work).index_select(-2, rows) for part in (scales, zeros))
+        x = torch.addcmul(zero, levels, scale)
+    return rotate_reference(x.to(dtype), rope, first_frame, out)
 
 
 def _grouped(x: Tensor, group: int, axis: Axis) -> tuple[int, Tensor]:

@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
-from qvg.ops.hadamard.reference import hadamard
+from torch import Tensor
 
-__all__ = ["hadamard"]
+from qvg.ops.hadamard.reference import hadamard_reference
+from qvg.ops.kernels import use_kernels
+
+__all__ = ["hadamard", "hadamard_reference"]
+
+
+def hadamard(x: Tensor, limit: Tensor | None = None) -> Tensor:
+    """See `hadamard_reference`."""
+    if x.ndim == 4 and use_kernels(x, x.shape[-1]):
+        from qvg.ops.hadamard.triton import hadamard as kernel
+
+        return kernel(x, limit)
+    return hadamard_reference(x, limit)

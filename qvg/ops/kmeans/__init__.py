@@ -2,6 +2,26 @@
 
 from __future__ import annotations
 
-from qvg.ops.kmeans.reference import Clusters, assigned, kmeans
+from torch import Tensor
 
-__all__ = ["Clusters", "assigned", "kmeans"]
+from qvg.ops.kernels import use_kernels
+from qvg.ops.kmeans.reference import Clusters, assigned, check_start, kmeans_reference
+
+__all__ = ["Clusters", "assigned", "kmeans", "kmeans_reference"]
+
+
+def kmeans(
+    x: Tensor,
+    clusters: int,
+    iterations: int,
+    seed: int,
+    start: Tensor | None = None,
+    limit: Tensor | None = None,
+) -> Clusters:
+    """See `kmeans_reference`. The kernels compare tokens and centroids that are rounded to BF16."""
+    if use_kernels(x, x.shape[-1]):
+        from qvg.ops.kmeans.triton import kmeans as kernel
+
+        check_start(x, min(clusters, x.shape[2]), start)
+        return kernel(x, clusters, iterations, seed, start, limit)
+    return kmeans_reference(x, clusters, iterations, seed, start, limit)

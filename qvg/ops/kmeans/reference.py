@@ -1,6 +1,6 @@
 """k-means in plain torch: the same bits out on every call, and no atomics, so that comparisons repeat.
 
-Sums over a cluster are taken by sorting the tokens by label. Random choices have a generator of their own.
+Sums over a cluster are taken by sorting the tokens by label. Random choices come from a counter and a seed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, embedding_bag
 
-from qvg.ops.kmeans.seeding import draw_centroids, relocate
+from qvg.ops.finite import cleaned
+from qvg.ops.seeding.reference import seed_centroids_reference
 
 DISTANCES_PER_CHUNK = 1 << 24  # 64 MiB of FP32 at a time
 
@@ -21,33 +22,41 @@ class Clusters(NamedTuple):
     centroids: Tensor  # bf16 [B, H, min(K, S), D]
 
 
-def kmeans(x: Tensor, clusters: int, iterations: int, seed: int, start: Tensor | None = None) -> Clusters:
-    """x: fp32 [B, H, S, D], finite, magnitudes up to 2 ** 48. Batch items and heads are clustered separately.
+def kmeans_reference(
+    x: Tensor,
+    clusters: int,
+    iterations: int,
+    seed: int,
+    start: Tensor | None = None,
+    limit: Tensor | None = None,
+) -> Clusters:
+    """x: [B, H, S, D], finite or with a `limit` (see `finite`), magnitudes up to 2 ** 48.
 
-    `start` [B, H, min(clusters, S), D] are centroids to begin with (streaming); without, tokens are drawn as
-    k-means++ does, with `seed`. Every round begins by moving the centroids that are least missed. A cluster
-    that still gets no token restarts at one of the tokens farthest from their centroids. Labels are those of
+    Batch items and heads are clustered separately. `start` [B, H, min(clusters, S), D] are centroids to begin
+    with (streaming): of them those that are least missed move before the first round. Without, tokens are
+    drawn as k-means++ does, with `seed`. A cluster that gets no token keeps its centroid. Labels are those of
     the returned, rounded centroids.
     """
     batch, heads, tokens, head_dim = x.shape
-    points = x.reshape(batch * heads, tokens, head_dim).contiguous()
+    x = cleaned(x, limit).contiguous()
     count = min(clusters, tokens)
-    if start is None:
-        centroids = draw_centroids(points, count, seed)
-    elif start.shape == (batch, heads, count, head_dim):
-        centroids = start.reshape(batch * heads, count, head_dim).float()
-    else:
-        raise ValueError(
-            f"start is {tuple(start.shape)}, but these tokens need {(batch, heads, count, head_dim)}"
-        )
+    check_start(x, count, start)
+    points = x.view(batch * heads, tokens, head_dim)
+    if start is None or iterations:
+        start = seed_centroids_reference(x, count, seed, start)
+    centroids = start.reshape(batch * heads, count, head_dim).float()
     for _ in range(iterations):
-        centroids = relocate(points, centroids, seed)
-        centroids = _update(points, *_assign(points, centroids), count)
+        centroids = _update(points, _assign(points, centroids), centroids)
     centroids = centroids.bfloat16()
-    labels, _ = _assign(points, centroids.float())
-    return Clusters(
-        labels.to(torch.uint8).view(batch, heads, tokens), centroids.view(batch, heads, count, head_dim)
-    )
+    labels = _assign(points, centroids.float()).to(torch.uint8)
+    return Clusters(labels.view(batch, heads, tokens), centroids.view(batch, heads, count, head_dim))
+
+
+def check_start(x: Tensor, count: int, start: Tensor | None) -> None:
+    """Raises ValueError unless `start` are `count` centroids for every head of x."""
+    needed = (*x.shape[:2], count, x.shape[3])
+    if start is not None and start.shape != needed:
+        raise ValueError(f"start is {tuple(start.shape)}, but these tokens need {needed}")
 
 
 def assigned(clusters: Clusters, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -58,29 +67,24 @@ def assigned(clusters: Clusters, dtype: torch.dtype = torch.float32) -> Tensor:
     return embedding(rows, clusters.centroids.to(dtype).view(-1, head_dim))
 
 
-def _assign(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest centroid of every token and the squared distance to it: int64 and fp32 [n, S]."""
+def _assign(points: Tensor, centroids: Tensor) -> Tensor:
+    """The nearest centroid of every token: int64 [n, S]."""
     half_norms = centroids.square().sum(dim=-1).unsqueeze(1) / 2
     step = max(1, DISTANCES_PER_CHUNK // (centroids.shape[0] * centroids.shape[1]))
-    labels, distances = [], []
-    for chunk in points.split(step, dim=1):
-        # ||x - c||^2 / 2 without the term that does not depend on c.
-        nearest = torch.baddbmm(half_norms, chunk, centroids.mT, alpha=-1).min(dim=-1)
-        labels.append(nearest.indices)
-        distances.append(chunk.square().sum(dim=-1) + 2 * nearest.values)
-    return torch.cat(labels, dim=1), torch.cat(distances, dim=1)
+    # ||x - c||^2 / 2 without the term that does not depend on c.
+    labels = [
+        torch.baddbmm(half_norms, chunk, centroids.mT, alpha=-1).argmin(dim=-1)
+        for chunk in points.split(step, dim=1)
+    ]
+    return torch.cat(labels, dim=1)
 
 
-def _update(points: Tensor, labels: Tensor, distances: Tensor, count: int) -> Tensor:
-    """The mean of every cluster's tokens, [n, count, D]; for empty clusters the farthest tokens, in order."""
-    heads, _, head_dim = points.shape
+def _update(points: Tensor, labels: Tensor, centroids: Tensor) -> Tensor:
+    """The mean of every cluster's tokens, [n, K, D]; an empty one keeps its centroid."""
+    heads, count, head_dim = centroids.shape
     first = torch.arange(0, heads * count, count, device=points.device)
     ordered, order = (labels + first.unsqueeze(1)).flatten().sort(stable=True)
     begins = torch.searchsorted(ordered, torch.arange(heads * count, device=points.device))
     means = embedding_bag(order, points.view(-1, head_dim), begins, mode="mean").view(heads, count, head_dim)
     ends = torch.cat([begins[1:], begins.new_tensor([len(ordered)])])
-    empty = (begins == ends).view(heads, count)
-    farthest = distances.topk(count, dim=1).indices
-    rank = (empty.cumsum(dim=1) - 1).clamp_(min=0)
-    restart = points.gather(1, farthest.gather(1, rank).unsqueeze(-1).expand_as(means))
-    return torch.where(empty.unsqueeze(-1), restart, means)
+    return torch.where((begins == ends).view(heads, count, 1), centroids, means)

@@ -1,7 +1,48 @@
-"""Encoded tokens back to numbers."""
+"""Encoded tokens back to numbers, rotated on the way where that is asked for."""
 
 from __future__ import annotations
 
-from qvg.ops.reconstruct.reference import reconstruct
+import torch
+from torch import Tensor
 
-__all__ = ["reconstruct"]
+from qvg.ops.kernels import use_kernels
+from qvg.ops.pack.reference import Bits, Code
+from qvg.ops.reconstruct.reference import reconstruct_reference
+from qvg.rope import Rope
+
+__all__ = ["reconstruct", "reconstruct_reference"]
+
+
+def reconstruct(
+    codes: Tensor,
+    scales: Tensor,
+    labels: Tensor,
+    centroids: Tensor,
+    bits: Bits,
+    dtype: torch.dtype,
+    code: Code = "absmax",
+    start: int = 0,
+    *,
+    rope: Rope | None = None,
+    first_frame: int = 0,
+    out: Tensor | None = None,
+) -> Tensor:
+    """See `reconstruct_reference`."""
+    head_dim = centroids.shape[-1]
+    if use_kernels(codes, head_dim, head_dim // scales.shape[-1]) and start < codes.shape[2]:
+        from qvg.ops.reconstruct.triton import reconstruct as kernel
+    else:
+        kernel = reconstruct_reference
+    return kernel(
+        codes,
+        scales,
+        labels,
+        centroids,
+        bits,
+        dtype,
+        code,
+        start,
+        rope=rope,
+        first_frame=first_frame,
+        out=out,
+    )

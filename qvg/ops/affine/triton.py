@@ -1,0 +1,215 @@
+"""Asymmetric quantisation on a GPU."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from qvg.ops.affine.reference import Axis
+from qvg.ops.pack.reference import Bits
+from qvg.ops.reconstruct.triton import load_levels
+from qvg.ops.residual.triton import store_codes
+from qvg.ops.rotate.reference import check_out
+from qvg.ops.rotate.triton import rotated
+from qvg.ops.triton import (
+    e4m3_bits,
+    e4m3_value,
+    inverse_or_zero,
+    load_tokens,
+    rounded,
+    rows_contiguous,
+    token_rows,
+)
+from qvg.rope import Rope
+
+BLOCK = 64  # tokens of a program where groups are of channels
+
+
+def quantise_affine(
+    x: Tensor, group: int, bits: Bits, axis: Axis, limit: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See the reference."""
+    x = rows_contiguous(x)
+    batch, heads, tokens, head_dim = x.shape
+    along_tokens = axis == "tokens"
+    shape = (triton.cdiv(tokens, group), head_dim) if along_tokens else (tokens, head_dim // group)
+    codes = torch.empty(batch, heads, tokens, head_dim * bits // 8, dtype=torch.uint8, device=x.device)
+    scales, zeros = (torch.empty(batch, heads, *shape, dtype=torch.uint8, device=x.device) for _ in range(2))
+    block = group if along_tokens else BLOCK
+    _quantise[(triton.cdiv(tokens, block), batch * heads)](
+        x,
+        limit,
+        codes,
+        scales,
+        zeros,
+        tokens,
+        heads,
+        *x.stride()[:3],
+        head_dim,
+        group,
+        bits,
+        along_tokens,
+        limit is not None,
+        block,
+        num_warps=4,
+    )
+    return codes, scales.view(torch.float8_e4m3fn), zeros.view(torch.float8_e4m3fn)
+
+
+def dequantise_affine(
+    codes: Tensor,
+    scales: Tensor,
+    zeros: Tensor,
+    group: int,
+    bits: Bits,
+    axis: Axis,
+    dtype: torch.dtype,
+    start: int = 0,
+    *,
+    rope: Rope | None = None,
+    first_frame: int = 0,
+    out: Tensor | None = None,
+) -> Tensor:
+    """See the reference."""
+    batch, heads, tokens, width = codes.shape
+    head_dim = width * 8 // bits
+    if rope is not None:
+        rope.check(tokens - start, head_dim, first_frame)
+    if out is None:
+        out = torch.empty(batch, heads, tokens - start, head_dim, dtype=dtype, device=codes.device)
+    check_out(out, (batch, heads, tokens - start), head_dim)
+    _dequantise[(triton.cdiv(tokens - start, BLOCK), batch * heads)](
+        codes.contiguous(),
+        scales.contiguous().view(torch.uint8),
+        zeros.contiguous().view(torch.uint8),
+        out,
+        None if rope is None else rope.frame,
+        None if rope is None else rope.place,
+        tokens,
+        start,
+        heads,
+        1 if rope is None else len(rope.place),
+        first_frame,
+        *out.stride()[:3],
+        head_dim,
+        group,
+        bits,
+        axis == "tokens",
+        -1 if rope is None else 2 * rope.frame.shape[1],
+        BLOCK,
+        num_warps=4,
+    )
+    return out
+
+
+@triton.jit
+def ends(low, high, TOP: tl.constexpr):
+    """E4M3 patterns int32 of the scales and, signed, of the zero points of groups from `low` to `high`."""
+    step = tl.math.div_rn(high - low, tl.full(low.shape, 2 * TOP + 1, tl.float32))
+    zero = low + TOP * step
+    bits = e4m3_bits(tl.abs(zero))
+    bits = tl.where(zero < 0, bits + 128, bits)
+    stored = e4m3_value(bits)
+    below = tl.math.div_rn(stored - low, tl.full(low.shape, TOP, tl.float32))
+    above = tl.math.div_rn(high - stored, tl.full(low.shape, TOP + 1, tl.float32))
+    reaching = tl.maximum(below, above)
+    return e4m3_bits(tl.where(reaching > 1.5 * step, reaching, step)), bits
+
+
+@triton.jit(do_not_specialize=["S", "H"])
+def _quantise(
+    p_x,
+    p_limit,
+    p_codes,
+    p_scales,
+    p_zeros,
+    S,
+    H,
+    s_b,
+    s_h,
+    s_s,
+    D: tl.constexpr,
+    G: tl.constexpr,
+    BITS: tl.constexpr,
+    ALONG_TOKENS: tl.constexpr,
+    CLEAN: tl.constexpr,
+    b_s: tl.constexpr,
+):
+    """Grid (tiles of tokens, or groups of them; heads)."""
+    TOP: tl.constexpr = 2 ** (BITS - 1) - 1
+    n = tl.program_id(1)
+    tile = tl.program_id(0)
+    rows = tile * b_s + tl.arange(0, b_s)
+    x = load_tokens(p_x, p_limit, n, H, rows, S, s_b, s_h, s_s, D, CLEAN)
+    row = n.to(tl.int64) * S + rows
+    if ALONG_TOKENS:
+        inside = rows[:, None] < S
+        scale, zero = ends(
+            tl.min(tl.where(inside, x, float("inf")), axis=0),
+            tl.max(tl.where(inside, x, -float("inf")), axis=0),
+            TOP,
+        )
+        o_g = (n.to(tl.int64) * tl.num_programs(0) + tile) * D + tl.arange(0, D)
+        tl.store(p_scales + o_g, scale.to(tl.uint8))
+        tl.store(p_zeros + o_g, zero.to(tl.uint8))
+        level = (x - e4m3_value(zero)[None, :]) * inverse_or_zero(e4m3_value(scale))[None, :]
+    else:
+        groups = tl.reshape(x, (b_s, D // G, G))
+        scale, zero = ends(tl.min(groups, axis=2), tl.max(groups, axis=2), TOP)
+        o_g = row[:, None] * (D // G) + tl.arange(0, D // G)[None, :]
+        tl.store(p_scales + o_g, scale.to(tl.uint8), mask=rows[:, None] < S)
+        tl.store(p_zeros + o_g, zero.to(tl.uint8), mask=rows[:, None] < S)
+        level = (groups - e4m3_value(zero)[:, :, None]) * inverse_or_zero(e4m3_value(scale))[:, :, None]
+    code = rounded(tl.minimum(tl.maximum(level, -TOP), TOP + 1)).to(tl.int32) + TOP
+    store_codes(p_codes, row, rows < S, code, b_s, D, BITS)
+
+
+@triton.jit(do_not_specialize=["S", "start", "H", "P", "first_frame"])
+def _dequantise(
+    p_codes,
+    p_scales,
+    p_zeros,
+    p_out,
+    p_frame,
+    p_place,
+    S,
+    start,
+    H,
+    P,
+    first_frame,
+    t_b,
+    t_h,
+    t_s,
+    D: tl.constexpr,
+    G: tl.constexpr,
+    BITS: tl.constexpr,
+    ALONG_TOKENS: tl.constexpr,
+    A: tl.constexpr,
+    b_s: tl.constexpr,
+):
+    """Grid (tiles of tokens, heads). A channels are rotated by frame; -1: none is rotated at all."""
+    n = tl.program_id(1)
+    rows = tl.program_id(0) * b_s + tl.arange(0, b_s)
+    tokens = start + rows
+    inside = tokens < S
+    row = n.to(tl.int64) * S + tokens
+    level = load_levels(p_codes, row, inside, b_s, D, BITS, False, 0.0, 0.0)
+    if ALONG_TOKENS:
+        part = n.to(tl.int64) * tl.cdiv(S, G) + tokens // G
+        o_g = part[:, None] * D + tl.arange(0, D)[None, :]
+        scale = e4m3_value(tl.load(p_scales + o_g, mask=inside[:, None], other=0).to(tl.int32))
+        zero = e4m3_value(tl.load(p_zeros + o_g, mask=inside[:, None], other=0).to(tl.int32))
+        x = level * scale + zero
+    else:
+        o_g = row[:, None] * (D // G) + tl.arange(0, D // G)[None, :]
+        scale = e4m3_value(tl.load(p_scales + o_g, mask=inside[:, None], other=0).to(tl.int32))
+        zero = e4m3_value(tl.load(p_zeros + o_g, mask=inside[:, None], other=0).to(tl.int32))
+        x = tl.reshape(level, (b_s, D // G, G)) * scale[:, :, None] + zero[:, :, None]
+        x = tl.reshape(x, (b_s, D))
+    if A >= 0:
+        within = tl.minimum(rows, S - start - 1)  # the tables end where the tokens do
+        x = rotated(x, p_frame, p_place, within, P, first_frame, b_s, D, A)
+    o_out = token_rows(p_out, n, H, rows, t_b, t_h, t_s, D)
+    tl.store(o_out, x.to(p_out.dtype.element_ty), mask=inside[:, None])

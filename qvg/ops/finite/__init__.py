@@ -1,0 +1,39 @@
+"""What every codec that is not the identity does first: no NaN, no infinity, without asking the device."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from qvg.ops.finite.reference import MAX_MAGNITUDE, cleaned, largest_reference
+from qvg.ops.kernels import use_kernels
+
+__all__ = ["MAX_MAGNITUDE", "Finite", "cleaned", "finite", "largest", "largest_reference"]
+
+
+class Finite(NamedTuple):
+    """`values` are finite as they are, or (with a `limit` [B, H]) once `cleaned` where they are read."""
+
+    values: Tensor  # [B, H, S, D]
+    limit: Tensor | None  # fp32 [B, H]
+
+
+def finite(x: Tensor) -> Finite:
+    """x [B, H, S, D] with NaN as 0 and an infinity as its head's largest finite value, at most 2 ** 48."""
+    if use_kernels(x, x.shape[-1]):
+        return Finite(x, largest(x))
+    values = x.float()
+    # False for NaN too. Nearly always true, and one pass; only a GPU would have to be waited for.
+    if not x.is_cuda and bool(values.abs().amax() <= MAX_MAGNITUDE):
+        return Finite(values, None)
+    return Finite(cleaned(values, largest_reference(values)), None)
+
+
+def largest(x: Tensor) -> Tensor:
+    """fp32 [B, H]: the largest finite magnitude of every head of x [B, H, S, D], at most 2 ** 48."""
+    if use_kernels(x, x.shape[-1]):
+        from qvg.ops.finite.triton import largest as kernel
+
+        return kernel(x)
+    return largest_reference(x)

@@ -1,0 +1,147 @@
+"""Decoding on a GPU: unpack, scale, add the centroids of all stages and rotate, in registers."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from qvg.ops.pack.reference import LLOYD_MAX, Bits, Code
+from qvg.ops.rotate.reference import check_out
+from qvg.ops.rotate.triton import rotated
+from qvg.ops.triton import e4m3_value, token_rows
+from qvg.rope import Rope
+
+BLOCK = 64  # tokens of a program
+
+
+def reconstruct(
+    codes: Tensor,
+    scales: Tensor,
+    labels: Tensor,
+    centroids: Tensor,
+    bits: Bits,
+    dtype: torch.dtype,
+    code: Code = "absmax",
+    start: int = 0,
+    *,
+    rope: Rope | None = None,
+    first_frame: int = 0,
+    out: Tensor | None = None,
+) -> Tensor:
+    """See the reference. What is encoded must be contiguous."""
+    stages, batch, heads, count, head_dim = centroids.shape
+    tokens = codes.shape[2]
+    if rope is not None:
+        rope.check(tokens - start, head_dim, first_frame)
+    if out is None:
+        out = torch.empty(batch, heads, tokens - start, head_dim, dtype=dtype, device=codes.device)
+    check_out(out, (batch, heads, tokens - start), head_dim)
+    _reconstruct[(triton.cdiv(tokens - start, BLOCK), batch * heads)](
+        codes.contiguous(),
+        scales.contiguous().view(torch.uint8),
+        labels.contiguous(),
+        centroids.contiguous(),
+        out,
+        None if rope is None else rope.frame,
+        None if rope is None else rope.place,
+        tokens,
+        start,
+        heads,
+        count,
+        1 if rope is None else len(rope.place),
+        first_frame,
+        *out.stride()[:3],
+        head_dim,
+        head_dim // scales.shape[-1],
+        bits,
+        stages,
+        code == "lloyd-max",
+        -1 if rope is None else 2 * rope.frame.shape[1],
+        BLOCK,
+        *LLOYD_MAX,
+        num_warps=4,
+    )
+    return out
+
+
+@triton.jit(do_not_specialize=["S", "start", "H", "K", "P", "first_frame"])
+def _reconstruct(
+    p_codes,
+    p_scales,
+    p_labels,
+    p_centroids,
+    p_out,
+    p_frame,
+    p_place,
+    S,
+    start,
+    H,
+    K,
+    P,
+    first_frame,
+    t_b,
+    t_h,
+    t_s,
+    D: tl.constexpr,
+    G: tl.constexpr,
+    BITS: tl.constexpr,
+    STAGES: tl.constexpr,
+    FOUR_LEVELS: tl.constexpr,
+    A: tl.constexpr,
+    b_s: tl.constexpr,
+    INNER: tl.constexpr,
+    OUTER: tl.constexpr,
+):
+    """Grid (tiles of tokens, heads). A channels are rotated by frame; -1: none is rotated at all."""
+    n = tl.program_id(1)
+    rows = tl.program_id(0) * b_s + tl.arange(0, b_s)
+    tokens = start + rows
+    inside = tokens < S
+    row = n.to(tl.int64) * S + tokens
+    level = load_levels(p_codes, row, inside, b_s, D, BITS, FOUR_LEVELS, INNER, OUTER)
+    x = scaled(level, p_scales, row, inside, b_s, D, G)
+    for stage in tl.static_range(STAGES):
+        head = (stage * tl.num_programs(1) + n).to(tl.int64)
+        label = tl.load(p_labels + head * S + tokens, mask=inside, other=0).to(tl.int64)
+        o_c = (head * K + label)[:, None] * D + tl.arange(0, D)[None, :]
+        x += tl.load(p_centroids + o_c, mask=inside[:, None], other=0.0).to(tl.float32)
+    if A >= 0:
+        within = tl.minimum(rows, S - start - 1)  # the tables end where the tokens do
+        x = rotated(x, p_frame, p_place, within, P, first_frame, b_s, D, A)
+    o_out = token_rows(p_out, n, H, rows, t_b, t_h, t_s, D)
+    tl.store(o_out, x.to(p_out.dtype.element_ty), mask=inside[:, None])
+
+
+@triton.jit
+def load_levels(
+    p_codes,
+    row,
+    inside,
+    b_s: tl.constexpr,
+    D: tl.constexpr,
+    BITS: tl.constexpr,
+    FOUR_LEVELS: tl.constexpr,
+    INNER: tl.constexpr,
+    OUTER: tl.constexpr,
+):
+    """fp32 [b_s, D] levels of the tokens `row`."""
+    PLACES: tl.constexpr = 8 // BITS
+    BYTES: tl.constexpr = D // PLACES
+    o_b = row[:, None] * BYTES + tl.arange(0, BYTES)[None, :]
+    packed = tl.load(p_codes + o_b, mask=inside[:, None], other=0).to(tl.int32)
+    code = (packed[:, :, None] >> (tl.arange(0, PLACES) * BITS)[None, None, :]) & (2**BITS - 1)
+    code = tl.reshape(code, (b_s, D))
+    if FOUR_LEVELS:
+        size = tl.where((code == 0) | (code == 3), OUTER, INNER)
+        return tl.where(code < 2, -size, size)
+    return (code - (2 ** (BITS - 1) - 1)).to(tl.float32)
+
+
+@triton.jit
+def scaled(level, p_scales, row, inside, b_s: tl.constexpr, D: tl.constexpr, G: tl.constexpr):
+    """level fp32 [b_s, D] times the scale of its group of G channels."""
+    o_g = row[:, None] * (D // G) + tl.arange(0, D // G)[None, :]
+    scale = e4m3_value(tl.load(p_scales + o_g, mask=inside[:, None], other=0).to(tl.int32))
+    return tl.reshape(tl.reshape(level, (b_s, D // G, G)) * scale[:, :, None], (b_s, D))

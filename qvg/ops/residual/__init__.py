@@ -1,0 +1,38 @@
+"""What is left of tokens without their centroids: subtracted, or at once quantised."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from qvg.ops.kernels import use_kernels
+from qvg.ops.kmeans import Clusters
+from qvg.ops.pack.reference import Bits, Code
+from qvg.ops.residual.reference import quantise_residual_reference, subtract_reference
+
+__all__ = ["quantise_residual", "quantise_residual_reference", "subtract", "subtract_reference"]
+
+
+def subtract(x: Tensor, clusters: Clusters, limit: Tensor | None = None) -> Tensor:
+    """See `subtract_reference`; from the kernel the result is BF16, which is enough to cluster."""
+    if use_kernels(x, x.shape[-1]):
+        from qvg.ops.residual.triton import subtract as kernel
+
+        return kernel(x, clusters, limit)
+    return subtract_reference(x, clusters, limit)
+
+
+def quantise_residual(
+    x: Tensor,
+    labels: Tensor,
+    centroids: Tensor,
+    group: int,
+    bits: Bits,
+    code: Code = "absmax",
+    limit: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """See `quantise_residual_reference`."""
+    if use_kernels(x, x.shape[-1], group):
+        from qvg.ops.residual.triton import quantise_residual as kernel
+
+        return kernel(x, labels, centroids, group, bits, code, limit)
+    return quantise_residual_reference(x, labels, centroids, group, bits, code, limit)

@@ -1,0 +1,20 @@
+"""Rotary positions, applied while something is copied to where it is read from."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from qvg.ops.kernels import use_kernels
+from qvg.ops.rotate.reference import check_out, rotate_reference
+from qvg.rope import Rope
+
+__all__ = ["check_out", "rotate", "rotate_reference"]
+
+
+def rotate(x: Tensor, rope: Rope | None, first_frame: int = 0, out: Tensor | None = None) -> Tensor:
+    """See `rotate_reference`."""
+    if rope is not None and use_kernels(x, x.shape[-1]):
+        from qvg.ops.rotate.triton import rotate as kernel
+
+        return kernel(x, rope, first_frame, out)
+    return rotate_reference(x, rope, first_frame, out)

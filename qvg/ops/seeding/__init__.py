@@ -1,0 +1,21 @@
+"""Where k-means starts, and what becomes of centroids whose content has gone."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from qvg.ops.kernels import use_kernels
+from qvg.ops.seeding.reference import seed_centroids_reference
+
+__all__ = ["seed_centroids", "seed_centroids_reference"]
+
+
+def seed_centroids(
+    x: Tensor, count: int, seed: int, start: Tensor | None = None, limit: Tensor | None = None
+) -> Tensor:
+    """See `seed_centroids_reference`; from the kernels the result is BF16."""
+    if use_kernels(x, x.shape[-1]):
+        from qvg.ops.seeding.triton import seed_centroids as kernel
+
+        return kernel(x, count, seed, start, limit)
+    return seed_centroids_reference(x, count, seed, start, limit)

@@ -1,0 +1,77 @@
+"""What the kernels share: cleaning of what is read, E4M3 by its bits, random numbers by counting.
+
+E4M3 is written and read as bytes: the arithmetic is the same on devices that have the type, on those that
+lack it and under Triton's interpreter.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+def rows_contiguous(x: Tensor) -> Tensor:
+    """x, or a copy where the channels of a token are not side by side."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+@triton.jit
+def token_rows(p_x, n, H, rows, s_b, s_h, s_s, D: tl.constexpr):
+    """Pointers [len(rows), D] to the tokens `rows` of head `n` (counted through the batch)."""
+    base = p_x + (n // H).to(tl.int64) * s_b + (n % H).to(tl.int64) * s_h
+    return base + rows.to(tl.int64)[:, None] * s_s + tl.arange(0, D)[None, :]
+
+
+@triton.jit
+def load_tokens(p_x, p_limit, n, H, rows, S, s_b, s_h, s_s, D: tl.constexpr, CLEAN: tl.constexpr):
+    """fp32 [len(rows), D], zero beyond S. With CLEAN, NaN is 0 and no magnitude is above the head's limit."""
+    x = tl.load(token_rows(p_x, n, H, rows, s_b, s_h, s_s, D), mask=rows[:, None] < S, other=0.0)
+    x = x.to(tl.float32)
+    if CLEAN:
+        limit = tl.load(p_limit + n)
+        x = tl.where(x == x, x, 0.0)
+        x = tl.minimum(tl.maximum(x, -limit), limit)
+    return x
+
+
+@triton.jit
+def rounded(x):
+    """Nearest whole number, ties to even, of fp32 magnitudes below 2 ** 22."""
+    return (x + 12582912.0) - 12582912.0  # 1.5 * 2 ** 23 leaves no bits for a fraction
+
+
+@triton.jit
+def e4m3_bits(x):
+    """int32 patterns of the nearest E4M3 numbers to fp32 x >= 0, at most that of 448."""
+    x = tl.minimum(x, 448.0)
+    bits = x.to(tl.int32, bitcast=True)
+    normal = ((bits + 0x7FFFF + ((bits >> 20) & 1)) >> 20) - (120 << 3)
+    small = rounded(x * 512.0).to(tl.int32)  # subnormals are whole multiples of 2 ** -9
+    return tl.where(x < 0.015625, small, normal)
+
+
+@triton.jit
+def e4m3_value(bits):
+    """fp32 of int32 E4M3 patterns, signs included."""
+    sign = tl.where(bits >= 128, -1.0, 1.0)
+    # Exponent and mantissa in the place of fp32's: only the bias differs, by 120.
+    return sign * (((bits & 127) << 20).to(tl.float32, bitcast=True) * 1.329227995784916e36)
+
+
+@triton.jit
+def inverse_or_zero(x):
+    """1 / x rounded to nearest, and 0 for 0."""
+    positive = x > 0
+    return tl.where(
+        positive, tl.math.div_rn(tl.full(x.shape, 1.0, tl.float32), tl.where(positive, x, 1.0)), 0.0
+    )
+
+
+@triton.jit
+def hashed(counter, seed):
+    """uint32 that look random: `reference.hashed` of k-means, bit for bit."""
+    h = counter.to(tl.uint32) ^ (seed.to(tl.uint32) * 0x9E3779B9)
+    h = (h ^ (h >> 16)) * 0x7FEB352D
+    h = (h ^ (h >> 15)) * 0x846CA68B
+    return h ^ (h >> 16)

@@ -1,0 +1,290 @@
+"""Every Triton kernel against its plain-torch reference: on a GPU where there is one, else interpreted.
+
+Lengths are awkward, input is a slice of something larger, and memory nobody wrote is full of NaN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from qvg import PRESETS, QVG, QVG_PLUS, QVG_PRO, build_codec
+from qvg.config import BF16Config, PRQConfig
+from qvg.ops import kernels as dispatch
+from qvg.ops.affine import (
+    dequantise_affine,
+    dequantise_affine_reference,
+    quantise_affine,
+    quantise_affine_reference,
+)
+from qvg.ops.finite import finite, largest, largest_reference
+from qvg.ops.hadamard import hadamard, hadamard_reference
+from qvg.ops.kmeans import Clusters, assigned, kmeans, kmeans_reference
+from qvg.ops.pack.reference import Bits, Code
+from qvg.ops.reconstruct import reconstruct, reconstruct_reference
+from qvg.ops.residual import quantise_residual, quantise_residual_reference, subtract, subtract_reference
+from qvg.ops.rotate import rotate, rotate_reference
+from qvg.ops.seeding import seed_centroids, seed_centroids_reference
+from qvg.rope import grid_rope
+from tests.qvg.interpreter import mend
+
+pytest.importorskip("triton")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+LENGTHS = (1, 63, 1560, 1561)
+HEADS, CLUSTERS = 2, 20
+
+pytestmark = pytest.mark.usefixtures("kernels")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def interpreted() -> Any:
+    """What the interpreter has to do is little and in small pieces."""
+    monkeypatch = pytest.MonkeyPatch()
+    if DEVICE == "cpu":
+        mend(monkeypatch)
+    yield
+    monkeypatch.undo()
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels run on the device of the tests, and new memory is poisoned."""
+    monkeypatch.setattr(dispatch, "DEVICES", (DEVICE,))
+    empty = torch.empty
+
+    def poisoned(*shape: Any, **options: Any) -> Tensor:
+        memory = empty(*shape, **options)
+        return memory.fill_(float("nan") if memory.is_floating_point() else 113)
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+
+
+def tokens(count: int, head_dim: int = 128, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """[1, HEADS, count, head_dim] around a dozen prototypes, cut out of a longer buffer."""
+    generator = torch.Generator().manual_seed(seed)
+    prototypes = 3 * torch.randn(1, HEADS, 12, head_dim, generator=generator)
+    which = torch.randint(12, (1, HEADS, count + 9, 1), generator=generator).expand(-1, -1, -1, head_dim)
+    x = prototypes.gather(2, which) + 0.5 * torch.randn(which.shape, generator=generator)
+    return x.to(DEVICE, dtype)[:, :, 4 : 4 + count]
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return ((a.float() - b.float()).norm() / b.float().norm()).item()
+
+
+def clusters_of(x: Tensor, stages: int = 1) -> tuple[Tensor, Tensor]:
+    """labels [N, B, H, S] and centroids [N, B, H, K, D] that are anything."""
+    generator = torch.Generator().manual_seed(5)
+    count = min(CLUSTERS, x.shape[2])
+    labels = torch.randint(count, (stages, *x.shape[:3]), generator=generator).to(torch.uint8)
+    centroids = torch.randn(stages, *x.shape[:2], count, x.shape[3], generator=generator).bfloat16()
+    return labels.to(DEVICE), centroids.to(DEVICE)
+
+
+def spoilt(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[0, 0, 0, 3], x[0, 1, -1, 0], x[0, 1, 0, 1] = float("nan"), float("inf"), -float("inf")
+    return x
+
+
+@pytest.mark.parametrize("count", LENGTHS)
+def test_the_largest_finite_magnitude(count: int) -> None:
+    x = spoilt(tokens(count))
+    assert torch.equal(largest(x), largest_reference(x))
+
+
+@pytest.mark.parametrize("count", LENGTHS)
+def test_where_k_means_starts(count: int) -> None:
+    x = tokens(count)
+    size = min(CLUSTERS, count)
+    cold, expected = seed_centroids(x, size, 7), seed_centroids_reference(x, size, 7)
+    assert cold.isfinite().all()
+    assert potential(x, cold) < 1.1 * potential(x, expected) + 1e-6
+    # Every centroid in one place: nearly all must move.
+    start = x[:, :, :1].expand(-1, -1, size, -1).bfloat16()
+    warm, expected = seed_centroids(x, size, 7, start), seed_centroids_reference(x, size, 7, start)
+    assert warm.isfinite().all()
+    assert potential(x, warm) < 1.1 * potential(x, expected) + 1e-6
+
+
+def potential(x: Tensor, centroids: Tensor) -> float:
+    return torch.cdist(x.float(), centroids.float()).amin(-1).square().mean().item()
+
+
+@pytest.mark.parametrize(("count", "head_dim"), [*((count, 128) for count in LENGTHS), (63, 64), (200, 256)])
+def test_k_means(count: int, head_dim: int) -> None:
+    x = tokens(count, head_dim)
+    found = kmeans(x, CLUSTERS, 2, seed=3)
+    expected = kmeans_reference(x, CLUSTERS, 2, seed=3)
+    assert found.labels.shape == expected.labels.shape and found.centroids.shape == expected.centroids.shape
+    assert potential(x, found.centroids) < 1.02 * potential(x, expected.centroids) + 1e-6
+    distances = torch.cdist(x.float(), found.centroids.float())
+    chosen = distances.gather(3, found.labels.long().unsqueeze(-1)).squeeze(-1)
+    # Scores are products of BF16 numbers added up in FP32: nearest up to that.
+    assert (chosen <= distances.amin(-1) + 1e-2).all()
+
+
+def test_k_means_from_given_centroids() -> None:
+    x = tokens(1561)
+    start = kmeans_reference(x, CLUSTERS, 1, seed=0).centroids
+    warm, expected = kmeans(x, CLUSTERS, 1, 0, start), kmeans_reference(x, CLUSTERS, 1, 0, start)
+    again = kmeans(x, CLUSTERS, 1, 0, start)
+    assert torch.equal(warm.labels, again.labels) and torch.equal(warm.centroids, again.centroids)
+    assert potential(x, warm.centroids) < 1.02 * potential(x, expected.centroids)
+    kept = kmeans(x, CLUSTERS, 0, 0, start)
+    assert torch.equal(kept.centroids, start)
+    with pytest.raises(ValueError, match="start is"):
+        kmeans(x, CLUSTERS + 1, 1, 0, start)
+
+
+@pytest.mark.parametrize("count", LENGTHS)
+def test_subtracting_centroids(count: int) -> None:
+    x = tokens(count)
+    labels, centroids = clusters_of(x)
+    clusters = Clusters(labels[0], centroids[0])
+    assert torch.equal(subtract(x, clusters), subtract_reference(x, clusters).bfloat16())
+    bad = spoilt(x)
+    limit = largest(bad)
+    assert torch.equal(subtract(bad, clusters, limit), subtract_reference(bad, clusters, limit).bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("group", "bits", "code", "stages"),
+    [
+        (64, 2, "absmax", 1),
+        (16, 2, "absmax", 4),
+        (64, 4, "absmax", 1),
+        (64, 2, "lloyd-max", 1),
+        (128, 2, "lloyd-max", 2),
+    ],
+)
+@pytest.mark.parametrize("count", LENGTHS)
+def test_quantising_residuals(count: int, group: int, bits: Bits, code: Code, stages: int) -> None:
+    x = tokens(count)
+    labels, centroids = clusters_of(x, stages)
+    found = quantise_residual(x, labels, centroids, group, bits, code)
+    expected = quantise_residual_reference(x, labels, centroids, group, bits, code)
+    for part, right in zip(found, expected, strict=True):
+        assert (part.shape, part.dtype) == (right.shape, right.dtype)
+        same = (part.view(torch.uint8) == right.view(torch.uint8)).float().mean()
+        # Sums in another order move a value across a boundary now and then.
+        assert same > 0.995
+    decoded, right = (
+        reconstruct_reference(*parts, labels, centroids, bits, torch.float32, code)
+        for parts in (found, expected)
+    )
+    assert abs(relative(decoded, x) - relative(right, x)) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("config", "head_dim"), [(QVG, 64), (QVG_PRO, 128), (replace(QVG, bits=4), 128), (QVG_PLUS, 256)], ids=str
+)
+@pytest.mark.parametrize("count", LENGTHS)
+def test_decoding(count: int, config: PRQConfig, head_dim: int) -> None:
+    x = tokens(count, head_dim)
+    labels, centroids = clusters_of(x, config.stages)
+    parts = quantise_residual_reference(x, labels, centroids, config.group, config.bits, config.code)
+    parts = (*parts, labels, centroids, config.bits)
+    precise = reconstruct(*parts, torch.float32, config.code)
+    expected = reconstruct_reference(*parts, torch.float32, config.code)
+    torch.testing.assert_close(precise, expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(reconstruct(*parts, torch.bfloat16, config.code), precise.bfloat16())
+    start = count // 3
+    assert torch.equal(reconstruct(*parts, torch.float32, config.code, start), precise[:, :, start:])
+    beyond = reconstruct(*parts, torch.float32, config.code, count)
+    assert beyond.shape == (1, HEADS, 0, head_dim)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 20])
+def test_decoding_with_rotation_into_a_given_place(rows: int) -> None:
+    rope = grid_rope(40, rows, 26, (22, 21, 21), device=DEVICE)
+    count = 3 * rows * 26
+    x = tokens(count)
+    labels, centroids = clusters_of(x)
+    parts = (*quantise_residual_reference(x, labels, centroids, 64, 2), labels, centroids, 2, torch.bfloat16)
+    plain = reconstruct(*parts)
+    expected = rotate_reference(plain.float(), rope, 5)
+    place = torch.full((1, count + 7, HEADS, 128), 3.0, dtype=torch.bfloat16, device=DEVICE).transpose(1, 2)
+    out = place[:, :, 2 : 2 + count]
+    found = reconstruct(*parts, rope=rope, first_frame=5, out=out)
+    assert found.data_ptr() == out.data_ptr()
+    # Rotated before it is rounded, where `expected` is rounded first.
+    assert relative(out, expected) < 4e-3
+    torch.testing.assert_close(rotate(plain, rope, 5).float(), expected, atol=2e-2, rtol=1e-2)
+    assert (place[:, :, :2] == 3).all() and (place[:, :, 2 + count :] == 3).all()
+    part = reconstruct(*parts, "absmax", rows * 26, rope=rope, first_frame=6)
+    assert torch.equal(part, out[:, :, rows * 26 :])
+    with pytest.raises(ValueError, match="whole frames"):
+        reconstruct(*parts, "absmax", 1, rope=rope, first_frame=6)
+    with pytest.raises(ValueError, match="out is"):
+        reconstruct(*parts, out=out[:, :, 1:])
+
+
+@pytest.mark.parametrize("axis", ["channels", "tokens"])
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("count", LENGTHS)
+def test_groups_with_a_zero_point(count: int, bits: Bits, axis: Any) -> None:
+    x = tokens(count) + 2
+    found, expected = quantise_affine(x, 64, bits, axis), quantise_affine_reference(x, 64, bits, axis)
+    for part, right in zip(found, expected, strict=True):
+        assert (part.shape, part.dtype) == (right.shape, right.dtype)
+        assert (part.view(torch.uint8) == right.view(torch.uint8)).float().mean() > 0.995
+    settings = (64, bits, axis, torch.float32)
+    decoded, right = dequantise_affine(*found, *settings), dequantise_affine_reference(*found, *settings)
+    torch.testing.assert_close(decoded, right, atol=1e-5, rtol=1e-5)
+    assert torch.equal(dequantise_affine(*found, *settings, count // 2), decoded[:, :, count // 2 :])
+
+
+@pytest.mark.parametrize(("count", "head_dim"), [*((count, 128) for count in LENGTHS), (63, 64)])
+def test_the_hadamard_rotation(count: int, head_dim: int) -> None:
+    for x in (tokens(count, head_dim), tokens(count, head_dim, dtype=torch.float32)):
+        torch.testing.assert_close(hadamard(x), hadamard_reference(x), atol=1e-4, rtol=1e-4)
+    bad = spoilt(tokens(count, head_dim))
+    torch.testing.assert_close(
+        hadamard(*finite(bad)), hadamard_reference(bad, largest_reference(bad)), atol=1e-3, rtol=1e-4
+    )
+
+
+SMALLER = {
+    name: replace(config, clusters=8, iterations=1) if isinstance(config, PRQConfig) else config
+    for name, config in PRESETS.items()
+    if not isinstance(config, BF16Config)
+}
+
+
+@pytest.mark.parametrize(("name", "tensor"), [*((name, "k") for name in SMALLER), ("KIVI INT2", "v")])
+def test_whole_codecs(name: str, tensor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = tokens(257)
+    codec = build_codec(SMALLER[name], tensor)
+    first = codec.encode(x)
+    warm = codec.encode(spoilt(x), first)
+    decoded = codec.decode(first)
+    monkeypatch.setattr(dispatch, "DEVICES", ())
+    assert relative(codec.decode(first), decoded) < 3e-3
+    expected = relative(codec.decode(codec.encode(x))[:, :, 1:-1], x[:, :, 1:-1])
+    for payload in (first, warm):
+        assert payload.stored_bytes == SMALLER[name].stored_bytes(*x.shape, tensor)
+        assert relative(codec.decode(payload)[:, :, 1:-1], x[:, :, 1:-1]) < 1.05 * expected
+
+
+@pytest.mark.parametrize("magnitude", [0.0, 1e-30, 1e-4, 1e6, 3e38])
+def test_magnitudes(magnitude: float) -> None:
+    x = (tokens(100).float() * magnitude).bfloat16()
+    for config in (replace(QVG, clusters=CLUSTERS), replace(QVG_PLUS, clusters=CLUSTERS)):
+        codec = build_codec(config)
+        decoded = codec.decode(codec.encode(x))
+        assert decoded.isfinite().all()
+        if magnitude in (0.0, 1e-30):
+            assert decoded.abs().max() <= 1e-28
+
+
+def test_centroids_of_tokens() -> None:
+    x = tokens(100)
+    labels, centroids = clusters_of(x)
+    expected = centroids[0].gather(2, labels[0].long().unsqueeze(-1).expand(-1, -1, -1, 128))
+    assert torch.equal(assigned(Clusters(labels[0], centroids[0])), expected.float())
