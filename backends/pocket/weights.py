@@ -49,9 +49,9 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[Autoen
     autoencoder, transformer = Autoencoder(), Transformer()
     _fill(autoencoder, [folder / spec.AUTOENCODER])
     _fill(transformer, [folder / name for name in spec.TRANSFORMER])
-    autoencoder.norm.float()
     for model in (autoencoder, transformer):
         model.requires_grad_(False).eval().to(device=device, dtype=dtype)
+    autoencoder.norm.float()  # it is given FP32, and a CPU's batch norm takes one type only
     autoencoder.to(memory_format=torch.channels_last)
     return autoencoder, transformer
 

@@ -189,6 +189,16 @@ def saved(tmp_path: Path) -> tuple[Path, Transformer]:
     return tmp_path, transformer
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_picture_can_be_encoded_in_either_arithmetic(
+    saved: tuple[Path, Transformer], dtype: torch.dtype
+) -> None:
+    autoencoder, _ = weights.load(saved[0], torch.device("cpu"), dtype)
+    picture = torch.zeros(1, 3, 32, 32, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    latents = autoencoder.encode(picture)
+    assert latents.dtype == dtype and latents.isfinite().all()
+
+
 def test_weights_come_back_within_int8_and_fit_their_budget(saved: tuple[Path, Transformer]) -> None:
     folder, original = saved
     sizes = [(folder / name).stat().st_size for name in spec.FILES]
