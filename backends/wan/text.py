@@ -1,0 +1,172 @@
+"""UMT5-XXL as Wan's models hear it: 512 tokens, exact zeros after the prompt's last one.
+
+The encoder weighs 11.4 GB and is needed for a second a prompt: embeddings are kept on disk, and the encoder
+is opened only for a prompt that is not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from backends.base import BackendUnavailable
+from backends.wan import checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, UMT5Config
+
+LENGTH = 512  # tokens the transformers attend to, padding included: nothing masks it
+# huggingface.co/google/umt5-xxl, config.json
+XXL = {
+    "vocab_size": 256384,
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10240,
+    "num_layers": 24,
+    "num_heads": 64,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "feed_forward_proj": "gated-gelu",
+}
+_IN_BLOCK = {
+    "norm1": "layer.0.layer_norm",
+    "attn.q": "layer.0.SelfAttention.q",
+    "attn.k": "layer.0.SelfAttention.k",
+    "attn.v": "layer.0.SelfAttention.v",
+    "attn.o": "layer.0.SelfAttention.o",
+    "pos_embedding.embedding": "layer.0.SelfAttention.relative_attention_bias",
+    "norm2": "layer.1.layer_norm",
+    "ffn.gate.0": "layer.1.DenseReluDense.wi_0",
+    "ffn.fc1": "layer.1.DenseReluDense.wi_1",
+    "ffn.fc2": "layer.1.DenseReluDense.wo",
+}
+
+
+def clean(prompt: str) -> str:
+    """A prompt as Wan's models know them: Unicode mended, entities resolved, one space between words."""
+    import ftfy
+
+    text = html.unescape(html.unescape(ftfy.fix_text(prompt)))
+    return re.sub(r"\s+", " ", text).strip()
+
+
+class TextEncoder:
+    """UMT5 and its tokenizer on one device."""
+
+    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, length: int = LENGTH) -> None:
+        self._model, self._tokenizer, self._length = model, tokenizer, length
+
+    @torch.inference_mode()
+    def encode(self, prompt: str) -> Tensor:
+        """[S, C] of the prompt's own S tokens, its end mark included; at most the length given."""
+        batch = self._tokenizer(
+            [clean(prompt)],
+            padding="max_length",
+            max_length=self._length,
+            truncation=True,
+            add_special_tokens=True,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        device = next(self._model.parameters()).device
+        ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
+        hidden = self._model(ids, attention_mask=mask).last_hidden_state
+        return hidden[0, : int(mask.sum())]
+
+
+class Prompts:
+    """Embeddings of prompts, from disk where they were made before.
+
+    `identity` tells encoders apart; `open_encoder` is called once for each prompt that is new.
+    """
+
+    def __init__(
+        self, folder: Path, identity: str, open_encoder: Callable[[], TextEncoder], length: int = LENGTH
+    ) -> None:
+        self._folder, self._identity, self._length = folder, identity, length
+        self._open_encoder = open_encoder
+
+    def known(self, prompt: str) -> bool:
+        return self._path(prompt).is_file()
+
+    def embed(self, prompt: str) -> Tensor:
+        """[1, length, C] on the CPU, zero after the prompt. The encoder is let go before this returns."""
+        path = self._path(prompt)
+        if not path.is_file():
+            encoder = self._open_encoder()
+            tokens = encoder.encode(prompt).cpu()
+            del encoder
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+            checkpoint.write(path, {"embedding": tokens}, {"prompt": prompt})
+        tokens = load_file(path)["embedding"]
+        padded = tokens.new_zeros(1, self._length, tokens.shape[1])
+        padded[0, : len(tokens)] = tokens
+        return padded
+
+    def _path(self, prompt: str) -> Path:
+        key = json.dumps([self._identity, self._length, clean(prompt)])
+        return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
+
+
+def load(
+    weights: Path,
+    tokenizer: Path,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.bfloat16,
+    length: int = LENGTH,
+) -> TextEncoder:
+    """UMT5 from `weights`, either published layout, and the tokenizer in the folder `tokenizer`.
+
+    The layouts: Wan's `models_t5_umt5-xxl-enc-bf16.pth`, or a folder of transformers' shards, whose
+    `config.json` tells other sizes than XXL. Raises BackendUnavailable when either cannot be read.
+    """
+    from transformers import AutoTokenizer, UMT5Config
+
+    described = weights / "config.json"
+    config = UMT5Config(**(json.loads(described.read_text()) if described.is_file() else XXL))
+    model = build(config)
+    checkpoint.fill(model, with_transformers_names(checkpoint.read(weights)), device, dtype)
+    try:
+        words = AutoTokenizer.from_pretrained(str(tokenizer), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise BackendUnavailable(f"the tokenizer in {tokenizer} cannot be read: {error}") from error
+    return TextEncoder(model, words, length)
+
+
+def build(config: UMT5Config) -> nn.Module:
+    """The encoder without weights, on the meta device."""
+    from transformers import UMT5EncoderModel
+
+    with torch.device("meta"):
+        return UMT5EncoderModel(config)
+
+
+def with_transformers_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Renames Wan's own layout; transformers' passes through. The embedding has two names there."""
+    if "token_embedding.weight" in tensors:
+        tensors = {_transformers_name(name): tensor for name, tensor in tensors.items()}
+    embedding = tensors.get("shared.weight", tensors.get("encoder.embed_tokens.weight"))
+    if embedding is None:
+        raise BackendUnavailable(f"the text encoder's file holds no embedding: {checkpoint.names(tensors)}.")
+    return {**tensors, "shared.weight": embedding, "encoder.embed_tokens.weight": embedding}
+
+
+def _transformers_name(name: str) -> str:
+    if name == "token_embedding.weight":
+        return "shared.weight"
+    if name == "norm.weight":
+        return "encoder.final_layer_norm.weight"
+    found = re.fullmatch(r"blocks\.(\d+)\.(.+)\.weight", name)
+    if found is None or found[2] not in _IN_BLOCK:
+        raise BackendUnavailable(f"the text encoder's file holds {name}, which UMT5 does not have.")
+    return f"encoder.block.{found[1]}.{_IN_BLOCK[found[2]]}.weight"
