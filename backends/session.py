@@ -69,7 +69,8 @@ def run_session(
             blocks += 1
             frames += len(segment.frames)
             now = clock()
-            stats = cache.stats()
+            # A rollout may have given the device its next work: waiting for that would hold the frames up.
+            stats = cache.stats(wait=False)
             held = f"{in_words(stats.stored_bytes + stats.scratch_bytes)} of KV cache"
             yield Update(segment, stats, (now - before) * 1e3, now - started)
             # The viewer's time is not the block's.

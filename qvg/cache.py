@@ -109,8 +109,8 @@ class KVCache:
                 layer.commit(due, layout)
         self._encoded += due is not None
 
-    def stats(self) -> CacheStats:
-        """What the history takes now. Waits for the device."""
+    def stats(self, wait: bool = True) -> CacheStats:
+        """What the history takes now. Without `wait` for the device, times are those of what it has done."""
         parts: Counter[str] = Counter()
         scratch = 0
         for layer in self._layers:
@@ -129,8 +129,8 @@ class KVCache:
             total_frames=self.frames,
             tokens=tokens,
             spans=len(layout.spans),
-            encode_ms=self._encode_clock.ms,
-            read_ms=self._read_clock.ms,
+            encode_ms=self._encode_clock.read(wait),
+            read_ms=self._read_clock.read(wait),
         )
 
 

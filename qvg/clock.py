@@ -10,7 +10,7 @@ import torch
 
 
 class Clock:
-    """Adds up the time of `with clock.running():` bodies. `ms` waits for what is still running."""
+    """Adds up the time of `with clock.running():` bodies."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device if device.type == "cuda" else None
@@ -33,8 +33,18 @@ class Clock:
 
     @property
     def ms(self) -> float:
+        """Of everything; waits for what is still running."""
+        return self.read()
+
+    def read(self, wait: bool = True) -> float:
+        """Milliseconds. Without `wait`, of what is done: the device is not held up."""
+        running = []
         for begin, end in self._pending:
-            end.synchronize()
+            if wait:
+                end.synchronize()
+            elif not end.query():
+                running.append((begin, end))
+                continue
             self._ms += begin.elapsed_time(end)
-        self._pending.clear()
+        self._pending = running
         return self._ms
