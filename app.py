@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import os
 import socket
+import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +39,11 @@ def __getattr__(name: str) -> Studio:
 
 def main() -> None:
     options = _parser().parse_args()
+    if options.weights:
+        # The generator's process reads it too.
+        os.environ["QVG_STUDIO_WEIGHTS"] = str(options.weights)
+    if options.download:
+        raise SystemExit(download(options.download, options.accept_licence))
     problem = _port_problem(options.host, options.port)
     if problem:
         raise SystemExit(problem)
@@ -55,6 +62,46 @@ def main() -> None:
         )
     except OSError as error:
         raise SystemExit(f"The page could not be opened on {options.host}:{options.port}: {error}") from None
+
+
+def download(name: str, accepted_licence: bool) -> str | None:
+    """Fetches a model's files, telling how far it is. Returns what went wrong, as a sentence."""
+    from backends import artifacts
+    from backends.base import BackendUnavailable
+    from backends.hub import cache_folder
+
+    try:
+        what = name if name in artifacts.ids() else name.replace("-", "_")
+        found = artifacts.find(what)
+    except LookupError as error:
+        return f"{error}."
+    for artifact in found:
+        here = "here" if artifacts.locate(artifact) else artifacts.gigabytes(artifact.size)
+        print(f"{artifact.title}: {here}. {artifact.purpose} Licence: {artifact.licence}")
+    print(f"Into {cache_folder()}", flush=True)
+    shown = 0.0
+
+    def show(progress: artifacts.DownloadProgress) -> None:
+        nonlocal shown
+        last = progress.done_bytes == progress.total_bytes
+        # A log is no place for a line a second.
+        if time.monotonic() - shown < (1 if sys.stdout.isatty() else 15) and not last:
+            return
+        shown = time.monotonic()
+        done, total = artifacts.gigabytes(progress.done_bytes), artifacts.gigabytes(progress.total_bytes)
+        doing = "checking" if progress.checking else "receiving"
+        print(f"{done} of {total}, {doing} {progress.file}", flush=True)
+
+    try:
+        artifacts.download(what, show, accepted_licence=accepted_licence)
+    except artifacts.LicenceNotAccepted as error:
+        return f"{error} Add --accept-licence to accept it."
+    except BackendUnavailable as error:
+        return str(error)
+    except KeyboardInterrupt:
+        return "Stopped. What arrived is kept: the same command goes on from there."
+    print("All here.")
+    return None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,6 +124,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--outputs", type=Path, metavar="DIR", help="where videos are kept (./outputs)")
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="what to compute on (%(default)s)"
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="DIR",
+        help="a folder of models to look in before Hugging Face's cache",
+    )
+    parser.add_argument(
+        "--download", metavar="MODEL", help="fetch a model's files, such as self-forcing, and leave"
+    )
+    parser.add_argument(
+        "--accept-licence", action="store_true", help="of the model to download, once you have read it"
     )
     return parser
 

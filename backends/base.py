@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from qvg.cache import KVCache
 
-InputKind = Literal["prompt", "image", "camera"]
+InputKind = Literal["prompt", "image", "camera", "clip", "changes", "preview"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,8 @@ class BackendSpec:
     metres_per_latent: float = 0.08  # walked while a walking key is held
     degrees_per_latent: float = 3.0  # turned while a turning key is held
     working_bytes: int  # memory beside the KV cache while running: weights, activations, decoder
+    memory: tuple[tuple[str, int], ...] = ()  # what `working_bytes` is the sum of, in words
+    prompt_bytes: int = 0  # held on a GPU that has it while a prompt is read, before the first block
     geometry: CacheGeometry  # in latent frames
     policy: CachePolicy
     clusters: int = 256  # k-means centroids worth their bytes at this model's span length
@@ -58,13 +60,33 @@ class BackendSpec:
         first = self.frames_per_block if self.first_block_frames is None else self.first_block_frames
         return first + (blocks - 1) * self.frames_per_block if blocks else 0
 
+    def clip_blocks(self, frames: int) -> int:
+        """Whole blocks that the last ones of a clip's `frames` make; 0 where it is too short."""
+        first = self.frames_per_block if self.first_block_frames is None else self.first_block_frames
+        return max(0, (frames - first) // self.frames_per_block + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptChange:
+    """Another prompt from block `block` of the request on, counted from 0. The past stays as it is."""
+
+    block: int
+    prompt: str
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What a user asks for. `image` is uint8 [H, W, 3], any size."""
+    """What a user asks for. `image` is uint8 [H, W, 3], any size.
+
+    `clip` is uint8 [T, H, W, 3], any size, at the generator's frame rate: a video to go on from. Its last
+    whole blocks are the beginning of what is handed out, before `blocks` new ones.
+    """
 
     prompt: str = ""
     image: np.ndarray | None = None
+    clip: np.ndarray | None = None
+    changes: tuple[PromptChange, ...] = ()  # in the order of their blocks
+    preview: bool = False  # decode with the fast, softer decoder where the generator has one
     moves: tuple[CameraMove, ...] = ()
     seed: int = 0
     blocks: int = 12

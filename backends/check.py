@@ -10,6 +10,7 @@ from backends.camera import MAX_PATH_LATENTS
 MAX_PROMPT = 2_000  # characters
 MAX_SEED = 2**31 - 1
 MIN_SIDE, MAX_SIDE = 16, 8_192  # pixels of a picture
+MAX_CLIP_FRAMES = 600
 
 
 def check(request: Request, spec: BackendSpec) -> None:
@@ -20,12 +21,19 @@ def check(request: Request, spec: BackendSpec) -> None:
         )
     if not 0 <= request.seed <= MAX_SEED:
         raise ValueError(f"A seed lies between 0 and {MAX_SEED:,}; {request.seed:,} does not.")
-    if len(request.prompt) > MAX_PROMPT:
-        raise ValueError(f"The prompt has {len(request.prompt):,} characters; shorten it to {MAX_PROMPT:,}.")
+    for prompt in (request.prompt, *(change.prompt for change in request.changes)):
+        if len(prompt) > MAX_PROMPT:
+            raise ValueError(f"The prompt has {len(prompt):,} characters; shorten it to {MAX_PROMPT:,}.")
     if request.moves:
         _check_path(request, spec)
     if request.image is not None:
         _check_image(request.image, spec)
+    if request.clip is not None:
+        _check_clip(request.clip, request.blocks, spec)
+    if request.changes:
+        _check_changes(request, spec)
+    if request.preview and "preview" not in spec.inputs:
+        raise ValueError(f"{spec.title} has no preview decoder: choose the full one.")
 
 
 def _check_path(request: Request, spec: BackendSpec) -> None:
@@ -43,8 +51,42 @@ def _check_image(image: np.ndarray, spec: BackendSpec) -> None:
         raise ValueError(
             f"A picture is uint8 [height, width, 3]; this one is {image.dtype} {list(image.shape)}."
         )
-    height, width = image.shape[:2]
+    _check_size("The picture", *image.shape[:2])
+
+
+def _check_clip(clip: np.ndarray, blocks: int, spec: BackendSpec) -> None:
+    if "clip" not in spec.inputs:
+        raise ValueError(f"{spec.title} cannot go on from a clip: remove it.")
+    if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[3] != 3:
+        raise ValueError(
+            f"A clip is uint8 [frames, height, width, 3]; this one is {clip.dtype} {list(clip.shape)}."
+        )
+    frames, height, width = clip.shape[:3]
+    if frames > MAX_CLIP_FRAMES:
+        raise ValueError(f"The clip has {frames:,} frames; give its last {MAX_CLIP_FRAMES} at most.")
+    past = spec.clip_blocks(frames)
+    if not past:
+        raise ValueError(f"The clip has {frames} frames; {spec.video_frames(1)} make the first block.")
+    if past + blocks > spec.max_blocks:
+        raise ValueError(
+            f"The clip and {blocks} blocks are {past + blocks}; {spec.title} makes {spec.max_blocks} at most."
+        )
+    _check_size("The clip", height, width)
+
+
+def _check_changes(request: Request, spec: BackendSpec) -> None:
+    if "changes" not in spec.inputs:
+        raise ValueError(f"{spec.title} keeps one prompt for a whole video: remove the changes.")
+    blocks = [change.block for change in request.changes]
+    if blocks != sorted(set(blocks)) or not 1 <= blocks[0] <= blocks[-1] < request.blocks:
+        raise ValueError(
+            f"The prompt changes at blocks {', '.join(map(str, blocks))}; it can at blocks 1 to "
+            f"{request.blocks - 1}, in order and once at each."
+        )
+
+
+def _check_size(what: str, height: int, width: int) -> None:
     if min(height, width) < MIN_SIDE or max(height, width) > MAX_SIDE:
         raise ValueError(
-            f"The picture is {width} x {height} pixels; its sides must be {MIN_SIDE} to {MAX_SIDE:,}."
+            f"{what} is {width} x {height} pixels; its sides must be {MIN_SIDE} to {MAX_SIDE:,}."
         )

@@ -16,7 +16,7 @@ PACKAGES = ("qvg", "backends", "ui")
 
 PAGE_SIDE = tuple(
     f"backends.{name}"
-    for name in ["base", "camera", "check", "jobs", "machine", "plan", "registry", "worker"]
+    for name in ["artifacts", "base", "camera", "check", "jobs", "machine", "plan", "registry", "worker"]
 )
 PLAIN_QVG = ("qvg.config", "qvg.policy", "qvg.stats")
 MODEL_LIBRARIES = (
@@ -28,6 +28,7 @@ MODEL_LIBRARIES = (
     "diffusers",
     "transformers",
     "huggingface_hub",
+    "ftfy",
 )
 
 
@@ -43,7 +44,12 @@ class Rule:
 
 # The first rule that matches a module holds. `{own}` is its first two names, such as backends.pocket.
 RULES = (
-    Rule("app", ("ui", "ui.build", "backends.registry", "backends.worker"), (), ("spaces",)),
+    Rule(
+        "app",
+        ("ui", "ui.build", "backends", "backends.base", "backends.hub", *PAGE_SIDE),
+        (),
+        ("spaces",),
+    ),
     Rule(
         "ui*", ("ui", "ui.*", "backends", *PAGE_SIDE, *PLAIN_QVG), ("gradio", "numpy", "PIL", "imageio", "av")
     ),
@@ -60,7 +66,18 @@ RULES = (
     Rule("backends", ()),
     Rule("backends.camera", ()),
     Rule("backends.base", ("backends.camera", "qvg.cache", *PLAIN_QVG), ("numpy",)),
-    Rule("backends.*.spec", ("backends.base", "backends.camera", "backends.wan*", "{own}.*", *PLAIN_QVG)),
+    Rule(
+        "backends.*.spec",
+        (
+            "backends",
+            "backends.artifacts",
+            "backends.base",
+            "backends.camera",
+            "backends.wan.spec",
+            "{own}.*",
+            *PLAIN_QVG,
+        ),
+    ),
     Rule("backends.session", ("backends.*", "qvg", "qvg.*"), ("torch",)),
     Rule("backends.machine", ("qvg", "qvg.device"), (), ("torch",)),
     Rule("backends.peak", (), (), ("torch",)),
@@ -71,7 +88,8 @@ RULES = (
     Rule("backends.jobs", ("backends.base", *PLAIN_QVG)),
     Rule("backends.plan", ("backends.base", "backends.machine", *PLAIN_QVG)),
     Rule("backends.worker", ("backends", "backends.child", "backends.failure", *PAGE_SIDE), (), ("spaces",)),
-    Rule("backends.artifacts", ("backends.base",), (), ("huggingface_hub", "safetensors", "torch")),
+    Rule("backends.artifacts", ("backends", "backends.base", "backends.hub", "backends.registry")),
+    Rule("backends.hub", ("backends.base",), (), ("huggingface_hub", "filelock")),
     Rule("backends.bench", ("backends.*", "qvg", "qvg.*"), ("torch", "numpy")),
     Rule(
         "backends.*.*_triton",
@@ -80,7 +98,17 @@ RULES = (
     ),
     Rule(
         "backends.*",
-        ("backends.base", "backends.camera", "backends.artifacts", "backends.wan*", "{own}*", "qvg", "qvg.*"),
+        (
+            "backends",
+            "backends.artifacts",
+            "backends.base",
+            "backends.camera",
+            "backends.hub",
+            "backends.wan*",
+            "{own}*",
+            "qvg",
+            "qvg.*",
+        ),
         MODEL_LIBRARIES,
     ),
 )

@@ -1,9 +1,11 @@
 """Listing generators, and refusing those that cannot run here, without loading one."""
 
+from typing import get_args
+
 import pytest
 
 from backends import registry
-from backends.base import BackendUnavailable
+from backends.base import BackendUnavailable, InputKind
 from qvg.config import PRESETS, PRQConfig
 
 REAL = ("self_forcing", "worldplay", "longcat")
@@ -20,7 +22,8 @@ def test_specs_agree_with_themselves(spec):
     assert 1 <= spec.default_blocks <= spec.max_blocks
     assert spec.video_frames(0) == 0
     assert spec.video_frames(3) - spec.video_frames(2) == spec.frames_per_block
-    assert spec.inputs <= {"prompt", "image", "camera"}
+    assert spec.inputs <= set(get_args(InputKind))
+    assert not spec.memory or sum(size for _, size in spec.memory) == spec.working_bytes
     assert spec.licence
     assert spec.needs.endswith(".")
     assert spec.summary.endswith(".")

@@ -1,0 +1,232 @@
+"""Hugging Face's cache on disk and its protocol: the one file that knows either. No torch.
+
+Files land where `huggingface_hub` itself puts and finds them. Its own downloader is not used: it keeps
+nothing of a file that was interrupted, and these are gigabytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from backends.base import BackendUnavailable
+
+Stop = Callable[[], bool]
+Advance = Callable[[int, bool], None]  # (bytes more than before, whether they are being checked)
+
+_PARTIAL = ".incomplete"
+_SHA256 = 64  # hexadecimal digits; what a large file is named by, and a small one is not
+_CHUNK = 1 << 22
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def cache_folder() -> Path:
+    """As HF_HOME and HF_HUB_CACHE say."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def own_folder() -> Path:
+    """For what this program makes and keeps: beside the cache, where HF_HOME says."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_ASSETS_CACHE) / "qvg-studio"
+
+
+def snapshots(repo: str, revision: str) -> list[Path]:
+    """Folders of the repository's files at any commit that is here, the one asked for first."""
+    folder = _repo_folder(repo)
+    named = folder / "refs" / revision
+    commit = named.read_text().strip() if named.is_file() else revision
+    first = folder / "snapshots" / commit
+    with suppress(OSError):
+        return [first, *sorted(path for path in first.parent.iterdir() if path != first)]
+    return []
+
+
+def bytes_here(repo: str, revision: str, path: str, sha256: str = "") -> int:
+    """Of one file, or of the part that has arrived. A part is found by the file's checksum only."""
+    for root in snapshots(repo, revision):
+        with suppress(OSError):
+            return (root / path).stat().st_size
+    with suppress(OSError):
+        return _partial(_repo_folder(repo), sha256).stat().st_size
+    return 0
+
+
+def fetch(repo: str, revision: str, path: str, token: str | None, advance: Advance, stop: Stop) -> bool:
+    """Brings a file into the cache, from where it was left. False when stopped.
+
+    `advance` is told of bytes as they are known to be here. Raises BackendUnavailable.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return _fetch(repo, revision, path, token, advance, stop)
+    except _Stopped:
+        return False
+    # HTTP libraries' own errors are not OSErrors; which library it is depends on the version.
+    except HfHubHTTPError.__bases__ as error:  # pyright: ignore[reportGeneralTypeIssues]
+        raise BackendUnavailable(_sentence(error, repo, path, token)) from error
+
+
+def remove(repo: str, revision: str, path: str, sha256: str = "") -> int:
+    """Removes one file at one commit, and what has arrived of it; returns the bytes freed."""
+    folder = _repo_folder(repo)
+    freed = 0
+    for root in snapshots(repo, revision)[:1]:
+        pointer = root / path
+        if not pointer.exists():
+            continue
+        blob, size = pointer.resolve(), pointer.stat().st_size
+        pointer.unlink()
+        if not _is_pointed_to(folder, blob):
+            blob.unlink(missing_ok=True)
+            freed += size
+        with suppress(OSError):  # as soon as a folder is not empty
+            for parent in pointer.relative_to(folder).parents:
+                (folder / parent).rmdir()
+    partial = _partial(folder, sha256)
+    if sha256 and partial.exists():
+        freed += partial.stat().st_size
+        partial.unlink()
+    return freed
+
+
+class _Stopped(Exception):
+    pass
+
+
+def _fetch(repo: str, revision: str, path: str, token: str | None, advance: Advance, stop: Stop) -> bool:
+    from filelock import Timeout
+    from huggingface_hub import constants, get_hf_file_metadata
+    from huggingface_hub.utils import WeakFileLock, build_hf_headers
+
+    url = f"{constants.ENDPOINT}/{repo}/resolve/{quote(revision, safe='')}/{quote(path)}"
+    metadata = get_hf_file_metadata(url, token=token)
+    if metadata.commit_hash is None or metadata.etag is None or metadata.size is None:
+        host = urlsplit(url).netloc
+        raise BackendUnavailable(f"{host} does not answer as Hugging Face does: unset HF_ENDPOINT.")
+    folder = _repo_folder(repo)
+    pointer = folder / "snapshots" / metadata.commit_hash / path
+    blob = folder / "blobs" / metadata.etag
+    if pointer.exists():
+        advance(metadata.size, False)
+        return True
+    lock = cache_folder() / ".locks" / folder.name / f"{metadata.etag}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with WeakFileLock(lock, timeout=1):
+            if blob.exists():
+                advance(metadata.size, False)
+            else:
+                # Redirected to a signed address, anew at every attempt: those expire before gigabytes arrive.
+                _receive(url, build_hf_headers(token=token), blob, metadata.size, advance, stop)
+            _point(pointer, blob)
+    except Timeout:
+        raise BackendUnavailable(f"Another program is downloading {path}: wait for it to end.") from None
+    if metadata.commit_hash != revision:
+        named = folder / "refs" / revision
+        named.parent.mkdir(parents=True, exist_ok=True)
+        named.write_text(metadata.commit_hash)
+    return True
+
+
+def _receive(url: str, headers: dict[str, str], blob: Path, size: int, advance: Advance, stop: Stop) -> None:
+    from huggingface_hub.file_download import http_get
+
+    class Bar:
+        """What the library calls for every piece that arrives."""
+
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            pass
+
+        def __enter__(self) -> Bar:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def update(self, count: int) -> None:
+            # Negative when a server begins anew.
+            if stop():
+                raise _Stopped
+            advance(count, False)
+
+    partial = blob.with_name(blob.name + _PARTIAL)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("ab") as file:
+        if file.tell() > size:
+            file.truncate(0)
+        here = file.tell()
+        advance(here, False)
+        if stop():
+            raise _Stopped
+        http_get(url, file, resume_size=here, headers=headers, expected_size=size, tqdm_class=Bar)  # pyright: ignore[reportArgumentType]
+    if len(blob.name) == _SHA256 and _sha256(partial, advance, stop) != blob.name:
+        partial.unlink()
+        raise BackendUnavailable(f"{url} arrived damaged and was removed: try again.")
+    os.replace(partial, blob)
+
+
+def _sha256(path: Path, advance: Advance, stop: Stop) -> str:
+    checksum = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_CHUNK):
+            if stop():
+                raise _Stopped
+            checksum.update(piece)
+            advance(0, True)
+    return checksum.hexdigest()
+
+
+def _point(pointer: Path, blob: Path) -> None:
+    pointer.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        pointer.symlink_to(os.path.relpath(blob, pointer.parent))
+    except OSError:  # a system without links
+        os.replace(blob, pointer)
+
+
+def _repo_folder(repo: str) -> Path:
+    return cache_folder() / f"models--{repo.replace('/', '--')}"
+
+
+def _partial(folder: Path, sha256: str) -> Path:
+    return folder / "blobs" / f"{sha256}{_PARTIAL}"
+
+
+def _is_pointed_to(folder: Path, blob: Path) -> bool:
+    return any(path.resolve() == blob for path in (folder / "snapshots").rglob("*") if path.is_symlink())
+
+
+def _sentence(error: Exception, repo: str, path: str, token: str | None) -> str:
+    """What went wrong and the way out. Never the token, nor an address that was signed with it."""
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled
+
+    page, kept = f"https://huggingface.co/{repo}", "what arrived is kept"
+    if isinstance(error, OfflineModeIsEnabled):
+        return f"HF_HUB_OFFLINE forbids the download of {path}: unset it, or copy the files into the cache."
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        if status == 403 or isinstance(error, GatedRepoError):
+            return f"Your account may not read {repo}: open {page}, accept its terms, and try again."
+        if status == 401 and not (token or get_token()):
+            return f"Hugging Face asks who wants {repo}: set HF_TOKEN to a token, or run `hf auth login`."
+        if status == 401:
+            return f"Hugging Face refuses this token for {repo}: make one on huggingface.co/settings/tokens."
+        if status == 404:
+            return f"Hugging Face has no {path} in {repo} at this revision: look at {page}."
+        return f"Hugging Face answered {status} for {path} of {repo}: try again later; {kept}."
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return f"The disk of {cache_folder()} is full: make room and try again; {kept}."
+    if isinstance(error, PermissionError):
+        return f"{error.filename} may not be written: set HF_HOME to a folder of yours."
+    return f"{path} did not arrive ({type(error).__name__}): check the network and try again; {kept}."

@@ -1,0 +1,390 @@
+"""Weights found, downloaded and deleted, against a Hugging Face of our own on loopback."""
+
+import dataclasses
+import errno
+import hashlib
+import logging
+import os
+import random
+import shutil
+import subprocess
+import sys
+
+import pytest
+from huggingface_hub import constants
+
+import app
+from backends import artifacts, hub, registry
+from backends.artifacts import Artifact, File, Source
+from backends.base import BackendUnavailable
+from tests.backends.fake_hub import COMMIT, FakeHub
+
+BIG = random.Random(0).randbytes(300_000)
+SMALL = b"{}" * 20
+
+
+def source(repo="owner/model", files=(("weights/big.pt", BIG), ("config.json", SMALL)), revision=COMMIT):
+    listed = tuple(
+        File(path, len(data), hashlib.sha256(data).hexdigest() if len(data) > 1000 else "")
+        for path, data in files
+    )
+    return Source(repo=repo, revision=revision, files=listed, path=files[0][0])
+
+
+MODEL = Artifact(id="model", title="A model", purpose="Is tested.", licence="Apache-2.0", source=source())
+OWNED = dataclasses.replace(
+    MODEL, id="owned", title="An owned model", licence="Not for sale.", needs_acceptance=True
+)
+
+
+@pytest.fixture
+def fake(monkeypatch, tmp_path):
+    """The hub and an empty cache; the library is told of both as its own start would."""
+    server = FakeHub()
+    server.files = {("owner/model", "weights/big.pt"): BIG, ("owner/model", "config.json"): SMALL}
+    monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "home" / "assets"))
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)
+    monkeypatch.delenv(artifacts.FOLDER, raising=False)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the library's own attempts
+    yield server
+    server.close()
+
+
+def test_absent_then_downloaded_then_present_then_deleted(fake, tmp_path):
+    assert artifacts.state(MODEL) == artifacts.State("absent", 0, len(BIG) + len(SMALL), None)
+    seen = []
+    assert artifacts.download(MODEL, seen.append)
+    path = artifacts.locate(MODEL)
+    assert path is not None
+    assert path.read_bytes() == BIG
+    assert path == tmp_path / "home/hub/models--owner--model/snapshots" / COMMIT / "weights/big.pt"
+    here = artifacts.state(MODEL)
+    assert (here.kind, here.bytes_here, here.path) == ("present", len(BIG) + len(SMALL), path)
+    assert seen[-1].done_bytes == seen[-1].total_bytes == len(BIG) + len(SMALL)
+    assert [step.done_bytes for step in seen] == sorted(step.done_bytes for step in seen)
+    assert {step.file for step in seen} == {"weights/big.pt", "config.json"}
+    assert any(step.checking for step in seen)
+
+    count = len(fake.requests)
+    assert artifacts.download(MODEL)
+    assert len(fake.requests) == count  # nothing is asked for what is here
+
+    assert artifacts.delete(MODEL) == len(BIG) + len(SMALL)
+    assert artifacts.state(MODEL).kind == "absent"
+    assert not [file for file in (tmp_path / "home/hub/models--owner--model").rglob("*") if file.is_file()]
+
+
+def test_huggingface_hub_itself_finds_what_was_downloaded(fake):
+    from huggingface_hub import try_to_load_from_cache
+
+    artifacts.download(MODEL)
+    found = try_to_load_from_cache("owner/model", "weights/big.pt", constants.HF_HUB_CACHE, COMMIT)
+    assert found == str(artifacts.locate(MODEL))
+
+
+def test_a_stopped_download_goes_on_where_it_ended(fake):
+    seen = []
+    assert artifacts.download(MODEL, seen.append, stop=lambda: len(seen) > 8) is False
+    part = artifacts.state(MODEL)
+    assert part.kind == "partial"
+    assert 0 < part.bytes_here < len(BIG)
+    assert part.path is None
+    fake.requests.clear()
+    seen.clear()
+    assert artifacts.download(MODEL, seen.append)
+    assert seen[0].done_bytes == part.bytes_here
+    (body,) = [request for request in fake.got("/cdn/") if request[0] == "GET"]
+    assert body[2] == f"bytes={part.bytes_here}-"
+    assert artifacts.locate(MODEL).read_bytes() == BIG
+
+
+def test_a_connection_that_breaks_is_said_and_what_came_is_kept(fake):
+    fake.cut_after = 0
+    with pytest.raises(BackendUnavailable, match=r"big\.pt did not arrive .* what arrived is kept"):
+        artifacts.download(MODEL)
+    fake.cut_after = None
+    assert artifacts.download(MODEL)
+
+
+def test_a_file_that_arrives_damaged_is_not_kept(fake):
+    fake.damaged = True
+    with pytest.raises(BackendUnavailable, match="arrived damaged and was removed: try again") as caught:
+        artifacts.download(MODEL)
+    assert "secret" not in str(caught.value)
+    assert artifacts.state(MODEL).kind == "absent"
+    fake.damaged = False
+    assert artifacts.download(MODEL)
+
+
+def test_a_licence_is_accepted_before_anything_is_asked(fake):
+    with pytest.raises(BackendUnavailable, match=r"An owned model has to be accepted first: Not for sale\."):
+        artifacts.download(OWNED)
+    assert fake.requests == []
+    assert artifacts.download(OWNED, accepted_licence=True)
+
+
+@pytest.mark.parametrize(
+    ("fault", "token", "words"),
+    [
+        ({"token": "right"}, None, r"asks who wants owner/model: set HF_TOKEN"),
+        ({"token": "right"}, "wrong", r"refuses this token for owner/model"),
+        ({"gated": True}, "right", r"may not read owner/model: open https://huggingface.co/owner/model"),
+        ({"status": 403}, None, "may not read owner/model"),
+        ({"files": {}}, None, "has no weights/big.pt in owner/model at this revision"),
+        ({"status": 503}, None, "answered 503 for weights/big.pt of owner/model: try again later"),
+    ],
+)
+def test_refusals_are_sentences_with_the_way_out(fake, fault, token, words, caplog, capfd):
+    for name, value in fault.items():
+        setattr(fake, name, value)
+    with caplog.at_level(logging.DEBUG), pytest.raises(BackendUnavailable, match=words) as caught:
+        artifacts.download(MODEL, token=token)
+    said = str(caught.value) + caplog.text + "".join(capfd.readouterr())
+    assert not token or token not in said
+    assert artifacts.state(MODEL).kind == "absent"
+
+
+def test_a_token_is_for_hugging_face_and_not_for_the_cdn(fake):
+    fake.token = "right"
+    assert artifacts.download(MODEL, token="right")
+    assert {request[3] for request in fake.got("/resolve/")} == {"Bearer right"}
+    assert {request[3] for request in fake.got("/cdn/")} == {""}
+
+
+def test_offline_is_respected(fake, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(BackendUnavailable, match="HF_HUB_OFFLINE forbids the download"):
+        artifacts.download(MODEL)
+    assert fake.requests == []
+
+
+def test_no_network(fake):
+    fake.close()
+    with pytest.raises(BackendUnavailable, match="check the network and try again"):
+        artifacts.download(MODEL)
+
+
+def test_a_disk_too_small_is_found_before_anything_is_asked(fake, monkeypatch):
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(artifacts.shutil, "disk_usage", lambda path: usage._replace(free=100_000))
+    with pytest.raises(BackendUnavailable, match=r"has 0 MB free, and 0 MB are needed.* set HF_HOME"):
+        artifacts.download(MODEL)
+    assert fake.requests == []
+
+
+def test_a_disk_that_fills_up(fake, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
+    with pytest.raises(BackendUnavailable, match="is full: make room and try again"):
+        artifacts.download(MODEL)
+
+
+def test_a_branch_is_pinned_to_what_it_was(fake):
+    moving = dataclasses.replace(MODEL, source=source(revision="main"))
+    assert artifacts.download(moving)
+    fake.commit = "beef" + "0" * 36
+    path = artifacts.locate(moving)
+    assert COMMIT in str(path)
+    assert artifacts.delete(moving) == len(BIG) + len(SMALL)
+    assert artifacts.locate(moving) is None
+
+
+def test_another_commit_in_the_cache_will_do(fake):
+    artifacts.download(MODEL)
+    newer = dataclasses.replace(MODEL, source=source(revision="beef" + "0" * 36))
+    assert artifacts.locate(newer) == artifacts.locate(MODEL)
+
+
+def test_the_same_weights_in_another_layout_are_used_and_not_downloaded(fake):
+    other = source("else/where", (("folder/x.safetensors", BIG), ("folder/config.json", SMALL)))
+    other = dataclasses.replace(other, path="folder")
+    either = dataclasses.replace(MODEL, others=(other,))
+    root = hub.cache_folder() / "models--else--where/snapshots/abc/folder"
+    root.mkdir(parents=True)
+    (root / "x.safetensors").write_bytes(BIG)
+    assert artifacts.locate(either) is None
+    (root / "config.json").write_bytes(SMALL)
+    assert artifacts.locate(either) == root
+    assert artifacts.state(either).bytes_here == len(BIG) + len(SMALL)
+    assert artifacts.download(either)
+    assert fake.requests == []
+
+
+@pytest.mark.parametrize("place", ["owner/model", "model", "."])
+def test_a_folder_of_ones_own_comes_first_and_is_never_touched(fake, monkeypatch, tmp_path, place):
+    artifacts.download(MODEL)
+    root = tmp_path / "weights" / place
+    (root / "weights").mkdir(parents=True)
+    (root / "weights/big.pt").write_bytes(BIG)
+    (root / "config.json").write_bytes(SMALL)
+    monkeypatch.setenv(artifacts.FOLDER, str(tmp_path / "weights"))
+    assert artifacts.locate(MODEL) == root / "weights/big.pt"
+    artifacts.delete(MODEL)
+    assert artifacts.locate(MODEL) == root / "weights/big.pt"
+    (root / "weights/big.pt").write_bytes(BIG[:-20_000])  # a copy that was cut off
+    assert artifacts.locate(MODEL) is None
+
+
+def test_a_conversion_is_loaded_instead_and_survives_its_source(fake):
+    made = dataclasses.replace(MODEL, converted="model-bf16.safetensors", converted_size=1000)
+    artifacts.download(made)
+    path = artifacts.converted_path(made)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x" * 1000)
+    assert artifacts.locate(made) == path
+    assert artifacts.state(made).bytes_here == len(BIG) + len(SMALL) + 1000
+    artifacts.delete(MODEL)
+    assert artifacts.state(made).kind == "present"
+    assert artifacts.delete(made) == 1000
+    assert artifacts.state(made).kind == "absent"
+
+
+def test_two_at_once_do_not_write_one_file(fake):
+    from huggingface_hub.utils import WeakFileLock
+
+    lock = hub.cache_folder() / ".locks/models--owner--model" / f"{hashlib.sha256(BIG).hexdigest()}.lock"
+    lock.parent.mkdir(parents=True)
+    with WeakFileLock(lock), pytest.raises(BackendUnavailable, match="Another program is downloading"):
+        artifacts.download(MODEL)
+    assert artifacts.download(MODEL)
+
+
+def test_blobs_that_another_commit_uses_stay(fake):
+    artifacts.download(MODEL)
+    fake.commit = "beef" + "0" * 36
+    newer = dataclasses.replace(MODEL, source=source(revision=fake.commit))
+    (hub.cache_folder() / "models--owner--model/refs").mkdir(exist_ok=True)
+    assert hub.fetch("owner/model", fake.commit, "weights/big.pt", None, lambda *args: None, lambda: False)
+    assert artifacts.delete(MODEL) == len(SMALL)
+    assert artifacts.locate(newer) is None  # its config.json never came
+    assert (hub.snapshots("owner/model", fake.commit)[0] / "weights/big.pt").read_bytes() == BIG
+
+
+class TestDeclared:
+    """What the generators' specs say."""
+
+    def test_every_generator_lists_its_files(self):
+        assert artifacts.of("pocket") == ()
+        assert [artifact.id for artifact in artifacts.of("self_forcing")] == [
+            "self-forcing-dmd",
+            "umt5-xxl",
+            "umt5-tokenizer",
+            "wan21-vae",
+            "taew21",
+        ]
+        with pytest.raises(registry.UnknownBackend):
+            artifacts.of("sora")
+        with pytest.raises(LookupError, match=r"There is no 'x': choose one of pocket, .*umt5-xxl"):
+            artifacts.find("x")
+
+    @pytest.mark.parametrize("backend_id", registry.IDS)
+    def test_they_say_what_the_page_shows(self, backend_id):
+        spec = registry.find(backend_id)
+        for artifact in artifacts.of(backend_id):
+            assert artifacts.find(artifact.id) == (artifact,)
+            assert artifact.purpose.endswith(".")
+            assert artifact.licence
+            assert artifact.size > 0
+            assert artifact.revision
+        if artifacts.of(backend_id):
+            total = sum(artifact.size for artifact in artifacts.of(backend_id))
+            assert spec.weights_bytes == pytest.approx(total, rel=0.02)
+            assert artifacts.gigabytes(spec.weights_bytes) in spec.needs
+
+    def test_self_forcing_is_missing_in_one_sentence(self, fake):
+        entry = next(entry for entry in registry.entries() if entry.spec.id == "self_forcing")
+        assert entry.missing == (
+            "Not downloaded: needs 17.6 GB of weights and a 24 GB GPU "
+            "(python app.py --download self-forcing)."
+        )
+        vae = hub.cache_folder() / "models--Wan-AI--Wan2.1-T2V-1.3B/snapshots/x/Wan2.1_VAE.pth"
+        vae.parent.mkdir(parents=True)
+        vae.write_bytes(b"x")
+        entry = next(entry for entry in registry.entries() if entry.spec.id == "self_forcing")
+        assert entry.missing == (
+            "Partly downloaded: of its 17.6 GB of weights for a 24 GB GPU it lacks Self-Forcing transformer, "
+            "UMT5-XXL text encoder, UMT5 tokenizer (python app.py --download self-forcing)."
+        )
+
+    def test_deleting_a_generator_keeps_what_another_one_that_is_here_needs(self, fake, monkeypatch):
+        shared, own = (
+            MODEL,
+            dataclasses.replace(MODEL, id="own", source=source("owner/own", (("own.pt", BIG),))),
+        )
+        fake.files["owner/own", "own.pt"] = BIG
+        listed = {"self_forcing": (own, shared), "longcat": (shared,)}
+        monkeypatch.setattr(artifacts, "of", lambda backend_id: listed.get(backend_id, ()))
+        assert artifacts.download("self_forcing")
+        assert artifacts.delete("self_forcing") == len(BIG)
+        assert artifacts.state("longcat").kind == "present"
+        assert artifacts.delete("model") == len(BIG) + len(SMALL)
+        assert artifacts.state("longcat").kind == "absent"
+
+    def test_optional_parts_are_not_needed(self, fake, monkeypatch):
+        extra = dataclasses.replace(MODEL, id="extra", optional=True)
+        monkeypatch.setattr(artifacts, "of", lambda backend_id: (extra,) if backend_id == "longcat" else ())
+        assert artifacts.missing((extra,), "a GPU", "longcat") is None
+        assert artifacts.state(extra).kind == "absent"
+
+
+def test_nothing_is_written_by_looking(fake, tmp_path):
+    artifacts.state("self_forcing")
+    registry.entries()
+    assert os.listdir(tmp_path) == []
+
+
+class TestCommand:
+    """`python app.py --download MODEL`."""
+
+    def test_tells_size_licence_and_progress(self, fake, monkeypatch, capsys):
+        listed = {"self_forcing": (OWNED,)}
+        monkeypatch.setattr(artifacts, "of", lambda backend_id: listed.get(backend_id, ()))
+        problem = app.download("self-forcing", accepted_licence=False)
+        assert problem == (
+            "The licence of An owned model has to be accepted first: Not for sale. "
+            "Add --accept-licence to accept it."
+        )
+        said = capsys.readouterr().out
+        assert "An owned model: 0 MB. Is tested. Licence: Not for sale." in said
+        assert str(hub.cache_folder()) in said
+        assert app.download("self-forcing", accepted_licence=True) is None
+        said = capsys.readouterr().out
+        assert "0 MB of 0 MB, " in said
+        assert said.endswith("All here.\n")
+        assert app.download("owned", accepted_licence=False) is None
+        assert "An owned model: here." in capsys.readouterr().out
+
+    def test_an_unknown_model(self):
+        assert "There is no 'sora': choose one of pocket, self_forcing" in (app.download("sora", True) or "")
+
+    @pytest.mark.parametrize(
+        ("environment", "words"),
+        [
+            ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE forbids the download"),
+            ({"HF_TOKEN": "hf_secret"}, "refuses this token for gdhe17/Self-Forcing"),
+        ],
+    )
+    def test_a_failure_is_one_sentence(self, fake, tmp_path, environment, words):
+        """In a process of its own, told of the hub as users tell theirs."""
+        fake.token = "another"
+        command = [sys.executable, "app.py", "--download", "self-forcing", "--accept-licence"]
+        ran = subprocess.run(
+            command,
+            cwd=registry.__file__.rpartition("/backends/")[0],
+            env={**os.environ, "HF_ENDPOINT": fake.endpoint, "HF_HOME": str(tmp_path), **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert ran.returncode == 1
+        assert words in ran.stderr
+        assert len(ran.stderr.splitlines()) == 1
+        assert "hf_secret" not in ran.stdout + ran.stderr
+        assert f"Into {tmp_path}/hub" in ran.stdout
+        assert "Self-Forcing transformer: 5.7 GB." in ran.stdout
+        assert "CC BY-NC-SA 4.0" in ran.stdout
