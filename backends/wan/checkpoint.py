@@ -62,16 +62,24 @@ def inner(saved: Mapping[str, object]) -> dict[str, Tensor]:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """A safetensors file that is complete from the moment it has its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    """A safetensors file that is complete from the moment it has its name.
+
+    Raises BackendUnavailable when it cannot be written.
+    """
+    name = ""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, name, metadata)
         os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    except (OSError, SafetensorError) as error:
+        raise BackendUnavailable(
+            f"{path} cannot be written ({error}): make room, or set HF_HOME to another folder."
+        ) from error
+    finally:
+        if name:
+            Path(name).unlink(missing_ok=True)
 
 
 def fill(
@@ -102,6 +110,20 @@ def fill(
         if id(tensor) not in placed:
             placed[id(tensor)] = tensor.to(device, dtype)
         state[name] = placed[id(tensor)]
+    module.load_state_dict(state, assign=True)
+    module.requires_grad_(False).eval()
+
+
+def fill_randomly(module: nn.Module, device: torch.device | str, dtype: torch.dtype, seed: int) -> None:
+    """Gives `module`, built on the meta device, parameters that keep activations near one in size."""
+    generator = torch.Generator(device).manual_seed(seed)
+    state = {}
+    for name, tensor in module.state_dict().items():
+        made = torch.empty(tensor.shape, device=device, dtype=dtype)
+        if tensor.ndim > 1 and not name.endswith("gamma"):
+            state[name] = made.normal_(0, tensor[0].numel() ** -0.5, generator=generator)
+        else:
+            state[name] = made.fill_(1.0 if name.endswith(("weight", "gamma")) else 0.0)
     module.load_state_dict(state, assign=True)
     module.requires_grad_(False).eval()
 

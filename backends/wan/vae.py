@@ -11,7 +11,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
 LATENT_FRAMES = 4  # video frames a latent decodes to; the first one decodes to 1
+_FRAMES_AT_ONCE = 32  # of a clip being resized
 
 
 class VAE:
@@ -94,6 +97,19 @@ def to_pixels(video: Tensor) -> Tensor:
     return rearrange(
         (video.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8), "t c h w -> t h w c"
     )
+
+
+def from_pixels(frames: np.ndarray, height: int, width: int, device: torch.device | str) -> Tensor:
+    """Video fp32 [T, 3, height, width] in -1..1 on `device`: the middle of uint8 [T, H, W, 3], resized."""
+    scale = max(height / frames.shape[1], width / frames.shape[2])
+    size = (max(height, round(frames.shape[1] * scale)), max(width, round(frames.shape[2] * scale)))
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    fitted = []
+    for some in np.array_split(frames, -(-len(frames) // _FRAMES_AT_ONCE)):
+        video = rearrange(torch.from_numpy(np.ascontiguousarray(some)).to(device), "t h w c -> t c h w")
+        video = F.interpolate(video.float(), size=size, mode="bilinear", antialias=True)
+        fitted.append(video[..., top : top + height, left : left + width] / 127.5 - 1)
+    return torch.cat(fitted).clamp(-1, 1)
 
 
 def load(weights: Path, device: torch.device | str, dtype: torch.dtype) -> VAE:

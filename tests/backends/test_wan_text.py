@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from backends.base import BackendUnavailable
@@ -176,4 +177,13 @@ def test_a_written_file_is_whole_or_not_there(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="disk full"):
         checkpoint.write(target, {"a": torch.zeros(2)})
     assert torch.equal(checkpoint.read(target)["a"], torch.ones(2))
+
+    def fill_the_disk(*args):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", fill_the_disk)
+    with pytest.raises(
+        BackendUnavailable, match=r"x\.safetensors cannot be written .*No space left.*make room"
+    ):
+        checkpoint.write(target, {"a": torch.zeros(2)})
     assert [path.name for path in target.parent.iterdir()] == ["x.safetensors"]

@@ -1,0 +1,234 @@
+"""Generating with Self-Forcing: text in, blocks of frames out, from a clip on or from nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backends import artifacts, hub
+from backends.base import BackendSpec, BackendUnavailable, Request, Segment, Tick
+from backends.camera import CameraMove
+from backends.self_forcing import spec, weights
+from backends.self_forcing.sampler import SIGMAS, Sampler
+from backends.self_forcing.spec import SPEC
+from backends.self_forcing.transformer import PATCH, TextMemory, Transformer
+from backends.wan import taehv, text, vae
+from backends.wan.decode import Decoding
+from qvg import KVCache
+from qvg.clock import Clock
+from qvg.device import choose
+from qvg.rope import Rope, grid_rope
+
+ROPE_FRAMES = 1024  # rows of Wan's rotary table
+COMPILE = "QVG_STUDIO_COMPILE"  # environment: 1 compiles the model, a minute more before the first block
+_ENCODER_BYTES = 12_500_000_000  # the text encoder in BF16 and its activations
+
+
+class Prompts(Protocol):
+    """Where embeddings of prompts come from: `backends.wan.text.Prompts`."""
+
+    def embed(self, prompt: str) -> Tensor:
+        """[1, length, width] on the CPU; at once for a prompt that was embedded before."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Models:
+    """Everything loaded, and where it runs. `tiny` is the preview decoder, None where it is not there."""
+
+    transformer: Transformer
+    rope: Rope
+    vae: vae.VAE
+    tiny: taehv.TinyDecoder | None
+    prompts: Prompts
+    device: torch.device
+    dtype: torch.dtype
+
+    @torch.inference_mode()
+    def read(self, embedding: Tensor) -> TextMemory:
+        return self.transformer.read(embedding.to(self.device, self.dtype))
+
+
+class SelfForcingBackend:
+    def __init__(self, models: Models, described: BackendSpec = SPEC) -> None:
+        self.models = models
+        self.spec = described
+
+    def open(self, request: Request, cache: KVCache, tick: Tick) -> SelfForcingRollout:
+        return SelfForcingRollout(self.models, self.spec, request, cache, tick)
+
+
+class SelfForcingRollout:
+    """One video. Its prompts are read before its first block, so that the text encoder is gone by then."""
+
+    def __init__(
+        self, models: Models, described: BackendSpec, request: Request, cache: KVCache, tick: Tick
+    ) -> None:
+        self.notes: tuple[str, ...] = ()
+        self._models, self._spec, self._tick = models, described, tick
+        self._blocks, self._index, self._start = request.blocks, 0, 0
+        # What is heard from which block on.
+        self._prompts = {0: request.prompt, **{change.block: change.prompt for change in request.changes}}
+        # Drawn on the CPU: a seed means the same video on every device, whatever the codec does.
+        noise = torch.Generator().manual_seed(request.seed)
+        scale = models.vae.scale
+        size = (
+            described.latents_per_block,
+            models.vae.channels,
+            described.height // scale,
+            described.width // scale,
+        )
+        self._sampler = Sampler(
+            models.transformer, models.rope, cache, size, lambda shape: torch.randn(shape, generator=noise)
+        )
+        self._decoding = Decoding(self._decoder(request.preview).stream(), models.device)
+        self._clip = None if request.clip is None else self._last_blocks(request.clip)
+        self._problem: Exception | None = None
+
+    def reprompt(self, prompt: str) -> None:
+        """Another prompt from the next block on: only what the text says is made anew.
+
+        Reads it with the text encoder, on the CPU where the GPU has no room; a prompt read before is quick.
+        """
+        self._models.prompts.embed(prompt)
+        self._prompts[self._index] = prompt
+
+    def step(self, move: CameraMove | None = None) -> Segment | None:
+        if self._index >= self._blocks:
+            return None
+        if self._problem is not None:
+            raise self._problem
+        self._listen()
+        pieces = self._recall()
+        latents = self._sampler.generate(self._tick)
+        clock, self._sampler.clock = self._sampler.clock, Clock(self._models.device)
+        self._decoding.start(latents)
+        self._index += 1
+        if self._index < self._blocks:
+            self._remember(latents)
+        pieces.append(self._decoding.finish())
+        frames = np.concatenate(pieces)
+        ms = {"denoise": clock.ms, "decode": self._decoding.ms}
+        segment = Segment(frames, self._index - 1, self._start, self._spec.fps, ms)
+        self._start += len(frames)
+        return segment
+
+    def _listen(self) -> None:
+        """Hears the prompt that begins here. Before the first block all of them are read."""
+        prompts = self._models.prompts
+        if self._index == 0:
+            self._tick(0, len(SIGMAS))
+            for prompt in self._prompts.values():
+                prompts.embed(prompt)
+        if self._index in self._prompts:
+            self._sampler.change_text(self._models.read(prompts.embed(self._prompts[self._index])))
+
+    def _remember(self, latents: Tensor) -> None:
+        """Makes the block history, and gives a GPU its next work before it is waited for."""
+        try:
+            self._sampler.absorb(latents)
+            if self._models.device.type == "cuda" and self._index not in self._prompts:
+                self._sampler.launch()
+        except Exception as error:
+            # Most likely no memory is left. The block is done all the same: it is handed out first.
+            self._problem = error
+
+    def _recall(self) -> list[np.ndarray]:
+        """Makes the clip history, once, and returns it as it decodes."""
+        if self._clip is None:
+            return []
+        models, described = self._models, self._spec
+        video = vae.from_pixels(self._clip, described.height, described.width, models.device)
+        self._clip = None
+        pieces = []
+        for block in models.vae.encode(video[None]).split(described.latents_per_block, 1):
+            self._tick(0, len(SIGMAS))
+            self._sampler.absorb(block)
+            self._decoding.start(block)
+            pieces.append(self._decoding.finish())
+        return pieces
+
+    def _last_blocks(self, clip: np.ndarray) -> np.ndarray:
+        count = self._spec.video_frames(self._spec.clip_blocks(len(clip)))
+        self.notes += (f"The last {count} frames of the clip are the beginning of the video.",)
+        return clip[len(clip) - count :]
+
+    def _decoder(self, preview: bool) -> vae.VAE | taehv.TinyDecoder:
+        if not preview:
+            return self._models.vae
+        if self._models.tiny is None:
+            self.notes += ("The preview decoder is not downloaded: frames come from the full one.",)
+            return self._models.vae
+        return self._models.tiny
+
+
+def load(device: torch.device, say: Callable[[str], None]) -> SelfForcingBackend:
+    """Raises BackendUnavailable when weights are missing or cannot be read."""
+    if (problem := spec.missing()) is not None:
+        raise BackendUnavailable(problem)
+    dtype = choose(device, SPEC.geometry.head_dim).dtype
+    transformer = weights.load_published(device, dtype, say)
+    say("Loading the video decoder")
+    autoencoder = vae.load(_path(spec.VAE21), device, dtype)
+    preview = artifacts.locate(spec.TAEHV21)
+    tiny = None if preview is None else taehv.load(preview, device, dtype)
+    length = transformer.config.text_length
+    prompts = text.Prompts(
+        hub.own_folder() / "prompts", spec.UMT5.id, lambda: _open_encoder(device, length), length
+    )
+    return assemble(transformer, autoencoder, tiny, prompts, SPEC)
+
+
+def load_random(device: torch.device, say: Callable[[str], None], tiny: bool = False) -> SelfForcingBackend:
+    """Full scale, or as `tiny` as a CPU likes it, with random weights and no files: for measuring."""
+    from backends.self_forcing.made_up import make
+
+    say("Making random weights")
+    return make(device, tiny)
+
+
+def assemble(
+    transformer: Transformer,
+    autoencoder: vae.VAE,
+    tiny: taehv.TinyDecoder | None,
+    prompts: Prompts,
+    described: BackendSpec,
+) -> SelfForcingBackend:
+    """Puts loaded models together, for pictures of the size that `described` says."""
+    weight = transformer.head.head.weight
+    cell = autoencoder.scale * PATCH
+    rope = grid_rope(
+        ROPE_FRAMES,
+        described.height // cell,
+        described.width // cell,
+        transformer.config.rope_pairs,
+        device=weight.device,
+    )
+    if os.environ.get(COMPILE) == "1":
+        transformer.compile()
+    models = Models(transformer, rope, autoencoder, tiny, prompts, weight.device, weight.dtype)
+    return SelfForcingBackend(models, described)
+
+
+def _open_encoder(device: torch.device, length: int) -> text.TextEncoder:
+    """On the GPU if it has the room just now."""
+    home = device
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        free, _ = torch.cuda.mem_get_info(device)
+        home = device if free >= _ENCODER_BYTES else torch.device("cpu")
+    return text.load(_path(spec.UMT5), _path(spec.UMT5_TOKENIZER), home, length=length)
+
+
+def _path(artifact: artifacts.Artifact) -> Path:
+    path = artifacts.locate(artifact)
+    if path is None:
+        raise BackendUnavailable(f"{artifact.title} is not here: download it first.")
+    return path

@@ -1,0 +1,110 @@
+"""Self-Forcing's checkpoint: names as trainers and diffusers write them, and BF16 once and for all.
+
+The published file holds FP32 averages. It is read once; the BF16 copy beside Hugging Face's cache is half the
+size and loads without unpickling.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from backends import artifacts
+from backends.base import BackendUnavailable
+from backends.self_forcing.spec import TRANSFORMER
+from backends.self_forcing.transformer import Transformer, WanConfig
+from backends.wan import checkpoint
+
+# What FSDP, activation checkpointing and torch.compile put into names.
+_WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
+
+_FROM_DIFFUSERS = {
+    "condition_embedder.text_embedder.linear_1": "text_embedding.0",
+    "condition_embedder.text_embedder.linear_2": "text_embedding.2",
+    "condition_embedder.time_embedder.linear_1": "time_embedding.0",
+    "condition_embedder.time_embedder.linear_2": "time_embedding.2",
+    "condition_embedder.time_proj": "time_projection.1",
+    "proj_out": "head.head",
+    "scale_shift_table": "head.modulation",
+    "patch_embedding": "patch_embedding",
+}
+_FROM_DIFFUSERS_BLOCK = {
+    "scale_shift_table": "modulation",
+    "norm2": "norm3",
+    "ffn.net.0.proj": "ffn.0",
+    "ffn.net.2": "ffn.2",
+    **{
+        f"{theirs}.{leaf}": f"{ours}.{part}"
+        for theirs, ours in (("attn1", "self_attn"), ("attn2", "cross_attn"))
+        for leaf, part in (
+            ("to_q", "q"),
+            ("to_k", "k"),
+            ("to_v", "v"),
+            ("to_out.0", "o"),
+            ("norm_q", "norm_q"),
+            ("norm_k", "norm_k"),
+        )
+    },
+}
+
+
+def with_original_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of Wan's own layout, from that or diffusers', with what a trainer wrapped around them gone.
+
+    Raises BackendUnavailable for a name that diffusers' layout does not have.
+    """
+    bare = {_unwrapped(name): tensor for name, tensor in tensors.items()}
+    if "proj_out.weight" not in bare:
+        return bare
+    return {_original(name): tensor for name, tensor in bare.items()}
+
+
+def load(
+    path: Path, device: torch.device | str, dtype: torch.dtype, config: WanConfig | None = None
+) -> Transformer:
+    """The transformer in a file or folder, either layout. Raises BackendUnavailable when it is another's."""
+    with torch.device("meta"):
+        transformer = Transformer(config or WanConfig())
+    checkpoint.fill(transformer, with_original_names(checkpoint.read(path)), device, dtype)
+    return transformer
+
+
+def load_published(device: torch.device | str, dtype: torch.dtype, say: Callable[[str], None]) -> Transformer:
+    """The published checkpoint, converted to BF16 the first time. Raises BackendUnavailable."""
+    path = artifacts.locate(TRANSFORMER)
+    if path is None:
+        raise BackendUnavailable(f"{TRANSFORMER.title} is not here: download it first.")
+    converted = artifacts.converted_path(TRANSFORMER)
+    if path != converted:
+        say("Converting Self-Forcing to BF16, once")
+        convert(path, converted)
+    say("Loading Self-Forcing")
+    return load(converted, device, dtype)
+
+
+def convert(source: Path, target: Path, config: WanConfig | None = None) -> None:
+    """Writes `source` in BF16 and our names to `target`. Raises BackendUnavailable."""
+    transformer = load(source, "cpu", torch.bfloat16, config)
+    checkpoint.write(target, transformer.state_dict(), {"source": source.name})
+
+
+def _unwrapped(name: str) -> str:
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name.removeprefix("model.")
+
+
+def _original(name: str) -> str:
+    stem, leaf = name, ""
+    if not name.endswith("scale_shift_table"):
+        stem, _, leaf = name.rpartition(".")
+    block = re.fullmatch(r"blocks\.(\d+)\.(.+)", stem)
+    known = _FROM_DIFFUSERS_BLOCK.get(block[2]) if block else _FROM_DIFFUSERS.get(stem)
+    if known is None:
+        raise BackendUnavailable(f"the weights hold {name}, which Wan2.1's transformer does not have.")
+    start = f"blocks.{block[1]}.{known}" if block else known
+    return f"{start}.{leaf}" if leaf else start

@@ -1,0 +1,68 @@
+"""A video's frames, decoded while its next block is being denoised.
+
+On a GPU decoding has a stream of its own, ahead of denoising where both want to compute: frames leave as soon
+as their latents are done. On a CPU it happens at once.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backends.wan.vae import to_pixels
+from qvg.clock import Clock
+
+
+class Decoder(Protocol):
+    """One video being decoded, from its first latent on."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Video [B, T, 3, H, W] in -1..1 of the next latents [B, F, C, h, w]."""
+        ...
+
+
+class Decoding:
+    """Decodes the blocks of one video: `start` one, do something else, `finish` it."""
+
+    def __init__(self, decoder: Decoder, device: torch.device) -> None:
+        self._decoder = decoder
+        self._device = device
+        self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
+        self._clock = Clock(device)
+        self._frames: Tensor | None = None
+        self._done: torch.cuda.Event | None = None
+
+    @torch.inference_mode()
+    def start(self, latents: Tensor) -> None:
+        """Begins with the next latents [1, F, C, h, w], which the current stream makes."""
+        self._clock = Clock(self._device)
+        if self._stream is None:
+            with self._clock.running():
+                self._frames = to_pixels(self._decoder.decode(latents)[0])
+            return
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        # Its memory may be given to others once this stream, too, is done with it.
+        latents.record_stream(self._stream)
+        with torch.cuda.stream(self._stream):
+            with self._clock.running():
+                pixels = to_pixels(self._decoder.decode(latents)[0])
+            self._frames = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
+            self._frames.copy_(pixels, non_blocking=True)
+            self._done = torch.cuda.Event(blocking=True)
+            self._done.record(self._stream)
+
+    def finish(self) -> np.ndarray:
+        """uint8 [T, H, W, 3] of what was started. Waits for the decoding stream alone."""
+        assert self._frames is not None
+        if self._done is not None:
+            self._done.synchronize()
+        frames, self._frames, self._done = self._frames, None, None
+        return frames.numpy()
+
+    @property
+    def ms(self) -> float:
+        """What the last `start` took, once finished."""
+        return self._clock.ms
