@@ -17,12 +17,14 @@ class Plan:
     """The memory of one run. `kv_bytes` and `bf16_bytes` are what CacheStats will say after the last block.
 
     `needs_bytes` is the most held at any time: weights and activations, encoded history, and the room set
-    aside for full-precision blocks. `fits` is None while the device is not known.
+    aside for full-precision blocks; or the text encoder and the weights, before the first block. `parts` say
+    what it is made of while blocks are made. `fits` is None while the device is not known.
     """
 
     kv_bytes: int
     bf16_bytes: int
     needs_bytes: int
+    parts: tuple[tuple[str, int], ...]
     fits: bool | None
     blocks_that_fit: int | None  # of those asked for; None while the device is not known
     sentence: str
@@ -41,26 +43,40 @@ def plan(
 ) -> Plan:
     """What `blocks` blocks cost, and whether `device` can hold it."""
     kv_bytes, bf16_bytes = cache_bytes(spec.geometry, codec, policy, blocks, spec.latents_per_block)
-    needs = spec.working_bytes + max(
-        (_held(spec, codec, policy, block) for block in range(1, blocks + 1)), default=0
-    )
+    held = _most_held(spec, codec, policy, blocks)
+    needs = max(spec.working_bytes + held, _prompt_bytes(spec, device))
     fits = lasts = None
     if device is not None:
         lasts = _blocks_that_fit(spec, codec, policy, blocks, device.memory_bytes)
         fits = lasts == blocks
+    sentence = _sentence(spec, policy, blocks, needs, device, lasts)
+    if lasts == blocks and not isinstance(codec, BF16Config):
+        sentence += _without(spec, policy, blocks, needs, device)
     return Plan(
         kv_bytes=kv_bytes,
         bf16_bytes=bf16_bytes,
         needs_bytes=needs,
+        parts=(*(spec.memory or (("model", spec.working_bytes),)), ("KV cache", held)),
         fits=fits,
         blocks_that_fit=lasts,
-        sentence=_sentence(spec, policy, blocks, needs, device, lasts),
+        sentence=sentence,
     )
 
 
 def in_words(memory_bytes: int) -> str:
     """`23.6 GiB`, or `640 MiB` below one."""
     return f"{memory_bytes / _GIB:.1f} GiB" if memory_bytes >= _GIB else f"{memory_bytes / 2**20:.0f} MiB"
+
+
+def _most_held(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> int:
+    return max((_held(spec, codec, policy, block) for block in range(1, blocks + 1)), default=0)
+
+
+def _prompt_bytes(spec: BackendSpec, device: DeviceInfo | None) -> int:
+    """Held while a prompt is read. On a GPU too small for the text encoder the CPU reads it."""
+    if device is not None and (device.kind != "cuda" or spec.prompt_bytes > device.memory_bytes):
+        return 0
+    return spec.prompt_bytes
 
 
 def _held(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> int:
@@ -85,6 +101,20 @@ def _blocks_that_fit(
         if _held(spec, codec, policy, block) > room:
             return block - 1
     return blocks
+
+
+def _without(
+    spec: BackendSpec, policy: CachePolicy, blocks: int, needs: int, device: DeviceInfo | None
+) -> str:
+    """What the same run would take if nothing were encoded; empty where that is no more."""
+    most = spec.working_bytes + _most_held(spec, BF16, policy, blocks)
+    if device is None or most <= needs:
+        return ""
+    cost = f" BF16 would need {in_words(most)}"
+    lasts = _blocks_that_fit(spec, BF16, policy, blocks, device.memory_bytes)
+    if lasts == blocks:
+        return f"{cost}."
+    return f"{cost} and run out at frame {spec.video_frames(lasts) + 1:,}."
 
 
 def _sentence(

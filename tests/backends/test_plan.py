@@ -15,6 +15,7 @@ from tests.fake_backend import SPEC
 
 GIB = 1 << 30
 SELF_FORCING = registry.find("self_forcing")
+FEW = dataclasses.replace(QVG, clusters=64)
 
 
 def device(gib: float, kind="cuda") -> DeviceInfo:
@@ -64,6 +65,61 @@ def test_a_run_that_does_not_says_where_it_ends_and_what_would_fit():
     assert f"of this GPU's 32.0 GiB: would run out at frame {frame}; QVG INT2 fits." in made.sentence
     assert plan(SELF_FORCING, BF16, SELF_FORCING.policy, made.blocks_that_fit, device(32)).fits
     assert not plan(SELF_FORCING, BF16, SELF_FORCING.policy, made.blocks_that_fit + 1, device(32)).fits
+
+
+@pytest.mark.parametrize(
+    ("gib", "codec", "policy", "counted"),
+    [
+        (31.0, BF16, CachePolicy(every=1), 87),
+        (31.0, QVG, SELF_FORCING.policy, 462),
+        (31.0, FEW, CachePolicy(every=1), 546),
+        (23.2, BF16, CachePolicy(every=1), 57),
+        (23.2, QVG, SELF_FORCING.policy, 261),
+        (23.2, FEW, CachePolicy(every=1), 351),
+    ],
+)
+def test_no_more_latents_are_promised_than_were_counted(gib, codec, policy, counted):
+    """What a 32 GB and a 24 GB card hold of Self-Forcing, counted by hand without decoding beside denoising
+    (0.9 GiB) and without room for the last block (0.8); spans of 24 latents make steps of 24."""
+    made = plan(SELF_FORCING, codec, policy, 341, device(gib))
+    latents = 3 * made.blocks_that_fit
+    step = 3 * policy.every
+    assert counted - 9 - 2 * step < latents <= counted
+
+
+@pytest.mark.parametrize("gib", [31.8, 23.6], ids=["RTX 5090", "RTX 4090"])
+def test_180_latents_in_two_bits_fit_cards_that_bf16_does_not(gib):
+    made = plan(SELF_FORCING, QVG, SELF_FORCING.policy, 60, device(gib))
+    without = plan(SELF_FORCING, BF16, SELF_FORCING.policy, 60, device(gib))
+    assert made.fits
+    assert made.kv_bytes == pytest.approx(9.67 * GIB, rel=1e-3)
+    frame = SELF_FORCING.video_frames(without.blocks_that_fit) + 1
+    assert made.sentence == (
+        f"Needs 21.4 GiB of this GPU's {gib} GiB: fits. "
+        f"BF16 would need 60.0 GiB and run out at frame {frame}."
+    )
+    assert f"would run out at frame {frame}; QVG INT2 fits." in without.sentence
+
+
+def test_on_a_large_card_bf16_is_only_more():
+    made = plan(SELF_FORCING, QVG, SELF_FORCING.policy, 60, device(80))
+    assert made.sentence.endswith("fits. BF16 would need 60.0 GiB.")
+
+
+def test_the_parts_are_what_is_needed():
+    made = plan(SELF_FORCING, QVG, SELF_FORCING.policy, 60, device(32))
+    assert dict(made.parts)["transformer"] == pytest.approx(2.64 * GIB, rel=2e-3)
+    assert sum(size for _, size in made.parts) == made.needs_bytes
+    assert plan(SPEC, QVG, SPEC.policy, 1, None).parts[0] == ("model", SPEC.working_bytes)
+
+
+def test_reading_the_prompt_counts_where_the_gpu_does_it():
+    def needs(memory, kind="cuda"):
+        return plan(small, QVG, CachePolicy(every=1), 1, device(memory, kind)).needs_bytes
+
+    small = dataclasses.replace(SELF_FORCING, working_bytes=1 * GIB)
+    assert needs(24) == SELF_FORCING.prompt_bytes
+    assert needs(8) == needs(64, "cpu") < 3 * GIB
 
 
 def test_a_run_no_codec_saves_says_how_long_it_may_be():
