@@ -1,83 +1,309 @@
-"""Speed and memory of a whole generator: `python -m backends.bench pocket`.
+"""Speed and memory of a whole generator, block by block: `python -m backends.bench pocket`.
 
-The last line is one JSON object.
+Either one whole video, or with `--latents` single blocks at chosen lengths of history, which is filled with
+random keys and values instead of being generated. Times of a block are of its whole way from noise to frames
+on the host, decoding overlapped where the generator overlaps it. The last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import json
-import resource
+import os
 import statistics
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from backends import machine, registry
-from backends.base import Backend, Request
+from backends.base import Backend, BackendUnavailable, Request, Rollout
 from backends.camera import parse_path
-from backends.plan import codec_for
-from qvg import BF16, PRESETS, KVCache
-from qvg.config import CodecConfig
+from backends.failure import is_out_of_memory
+from backends.peak import PeakMemory
+from backends.plan import codec_for, plan
+from backends.session import free_memory
+from qvg import BF16, PRESETS, CachePolicy, KVCache
+from qvg.config import CodecConfig, PRQConfig
 
 PATH = "right-40, left-40, w-16"
+PROMPT = "a stone bridge over a river at dawn, mist between the pines, slow pan of the camera"
+Row = dict[str, Any]
 
 
-def run(backend: Backend, codec: CodecConfig, blocks: int, device: torch.device) -> dict[str, float]:
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One way to keep a history, and its name."""
+
+    name: str
+    codec: CodecConfig
+    policy: CachePolicy
+
+    def cache(self, backend: Backend, device: torch.device) -> KVCache:
+        spec = backend.spec
+        return KVCache(
+            spec.geometry, self.codec, self.policy, frames_per_block=spec.latents_per_block, device=device
+        )
+
+
+def whole(backend: Backend, case: Case, blocks: int, device: torch.device) -> Row:
     """One video: how long its blocks took, and what the cache held and cost."""
     spec = backend.spec
-    cache = KVCache(spec.geometry, codec, spec.policy, frames_per_block=spec.latents_per_block, device=device)
-    request = Request(prompt=spec.examples[0], moves=parse_path(PATH), blocks=blocks)
-    ms = []
+    cache = case.cache(backend, device)
+    peak = PeakMemory(device)
+    ms, denoise, decode = [], [], []
     began = time.perf_counter()
-    rollout = backend.open(request, cache, lambda step, steps: None)
-    while rollout.step() is not None:
+    rollout = _open(backend, cache, blocks)
+    while (segment := rollout.step()) is not None:
         now = time.perf_counter()
         ms.append(1e3 * (now - began))
+        denoise.append(segment.ms.get("denoise", 0.0))
+        decode.append(segment.ms.get("decode", 0.0))
         began = now
     stats = cache.stats()
     frames = spec.video_frames(blocks)
-    figures = {
+    return {
         "frames": frames,
         "frames_per_second": 1e3 * frames / sum(ms),
         "first_block_ms": ms[0],
         "early_block_ms": statistics.median(ms[1:5] or ms),
         "late_block_ms": statistics.median(ms[-4:]),
+        "late_denoise_ms": statistics.median(denoise[-4:]),
+        "late_decode_ms": statistics.median(decode[-4:]),
         "encode_share": stats.encode_ms / sum(ms),
         "read_share": stats.read_ms / sum(ms),
         "cache_mib": stats.stored_bytes / 2**20,
         "bf16_mib": stats.bf16_bytes / 2**20,
         "ratio": stats.ratio,
+        "peak_gib": peak.read() / 2**30,
     }
-    return {name: round(value, 3) for name, value in figures.items()}
+
+
+def at_lengths(
+    backend: Backend,
+    case: Case,
+    latents: list[int],
+    repeat: int,
+    device: torch.device,
+    tell: Callable[[Row], None],
+) -> None:
+    """A row for each length: `repeat` blocks are timed, the last of which makes the video that long."""
+    info = machine.inspect(device)
+    spec = backend.spec
+    cache = case.cache(backend, device)
+    for length in sorted(latents):
+        blocks = length // spec.latents_per_block
+        planned = plan(spec, case.codec, case.policy, blocks, info)
+        if not planned.fits:
+            tell({"latents": length, "skipped": planned.sentence})
+            continue
+        try:
+            row = _block(backend, cache, blocks, repeat, device)
+            tell({"latents": cache.frames, **row})
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            tell({"latents": length, "skipped": f"out of memory, {planned.sentence}"})
+            break
+        finally:
+            free_memory()
+    cache.reset()
+
+
+def _block(backend: Backend, cache: KVCache, blocks: int, repeat: int, device: torch.device) -> Row:
+    """Times of one block, and memory, where a video of `blocks` blocks ends."""
+    peak = PeakMemory(device)
+    fill(cache, blocks - repeat - 1)
+    rollout = _open(backend, cache, repeat + 2)  # the last one of a video is not remembered: it is not made
+    rollout.step()
+    before = cache.stats()
+    began = time.perf_counter()
+    segments = [rollout.step() for _ in range(repeat)]
+    after = cache.stats()
+    ms = 1e3 * (time.perf_counter() - began) / repeat
+    # Some blocks encode many, others none: every block is given its share.
+    encode_here = (after.encode_ms - before.encode_ms) / repeat
+    encode = after.encode_ms / (cache.frames // cache.frames_per_block)
+    encoded_bytes = sum(size for name, size in after.parts.items() if name not in ("sink", "recent"))
+    stages = [segment.ms for segment in segments if segment is not None]
+    return {
+        "block_ms": ms - encode_here + encode,
+        "denoise_ms": statistics.mean(stage.get("denoise", 0.0) for stage in stages),
+        "read_ms": (after.read_ms - before.read_ms) / repeat,
+        "encode_ms": encode,
+        "decode_ms": statistics.mean(stage.get("decode", 0.0) for stage in stages),
+        "kv_gib": after.stored_bytes / 2**30,
+        "kv_scratch_gib": after.scratch_bytes / 2**30,
+        "encoded_mib_a_layer": encoded_bytes / 2**20 / cache.geometry.layers,
+        "ratio": after.ratio,
+        "peak_gib": peak.read() / 2**30,
+    }
+
+
+def fill(cache: KVCache, blocks: int, seed: int = 0) -> None:
+    """Commits random keys and values until `cache` holds `blocks` blocks. What they are changes no time."""
+    geometry = cache.geometry
+    tokens = cache.frames_per_block * geometry.tokens_per_frame
+    shape = (cache.batch, geometry.heads, tokens, geometry.head_dim)
+    generator = torch.Generator(cache.device).manual_seed(seed)
+    k, v = (torch.randn(shape, generator=generator, device=cache.device, dtype=cache.dtype) for _ in range(2))
+    while cache.frames < blocks * cache.frames_per_block:
+        for layer in range(geometry.layers):
+            cache.layer(layer).stage(k, v)
+        cache.commit()
+
+
+def _open(backend: Backend, cache: KVCache, blocks: int) -> Rollout:
+    spec = backend.spec
+    moves = parse_path(PATH) if "camera" in spec.inputs else ()
+    prompt = spec.examples[0] if spec.examples else PROMPT
+    return backend.open(Request(prompt=prompt, moves=moves, blocks=blocks), cache, lambda step, steps: None)
+
+
+def parse_case(backend: Backend, preset: str, policy: str) -> Case:
+    """`every=1,clusters=64,sink=1`, or nothing for the generator's own. Raises ValueError."""
+    codec, changes = codec_for(backend.spec, preset), {}
+    for part in filter(None, policy.split(",")):
+        name, _, number = part.partition("=")
+        if name == "clusters" and isinstance(codec, PRQConfig):
+            codec = dataclasses.replace(codec, clusters=int(number))
+        elif name in ("every", "sink", "recent", "window"):
+            changes[name] = int(number)
+        elif name != "clusters":
+            raise ValueError(f"{part!r} is not one of every=, sink=, recent=, window=, clusters=")
+    return Case(f"{preset} {policy}".strip(), codec, dataclasses.replace(backend.spec.policy, **changes))
+
+
+def load(name: str, device: torch.device, random_weights: bool, tiny: bool) -> Backend:
+    """Raises BackendUnavailable for a generator that has no random weights or lacks its own."""
+    if not random_weights:
+        return registry.load(name, device, lambda text: None)
+    make = getattr(importlib.import_module(f"backends.{name}.rollout"), "load_random", None)
+    if make is None:
+        raise BackendUnavailable(f"{name} cannot be made of random weights.")
+    return make(device, lambda text: None, tiny=tiny)
+
+
+def describe(options: argparse.Namespace, backend: Backend, device: torch.device, load_s: float) -> Row:
+    try:
+        triton = importlib.import_module("triton").__version__
+    except ImportError:
+        triton = "none"
+    return {
+        "backend": options.backend,
+        "weights": "random" if options.random_weights else "its own",
+        "compiled": options.compile,
+        "picture": f"{backend.spec.width} x {backend.spec.height}",
+        "torch": torch.__version__,
+        "triton": triton,
+        "device": dataclasses.asdict(machine.inspect(device)),
+        "load_s": load_s,
+    }
+
+
+def against_bf16(rows: list[Row]) -> None:
+    """Adds to each row how much longer its block takes than the fastest BF16 one of that length."""
+    fastest: dict[int, float] = {}
+    for row in rows:
+        if row["codec"] == "BF16" and "block_ms" in row:
+            fastest[row["latents"]] = min(row["block_ms"], fastest.get(row["latents"], row["block_ms"]))
+    for row in rows:
+        if "block_ms" in row and row["latents"] in fastest:
+            row["over_bf16"] = row["block_ms"] / fastest[row["latents"]] - 1
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("backend", choices=registry.IDS)
-    parser.add_argument("--codecs", nargs="*", default=["BF16", "QVG INT2"], choices=list(PRESETS))
-    parser.add_argument("--blocks", type=int, default=24)
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--threads", type=int, help="of the CPU; every core by default")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
+    options.backend = options.backend.replace("-", "_")
     torch.set_num_threads(options.threads or machine.physical_cores())
     device = machine.choose(options.device)
+    if options.compile:
+        os.environ["QVG_STUDIO_COMPILE"] = "1"
     began = time.perf_counter()
-    backend = registry.load(options.backend, device, lambda text: None)
-    load_s = time.perf_counter() - began
-    result = {
-        "backend": options.backend,
-        "torch": torch.__version__,
-        "device": dataclasses.asdict(machine.inspect(device)),
-        "load_s": round(load_s, 2),
-    }
-    run(backend, BF16, 1, device)  # the first block of a process also builds kernels
-    for preset in options.codecs:
-        result[preset] = run(backend, codec_for(backend.spec, preset), options.blocks, device)
-        print(f"{preset}: {result[preset]}", flush=True)
-    result["process_peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(json.dumps(result))
+    try:
+        backend = load(options.backend, device, options.random_weights, options.tiny)
+        cases = [
+            (preset, parse_case(backend, preset, policy))
+            for preset in options.codec
+            for policy in options.policy
+        ]
+    except (BackendUnavailable, ValueError) as error:
+        raise SystemExit(str(error)) from None
+    result = describe(options, backend, device, time.perf_counter() - began)
+    here = machine.inspect(device)
+    print(
+        f"{backend.spec.title}, {result['weights']} weights, {result['picture']}, on {here.name}: torch "
+        f"{torch.__version__}, triton {result['triton']}, {here.dtype}, {here.attention} attention "
+        f"({'; '.join(here.reasons)})",
+        flush=True,
+    )
+    # The first blocks of a process also build kernels.
+    whole(backend, Case("", BF16, backend.spec.policy), 2, device)
+    rows: list[Row] = []
+    for preset, case in cases:
+
+        def tell(row: Row, preset: str = preset, case: Case = case) -> None:
+            rows.append({"codec": preset, "case": case.name, **row})
+            against_bf16(rows)
+            print(_line(rows[-1]), flush=True)
+
+        if options.latents:
+            # A codec's kernels, too, are built once.
+            at_lengths(backend, case, [min(options.latents)], 1, device, lambda row: None)
+            at_lengths(backend, case, options.latents, options.repeat, device, tell)
+        else:
+            tell(whole(backend, case, options.blocks, device))
+    result["rows"] = [_rounded(row) for row in rows]
+    text = json.dumps(_rounded(result))
+    if options.json:
+        options.json.write_text(text + "\n")
+    print(text)
+
+
+def _line(row: Row) -> str:
+    return "  ".join(f"{name} {value}" for name, value in _rounded(row).items() if name != "codec")
+
+
+def _rounded(row: Row) -> Row:
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="backends.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = [*registry.IDS, *(name.replace("_", "-") for name in registry.IDS if "_" in name)]
+    parser.add_argument("backend", choices=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument(
+        "--random-weights", action="store_true", help="full scale without files; frames are noise"
+    )
+    parser.add_argument("--tiny", action="store_true", help="with random weights, as small as a CPU likes")
+    parser.add_argument(
+        "--codec", nargs="+", default=["BF16", "QVG INT2"], choices=list(PRESETS), metavar="PRESET"
+    )
+    parser.add_argument(
+        "--policy", nargs="+", default=[""], metavar="every=N,clusters=N", help="each with every codec"
+    )
+    parser.add_argument("--blocks", type=int, default=24, help="of a whole video (%(default)s)")
+    parser.add_argument(
+        "--latents", type=int, nargs="+", help="time blocks at these lengths instead of a whole video"
+    )
+    parser.add_argument(
+        "--repeat",
+        type=int,
+        default=2,
+        help="blocks timed at each length (%(default)s), after another one",
+    )
+    parser.add_argument("--compile", action="store_true", help="compile the model where it can be")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--threads", type=int, help="of the CPU; every core by default")
+    parser.add_argument("--json", type=Path, help="a file for what the last line says")
+    return parser
 
 
 if __name__ == "__main__":

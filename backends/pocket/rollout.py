@@ -193,6 +193,18 @@ def load(device: torch.device, say: Callable[[str], None]) -> PocketBackend:
     return PocketBackend(load_world(device))
 
 
+def load_random(device: torch.device, say: Callable[[str], None], tiny: bool = False) -> PocketBackend:
+    """The same models with random weights; they are `tiny` as they are."""
+    say("Making random weights")
+    dtype = choose(device, SPEC.geometry.head_dim).dtype
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        autoencoder, transformer = Autoencoder(), Transformer()
+    weights.place(autoencoder, transformer, device, dtype)
+    rotary = Rotary(SPEC.max_blocks * BLOCK_FRAMES, device, dtype)
+    return PocketBackend(World(autoencoder, transformer, rotary, device, dtype))
+
+
 def fit_picture(image: np.ndarray) -> Tensor:
     """The middle of uint8 [H, W, 3] at the world's size: fp32 [1, 3, HEIGHT, WIDTH] in 0..1."""
     picture = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255

@@ -49,11 +49,18 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[Autoen
     autoencoder, transformer = Autoencoder(), Transformer()
     _fill(autoencoder, [folder / spec.AUTOENCODER])
     _fill(transformer, [folder / name for name in spec.TRANSFORMER])
+    place(autoencoder, transformer, device, dtype)
+    return autoencoder, transformer
+
+
+def place(
+    autoencoder: Autoencoder, transformer: Transformer, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Makes both ready to run."""
     for model in (autoencoder, transformer):
         model.requires_grad_(False).eval().to(device=device, dtype=dtype)
     autoencoder.norm.float()  # it is given FP32, and a CPU's batch norm takes one type only
     autoencoder.to(memory_format=torch.channels_last)
-    return autoencoder, transformer
 
 
 def _fill(model: nn.Module, files: list[Path]) -> None:
