@@ -6,7 +6,7 @@ go, and the partial results are merged by their log-sum-exp.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from qvg.cache import LayerCache
 from qvg.ops.attention import Partial, merge, partial_attention
 
 Rotate = Callable[[Tensor, int], Tensor]
+# k, v [B, H, S, D] as they were staged, and their first frame's number; keys and values of each attention
+Prepare = Callable[[Tensor, Tensor, int], Sequence[tuple[Tensor, Tensor]]]
 
 
 @torch.no_grad()
@@ -42,3 +44,37 @@ def attend(q: Tensor, layer: LayerCache, rotate: Rotate | None = None) -> Tensor
     if total is None:
         raise ValueError("there is nothing to attend to: stage a block first")
     return total.out.to(q.dtype)
+
+
+@torch.no_grad()
+def attend_chosen(
+    queries: Sequence[Tensor], layer: LayerCache, blocks: Sequence[int], prepare: Prepare
+) -> list[Tensor]:
+    """Several attentions, of `queries` [B, H, Q, D] each, over one reading of chosen blocks and the staged.
+
+    `blocks` are rising numbers of visible blocks. Frames are counted among the chosen, from 0 and without
+    gaps, the staged block's last. `prepare(k, v, first_frame)` is given whole frames that follow each other
+    and returns keys and values for each of `queries`, in their order; it must not write to k or v. Results
+    have the shape and dtype of their queries. Raises ValueError for blocks that cannot be read and when there
+    are none.
+    """
+    choice = layer.choice
+    asked = [q.to(choice.dtype) for q in queries]
+    totals: list[Partial] = []
+    with layer.read_clock.running():
+        for first_frame, k, v in layer.chosen(blocks, choice.dtype):
+            pieces = [
+                partial_attention(q, keys.to(choice.dtype), values.to(choice.dtype), choice.attention)
+                for q, (keys, values) in zip(asked, prepare(k, v, first_frame), strict=True)
+            ]
+            # Let go before the next span is decoded.
+            del k, v
+            if totals:
+                pieces = [
+                    merge(Partial(total.out.float(), total.lse), piece)
+                    for total, piece in zip(totals, pieces, strict=True)
+                ]
+            totals = pieces
+    if not totals:
+        raise ValueError("there is nothing to attend to: stage a block first")
+    return [total.out.to(q.dtype) for total, q in zip(totals, queries, strict=True)]

@@ -7,7 +7,7 @@ staged block. Staging writes behind what is there: reading it with the waiting b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -93,13 +93,18 @@ class KVCache:
     def commit(self) -> None:
         """Makes the staged block of every layer history, then encodes and evicts as the policy says.
 
-        Raises ValueError, and changes nothing, when a layer has nothing staged. After any other error (out of
-        memory while encoding) the cache must be reset.
+        Raises ValueError, and changes nothing, when a layer has nothing staged, or was not rewritten with the
+        others. After any other error (out of memory while encoding) the cache must be reset.
         """
         for index, layer in enumerate(self._layers):
             if not layer.staged:
                 raise ValueError(
                     f"layer {index} has nothing staged: stage keys and values of every layer, then commit"
+                )
+            if layer.blocks != self._blocks:
+                raise ValueError(
+                    f"layer {index} holds {layer.blocks} blocks, but {self._blocks} were last rewritten: "
+                    "rewrite every layer with the same number"
                 )
         self._blocks += 1
         due = self.policy.due(self._blocks, self._encoded)
@@ -108,6 +113,22 @@ class KVCache:
             for layer in self._layers:
                 layer.commit(due, layout)
         self._encoded += due is not None
+
+    def rewrite(self, index: int, k: Tensor, v: Tensor) -> None:
+        """Puts k, v [B, H, S, D] in place of all that layer `index` holds, the staged block included.
+
+        For a model that computes anew what it remembers. S is a number of whole blocks: they count from 0
+        again, and are encoded as if they had been committed one after another. Every layer must be given as
+        many before the next commit. Raises ValueError for part of a block and for other B, H, D.
+        """
+        layer = self._layers[index]
+        blocks = layer.whole_blocks(k, v)
+        spans = 0
+        while self.policy.due(blocks, spans) is not None:
+            spans += 1
+        with self._encode_clock.running():
+            layer.rewrite(k, v, self.policy.layout(blocks))
+        self._blocks, self._encoded = blocks, spans
 
     def stats(self, wait: bool = True) -> CacheStats:
         """What the history takes now. Without `wait` for the device, times are those of what it has done."""
@@ -142,6 +163,7 @@ class LayerCache:
         self.choice = cache.choice
         self.heads_shape = (cache.batch, geometry.heads, geometry.head_dim)  # B, H, D
         self.staged = False
+        self.blocks = 0  # ever committed, or last rewritten
         self.read_clock = Clock(cache.device)
         self._policy = cache.policy
         self._frames_per_block = cache.frames_per_block
@@ -158,6 +180,7 @@ class LayerCache:
     def reset(self, read_clock: Clock) -> None:
         """Forgets everything and frees its memory."""
         self.staged = False
+        self.blocks = 0
         self.read_clock = read_clock
         self._layout = self._policy.layout(0)
         self._buffers = None
@@ -199,6 +222,28 @@ class LayerCache:
                     buffer[:, :, slot * self._block : (slot + 1) * self._block].copy_(moved)
         self._spans = [span for span in self._spans if span.blocks.stop > layout.first_visible]
         self._layout = layout
+        self.blocks += 1
+        self.staged = False
+
+    @torch.no_grad()
+    def rewrite(self, k: Tensor, v: Tensor, layout: Layout) -> None:
+        """Makes the blocks of k, v the history, laid out as `layout` says, in place of what was held."""
+        spans: list[Span] = []
+        for blocks in layout.spans:
+            # What stood in the same place is the best start for k-means: keys change little when made anew.
+            near = [*self._spans[len(spans) : len(spans) + 1], *spans[-1:]]
+            last_k, last_v = (near[0].k, near[0].v) if near else (None, None)
+            part = slice(blocks.start * self._block, blocks.stop * self._block)
+            span_k = self._codec_k.encode(k[:, :, part], last_k)
+            spans.append(Span(blocks, span_k, self._codec_v.encode(v[:, :, part], last_v)))
+        if self._buffers is None:
+            self._buffers = (self._allocate(), self._allocate())
+        for slot, block in enumerate((*layout.sink, *layout.recent)):
+            for buffer, x in zip(self._buffers, (k, v), strict=True):
+                kept = x[:, :, block * self._block : (block + 1) * self._block]
+                buffer[:, :, slot * self._block : (slot + 1) * self._block].copy_(kept)
+        self._spans, self._layout = spans, layout
+        self.blocks = k.shape[2] // self._block
         self.staged = False
 
     def pieces(self, dtype: torch.dtype) -> Iterator[Piece]:
@@ -218,6 +263,47 @@ class LayerCache:
         slots = range(sinks if apart else 0, stop)
         if slots:
             yield self._piece(self._layout.recent.start if apart else 0, slots, dtype)
+
+    def chosen(self, blocks: Sequence[int], dtype: torch.dtype) -> Iterator[Piece]:
+        """`blocks` of the history and the staged block, decoded to `dtype` in turn. Not to be written to.
+
+        Frames are counted among the chosen, from 0 and without gaps; the staged block comes last. Only spans
+        that hold one of them are decoded. Raises ValueError unless `blocks` are held, visible and rising.
+        """
+        sink, recent = self._layout.sink, self._layout.recent
+        shown = [
+            range(max(span.blocks.start, self._layout.first_visible), span.blocks.stop)
+            for span in self._spans
+        ]
+        held = {block for home in (sink, recent, *shown) for block in home}
+        if not held.issuperset(blocks) or list(blocks) != sorted(set(blocks)):
+            raise ValueError(f"blocks {list(blocks)} are not rising numbers of blocks held: {sorted(held)}")
+        wanted = [*blocks, self.blocks] if self.staged else list(blocks)
+        for span in self._spans:
+            runs = _runs(wanted, span.blocks)
+            if not runs:
+                continue
+            first = runs[0][1].start
+            start = (first - span.blocks.start) * self._block
+            k, v = self._codec_k.decode(span.k, dtype, start), self._codec_v.decode(span.v, dtype, start)
+            for place, run in runs:
+                part = slice((run.start - first) * self._block, (run.stop - first) * self._block)
+                yield Piece(place * self._frames_per_block, k[:, :, part], v[:, :, part])
+        for slot, home in ((0, sink), (len(sink), range(recent.start, recent.stop + self.staged))):
+            for place, run in _runs(wanted, home):
+                slots = range(slot + run.start - home.start, slot + run.stop - home.start)
+                yield self._piece(place, slots, dtype)
+
+    def whole_blocks(self, k: Tensor, v: Tensor) -> int:
+        """How many blocks k and v are. Raises ValueError unless they are whole ones of this cache's shape."""
+        for name, x in (("K", k), ("V", v)):
+            self._check_heads(name, x)
+            if x.shape[2] == 0 or x.shape[2] % self._block or x.shape != k.shape:
+                raise ValueError(
+                    f"{name} has {x.shape[2]} tokens: give K and V the same number of whole blocks of "
+                    f"{self._frames_per_block} frames of {self._tokens_per_frame}, {self._block} tokens"
+                )
+        return k.shape[2] // self._block
 
     def parts(self) -> dict[str, int]:
         """Bytes of the history by name, as in `CacheStats.parts`."""
@@ -259,14 +345,29 @@ class LayerCache:
         k, v = (buffer[:, :, first:last].to(dtype) for buffer in self._buffers)
         return Piece(first_block * self._frames_per_block, k, v)
 
-    def _check(self, name: str, x: Tensor) -> None:
+    def _check_heads(self, name: str, x: Tensor) -> None:
         batch, heads, head_dim = self.heads_shape
         if x.ndim != 4 or (x.shape[0], x.shape[1], x.shape[3]) != self.heads_shape:
             raise ValueError(
                 f"{name} is {tuple(x.shape)}, but the cache holds [{batch}, {heads}, S, {head_dim}]"
             )
+
+    def _check(self, name: str, x: Tensor) -> None:
+        self._check_heads(name, x)
         if x.shape[2] != self._block:
             raise ValueError(
                 f"{name} has {x.shape[2]} tokens, but a block is {self._frames_per_block} whole frames of "
                 f"{self._tokens_per_frame}: stage exactly {self._block} tokens"
             )
+
+
+def _runs(wanted: Sequence[int], home: range) -> list[tuple[int, range]]:
+    """Neighbours among the `wanted` blocks in `home`: where they come in `wanted`, and which they are."""
+    runs: list[tuple[int, range]] = []
+    for place, block in enumerate(wanted):
+        if block in home:
+            if runs and runs[-1][1].stop == block:
+                runs[-1] = (runs[-1][0], range(runs[-1][1].start, block + 1))
+            else:
+                runs.append((place, range(block, block + 1)))
+    return runs
