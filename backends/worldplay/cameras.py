@@ -1,0 +1,81 @@
+"""Where a token is, for two attentions over the same keys: by rotation (RoPE) and by camera (PRoPE, arXiv
+2507.10496).
+
+For the second, every four channels are a point in homogeneous coordinates. Keys and values are taken from
+their camera's picture to the world, queries and results from the world to theirs, so that only the relation
+of two cameras matters. The world's origin is moved to a camera nearby before anything is rounded: walking far
+costs no precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from backends.worldplay.poses import Views
+from qvg.rope import Rope
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Projections:
+    """fp32 [F, 4, 4] to multiply points with, one for each of F frames."""
+
+    query: Tensor
+    key: Tensor  # values too
+    result: Tensor
+
+    @classmethod
+    def of(cls, views: Views, origin: Tensor, device: torch.device) -> Projections:
+        """`origin` fp64 [4, 4] takes the coordinates of a camera near `views` to the world's."""
+        lens = torch.zeros(len(views), 4, 4, dtype=torch.float64)
+        lens[:, 0, 0], lens[:, 1, 1] = views.focal.unbind(-1)
+        lens[:, 2, 2] = lens[:, 3, 3] = 1
+        picture = lens @ views.w2c @ origin
+        matrices = (picture.mT, torch.linalg.inv(picture), picture)
+        return cls(*(matrix.to(device, torch.float32).contiguous() for matrix in matrices))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Projections]) -> Projections:
+        return cls(
+            torch.cat([part.query for part in parts]),
+            torch.cat([part.key for part in parts]),
+            torch.cat([part.result for part in parts]),
+        )
+
+
+def rotate_and_project(x: Tensor, rope: Rope, first_frame: int, matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """x [1, H, F * P, D] of whole frames, rotated as frames from `first_frame` on; and projected, see
+    `project`.
+    """
+    rope.check(x.shape[2], x.shape[3], first_frame)
+    if _has_kernel(x):
+        from backends.worldplay.cameras_triton import turn
+
+        rotated, projected = turn(x, matrices, rope, first_frame)
+        assert rotated is not None
+        return rotated, projected
+    return rope(x, first_frame), project_reference(x, matrices)
+
+
+def project(x: Tensor, matrices: Tensor) -> Tensor:
+    """x [1, H, F * P, D] with `matrices` fp32 [F, 4, 4] applied to every four channels; in x's dtype."""
+    if _has_kernel(x):
+        from backends.worldplay.cameras_triton import turn
+
+        return turn(x, matrices)[1]
+    return project_reference(x, matrices)
+
+
+def project_reference(x: Tensor, matrices: Tensor) -> Tensor:
+    points = x.float().unflatten(2, (len(matrices), -1)).unflatten(-1, (-1, 4))  # [1, H, F, P, D / 4, 4]
+    return torch.einsum("fij,bhfpnj->bhfpni", matrices, points).flatten(-2).flatten(2, 3).to(x.dtype)
+
+
+def _has_kernel(x: Tensor) -> bool:
+    # Triton's tiles have powers of two; torch for CUDA brings it on Linux and not everywhere else.
+    channels = x.shape[-1]
+    return x.is_cuda and channels >= 16 and channels & (channels - 1) == 0 and find_spec("triton") is not None

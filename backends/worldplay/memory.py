@@ -1,0 +1,115 @@
+"""Which blocks of the past a new block is generated in: the newest, and those that saw most of what it will
+see.
+
+What a camera sees is measured with points drawn in a ball around it, as in hyvideo/utils/retrieval_context.py
+and wan/models/utils.py of HY-WorldPlay; the same points give the same choice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Refresh = Literal["recompute", "incremental", "frozen"]
+
+POINTS, RADIUS = 50_000, 8.0
+HALF_WIDTH, HALF_HEIGHT = 30.0, 17.5  # degrees: the field of view that retrieval takes every camera to have
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """How much of the past is read, and how old its keys and values are.
+
+    `refresh` "recompute" encodes all that is read anew for every block, as HY-WorldPlay does. "incremental"
+    encodes a block once, over what is read then, and keeps it. "frozen" encodes all that is read and keeps
+    only the newest block, as Quant VideoGen's experiments do. `blocks` are read at most (None: as many as the
+    cache may hold); `retrieved` of them are chosen by what they saw.
+    """
+
+    refresh: Refresh = "recompute"
+    blocks: int | None = None
+    retrieved: int = 1
+
+    def __post_init__(self) -> None:
+        if self.retrieved < 0 or (self.blocks is not None and self.blocks <= self.retrieved):
+            raise ValueError(
+                f"retrieved={self.retrieved} must be 0 or more and less than blocks={self.blocks}: the newest block is always read"
+            )
+
+
+class FieldOfView:
+    """Overlap of what cameras see, by counting points on `device`."""
+
+    def __init__(self, device: torch.device | str = "cpu", seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        length, around, up = (torch.rand(POINTS, generator=generator) for _ in range(3))
+        radius = RADIUS * length ** (1 / 3)
+        phi, theta = 2 * math.pi * around, torch.acos(1 - 2 * up)
+        points = torch.stack(
+            [
+                radius * theta.sin() * phi.cos(),
+                radius * theta.sin() * phi.sin(),
+                radius * theta.cos(),
+            ],
+            1,
+        )
+        # From the camera's own place nothing but these is ever asked about.
+        self._seen = points[_inside(points, torch.zeros(1), torch.zeros(1))[:, 0]].double().to(device)
+
+    def overlap(self, query: Tensor, others: Tensor) -> Tensor:
+        """fp64 [N]: the part of what camera `query`, w2c fp64 [4, 4], sees that cameras `others` [N, 4, 4]
+        see too.
+        """
+        c2w = (query @ torch.linalg.inv(others)).to(self._seen.device)  # from each to the query
+        ahead, place = c2w[:, :3, 2], c2w[:, :3, 3]
+        azimuth, elevation = _angles(ahead)
+        away = self._seen[:, None] - place  # [points, N, 3]
+        seen = _inside(away, azimuth, elevation) & (away.norm(dim=-1) < RADIUS)
+        # Divided in FP32, as the original does: equal overlaps must stay equal.
+        return (seen.sum(0).float() / len(self._seen)).double().cpu()
+
+
+def choose(
+    w2c: Tensor, current: int, history: Sequence[int], blocks: int | None, retrieved: int, sight: FieldOfView
+) -> tuple[int, ...]:
+    """The blocks of `history` to generate block `current` in, oldest first.
+
+    w2c fp64 [F, 4, 4] holds the cameras of all frames up to those of `current`, with `frames` to a block. All
+    of the history is read while there is no more than `blocks`; then the newest, and the `retrieved` others
+    with the largest overlap.
+    """
+    if blocks is None or len(history) <= blocks:
+        return tuple(history)
+    frames = len(w2c) // (current + 1)
+    newest, older = history[retrieved - blocks :], history[: retrieved - blocks]
+    distances = [0.0] * len(older)
+    # A block's first frame and its middle one stand for it.
+    shown = w2c[[block * frames + offset for block in older for offset in (0, frames // 2)]]
+    for query in w2c[current * frames : (current + 1) * frames]:
+        far = (1.0 - sight.overlap(query, shown)).view(-1, 2).tolist()
+        distances = [
+            total + (first + middle) / 2 for total, (first, middle) in zip(distances, far, strict=True)
+        ]
+    ranked = sorted(zip(distances, older, strict=True), key=lambda pair: pair[0] / frames)
+    return tuple(sorted([*(block for _, block in ranked[:retrieved]), *newest]))
+
+
+def _angles(direction: Tensor) -> tuple[Tensor, Tensor]:
+    """Azimuth and elevation, in degrees, of directions [..., 3]; z is ahead."""
+    x, y, z = direction.unbind(-1)
+    return torch.rad2deg(torch.atan2(x, z)), torch.rad2deg(torch.atan2(y, torch.hypot(x, z)))
+
+
+def _inside(points: Tensor, azimuth: Tensor, elevation: Tensor) -> Tensor:
+    """bool [M, N]: points [M, 3] or [M, N, 3], seen from the origin, within the field around N directions."""
+    right, up = _angles(points if points.ndim == 3 else points[:, None])
+    return (_wrapped(right - azimuth).abs() < HALF_WIDTH) & (_wrapped(up - elevation).abs() < HALF_HEIGHT)
+
+
+def _wrapped(degrees: Tensor) -> Tensor:
+    return torch.remainder(degrees + 180, 360) - 180
