@@ -25,6 +25,16 @@ InputKind = Literal["prompt", "image", "camera", "clip", "changes", "preview"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mode:
+    """A way to run a generator that has several to choose from."""
+
+    id: str
+    title: str
+    about: str  # what it does and what it costs, in two sentences
+    policy: CachePolicy  # to begin with
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BackendSpec:
     """A generator as the page and the worker see it before any of it is loaded."""
 
@@ -50,6 +60,7 @@ class BackendSpec:
     prompt_bytes: int = 0  # held on a GPU that has it while a prompt is read, before the first block
     geometry: CacheGeometry  # in latent frames
     policy: CachePolicy
+    modes: tuple[Mode, ...] = ()  # the first unless another is asked for; its policy is the spec's
     clusters: int = 256  # k-means centroids worth their bytes at this model's span length
     # (group, words) where prompts have a fixed vocabulary
     vocabulary: tuple[tuple[str, tuple[str, ...]], ...] = ()
@@ -76,7 +87,7 @@ class PromptChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What a user asks for. `image` is uint8 [H, W, 3], any size.
+    """What a user asks for. `image` is uint8 [H, W, 3], any size; `mode` one of the spec's, "" its first.
 
     `clip` is uint8 [T, H, W, 3], any size, at the generator's frame rate: a video to go on from. Its last
     whole blocks are the beginning of what is handed out, before `blocks` new ones.
@@ -90,6 +101,7 @@ class Request:
     moves: tuple[CameraMove, ...] = ()
     seed: int = 0
     blocks: int = 12
+    mode: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

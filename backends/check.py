@@ -24,6 +24,9 @@ def check(request: Request, spec: BackendSpec) -> None:
     for prompt in (request.prompt, *(change.prompt for change in request.changes)):
         if len(prompt) > MAX_PROMPT:
             raise ValueError(f"The prompt has {len(prompt):,} characters; shorten it to {MAX_PROMPT:,}.")
+    if request.mode and request.mode not in (ids := [mode.id for mode in spec.modes]):
+        choices = f"choose {', '.join(ids)}" if ids else "leave it empty"
+        raise ValueError(f"{spec.title} has no mode {request.mode!r}: {choices}.")
     if request.moves:
         _check_path(request, spec)
     if request.image is not None:

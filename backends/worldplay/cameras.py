@@ -1,10 +1,9 @@
-"""Where a token is, for two attentions over the same keys: by rotation (RoPE) and by camera (PRoPE, arXiv
-2507.10496).
+"""Where a token is, for two attentions over the same keys: by rotation (RoPE) and by camera (PRoPE).
 
-For the second, every four channels are a point in homogeneous coordinates. Keys and values are taken from
-their camera's picture to the world, queries and results from the world to theirs, so that only the relation
-of two cameras matters. The world's origin is moved to a camera nearby before anything is rounded: walking far
-costs no precision.
+For the second (arXiv 2507.10496) every four channels are a point in homogeneous coordinates. Keys and values
+are taken from their camera's picture to the world, queries and results from the world to theirs, so that only
+the relation of two cameras matters. The world's origin is moved to a camera nearby before anything is
+rounded: walking far costs no precision.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Attention over chosen blocks of a cache that holds keys and values as they were before any position or
-camera.
+"""Attention over chosen blocks of a cache of keys and values that know no position and no camera yet.
 
 Both attentions, rotary and projective, are made from one reading. Chosen blocks are numbered anew from 0
 without gaps, as the model was trained: how long ago a block was made does not show.

@@ -1,5 +1,4 @@
-"""Which blocks of the past a new block is generated in: the newest, and those that saw most of what it will
-see.
+"""Which blocks of the past a new block sees: the newest, and those that saw most of what it will show.
 
 What a camera sees is measured with points drawn in a ball around it, as in hyvideo/utils/retrieval_context.py
 and wan/models/utils.py of HY-WorldPlay; the same points give the same choice.
@@ -38,7 +37,8 @@ class Memory:
     def __post_init__(self) -> None:
         if self.retrieved < 0 or (self.blocks is not None and self.blocks <= self.retrieved):
             raise ValueError(
-                f"retrieved={self.retrieved} must be 0 or more and less than blocks={self.blocks}: the newest block is always read"
+                f"retrieved={self.retrieved} must be 0 or more and less than blocks={self.blocks}: "
+                "the newest block is always read"
             )
 
 

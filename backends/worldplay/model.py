@@ -1,5 +1,4 @@
-"""WorldPlay-5B's transformer: Wan2.2-TI2V-5B with a label of the camera's motion and a second, projective
-attention.
+"""WorldPlay-5B's transformer: Wan2.2-TI2V-5B, told the camera's motion, with a second, projective attention.
 
 Names of parameters are the published checkpoint's. It knows nothing of positions, cameras or a cache: they
 are in the `Attention` it is given. Batch size is 1 throughout, and frames take its place: x is [F, P, C].
@@ -18,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 EPS = 1e-6
+FED = 16  # frames at once: the widest activations of a long context would be gigabytes
 
 
 class Mixed(NamedTuple):
@@ -176,7 +176,11 @@ class Block(nn.Module):
         x = _gated(x, out, gate)
         q = self.attn2.queries(_layer_norm(x, self.norm2.weight, self.norm2.bias))
         x = x + self.attn2.to_out[0](_tokens(F.scaled_dot_product_attention(q, text.k, text.v), x))
-        return _gated(x, self.ffn(_modulate(x, ffn_shift, ffn_scale)), ffn_gate)
+        parts = zip(*(each.split(FED) for each in (x, ffn_shift, ffn_scale, ffn_gate)), strict=True)
+        fed = [
+            _gated(part, self.ffn(_modulate(part, shift, scale)), gate) for part, shift, scale, gate in parts
+        ]
+        return fed[0] if len(fed) == 1 else torch.cat(fed)
 
 
 class Transformer(nn.Module):

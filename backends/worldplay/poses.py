@@ -2,8 +2,7 @@
 
 Axes are OpenCV's: x right, y down, z forward; `c2w` takes a camera's coordinates to the world's, in FP64. A
 key held for one latent frame turns by 3 degrees or walks 0.08 units. The action label of a frame is read off
-its motion, not off the keys, so that trajectories from elsewhere have labels too (hyvideo/generate.py and
-hyvideo/generate_custom_trajectory.py of HY-WorldPlay).
+its motion, not off the keys (hyvideo/generate.py and hyvideo/generate_custom_trajectory.py of HY-WorldPlay).
 """
 
 from __future__ import annotations
