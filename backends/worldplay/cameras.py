@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from backends.worldplay.poses import Views
+from qvg.ops.kernels import use_kernels
 from qvg.rope import Rope
 
 
@@ -47,11 +47,9 @@ class Projections:
 
 
 def rotate_and_project(x: Tensor, rope: Rope, first_frame: int, matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """x [1, H, F * P, D] of whole frames, rotated as frames from `first_frame` on; and projected, see
-    `project`.
-    """
+    """x [B, H, F * P, D] of whole frames, rotated from `first_frame` on; and as `project` has it."""
     rope.check(x.shape[2], x.shape[3], first_frame)
-    if _has_kernel(x):
+    if use_kernels(x, x.shape[-1]):
         from backends.worldplay.cameras_triton import turn
 
         rotated, projected = turn(x, matrices, rope, first_frame)
@@ -61,8 +59,8 @@ def rotate_and_project(x: Tensor, rope: Rope, first_frame: int, matrices: Tensor
 
 
 def project(x: Tensor, matrices: Tensor) -> Tensor:
-    """x [1, H, F * P, D] with `matrices` fp32 [F, 4, 4] applied to every four channels; in x's dtype."""
-    if _has_kernel(x):
+    """x [B, H, F * P, D] with `matrices` fp32 [F, 4, 4] applied to every four channels; in x's dtype."""
+    if use_kernels(x, x.shape[-1]):
         from backends.worldplay.cameras_triton import turn
 
         return turn(x, matrices)[1]
@@ -70,11 +68,5 @@ def project(x: Tensor, matrices: Tensor) -> Tensor:
 
 
 def project_reference(x: Tensor, matrices: Tensor) -> Tensor:
-    points = x.float().unflatten(2, (len(matrices), -1)).unflatten(-1, (-1, 4))  # [1, H, F, P, D / 4, 4]
+    points = x.float().unflatten(2, (len(matrices), -1)).unflatten(-1, (-1, 4))  # [B, H, F, P, D / 4, 4]
     return torch.einsum("fij,bhfpnj->bhfpni", matrices, points).flatten(-2).flatten(2, 3).to(x.dtype)
-
-
-def _has_kernel(x: Tensor) -> bool:
-    # Triton's tiles have powers of two; torch for CUDA brings it on Linux and not everywhere else.
-    channels = x.shape[-1]
-    return x.is_cuda and channels >= 16 and channels & (channels - 1) == 0 and find_spec("triton") is not None

@@ -1,7 +1,6 @@
 """RoPE and PRoPE on a GPU: one reading of what the cache gives, in FP32, and one rounding.
 
-The history is turned anew at every denoising step of every layer. In plain torch that is some twenty passes
-over it.
+The history is turned anew at every denoising step of every layer: in plain torch, some twenty passes over it.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from qvg.ops.rotate.triton import rotated
+from qvg.ops.triton import load_tokens, rows_contiguous, token_rows
 from qvg.rope import Rope
 
 TOKENS = 16  # of a program
@@ -19,73 +20,59 @@ TOKENS = 16  # of a program
 def turn(
     x: Tensor, matrices: Tensor, rope: Rope | None = None, first_frame: int = 0
 ) -> tuple[Tensor | None, Tensor]:
-    """x [1, H, S, D] rotated (None without `rope`) and projected by `matrices` fp32 [F, 4, 4]: contiguous,
-    x's dtype.
-    """
-    x = x if x.stride(-1) == 1 else x.contiguous()
-    _, heads, tokens, head_dim = x.shape
+    """x [B, H, S, D] rotated (None without `rope`) and projected by `matrices` fp32 [F, 4, 4]; in its dtype."""
+    x = rows_contiguous(x)
+    batch, heads, tokens, head_dim = x.shape
     projected = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    rotated = None if rope is None else torch.empty_like(projected)
-    matrices = matrices.contiguous()
-    _turn[(triton.cdiv(tokens, TOKENS), heads)](
+    turned = None if rope is None else torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    _turn[(triton.cdiv(tokens, TOKENS), batch * heads)](
         x,
-        projected if rotated is None else rotated,
+        projected if turned is None else turned,
         projected,
         matrices,
         matrices if rope is None else rope.frame,
         matrices if rope is None else rope.place,
         tokens,
+        heads,
         tokens // len(matrices),
         first_frame,
-        x.stride(1),
-        x.stride(2),
+        *x.stride()[:3],
+        *projected.stride()[:3],
         head_dim,
-        0 if rope is None else rope.frame.shape[1],
+        0 if rope is None else 2 * rope.frame.shape[1],
         rope is not None,
         TOKENS,
         num_warps=4,
     )
-    return rotated, projected
+    return turned, projected
 
 
-@triton.jit(do_not_specialize=["S", "P", "first_frame"])
+@triton.jit(do_not_specialize=["S", "H", "P", "first_frame"])
 def _turn(
-    p_x, p_rotated, p_projected, p_matrices, p_frame, p_place,
-    S, P, first_frame, s_h, s_s,
+    p_x, p_turned, p_projected, p_matrices, p_frame, p_place,
+    S, H, P, first_frame, s_b, s_h, s_s, t_b, t_h, t_s,
     D: tl.constexpr, A: tl.constexpr, ROTATE: tl.constexpr, b_s: tl.constexpr,
 ):  # fmt: skip
-    """Grid (tiles of tokens, heads). Outputs [H, S, D]; P tokens a frame; A pairs of channels turn by
-    frame.
-    """
-    head = tl.program_id(1).to(tl.int64)
+    """Grid (tiles of tokens, heads). P tokens a frame; matrices are 16 numbers each, row by row."""
+    n = tl.program_id(1)
     rows = tl.program_id(0) * b_s + tl.arange(0, b_s)
-    inside = rows[:, None] < S
-    channels = tl.arange(0, D)[None, :]
-    x = tl.load(p_x + head * s_h + rows.to(tl.int64)[:, None] * s_s + channels, mask=inside, other=0.0).to(
-        tl.float32
-    )
-    out = head * S * D + rows.to(tl.int64)[:, None] * D + channels
-    rows = tl.minimum(rows, S - 1)  # the tables end where the tokens do
+    x = load_tokens(p_x, p_x, n, H, rows, S, s_b, s_h, s_s, D, False)
+    inside = tl.minimum(rows, S - 1)  # matrices and tables end where the tokens do
 
-    # Of every four channels: 0 and 2, 1 and 3.
+    # Of every four channels the first and third, the second and fourth.
     even, odd = tl.split(tl.reshape(x, (b_s, D // 4, 2, 2)))
     x0, x2 = tl.split(even)
     x1, x3 = tl.split(odd)
-    m = p_matrices + (rows // P)[:, None] * 16
+    m = p_matrices + (inside // P)[:, None] * 16
     y0 = tl.load(m) * x0 + tl.load(m + 1) * x1 + tl.load(m + 2) * x2 + tl.load(m + 3) * x3
     y1 = tl.load(m + 4) * x0 + tl.load(m + 5) * x1 + tl.load(m + 6) * x2 + tl.load(m + 7) * x3
     y2 = tl.load(m + 8) * x0 + tl.load(m + 9) * x1 + tl.load(m + 10) * x2 + tl.load(m + 11) * x3
     y3 = tl.load(m + 12) * x0 + tl.load(m + 13) * x1 + tl.load(m + 14) * x2 + tl.load(m + 15) * x3
     y = tl.reshape(tl.join(tl.join(y0, y2), tl.join(y1, y3)), (b_s, D))
-    tl.store(p_projected + out, y.to(p_projected.dtype.element_ty), inside)
+    there = token_rows(p_projected, n, H, rows, t_b, t_h, t_s, D)
+    tl.store(there, y.to(p_projected.dtype.element_ty), rows[:, None] < S)
 
     if ROTATE:
-        by_frame = channels < 2 * A
-        frame = (first_frame + rows // P).to(tl.int64)[:, None] * (2 * A) + channels
-        place = (rows % P).to(tl.int64)[:, None] * (D - 2 * A) + channels - 2 * A
-        table = tl.load(p_frame + frame, mask=by_frame, other=0.0)
-        table = tl.where(by_frame, table, tl.load(p_place + place, mask=channels >= 2 * A, other=0.0))
-        cos, sin = tl.split(tl.reshape(table, (b_s, D // 2, 2)))
-        a, b = tl.split(tl.reshape(x, (b_s, D // 2, 2)))
-        z = tl.reshape(tl.join(a * cos - b * sin, a * sin + b * cos), (b_s, D))
-        tl.store(p_rotated + out, z.to(p_rotated.dtype.element_ty), inside)
+        z = rotated(x, p_frame, p_place, inside, P, first_frame, b_s, D, A)
+        there = token_rows(p_turned, n, H, rows, t_b, t_h, t_s, D)
+        tl.store(there, z.to(p_turned.dtype.element_ty), rows[:, None] < S)
