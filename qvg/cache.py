@@ -163,7 +163,6 @@ class LayerCache:
         self.choice = cache.choice
         self.heads_shape = (cache.batch, geometry.heads, geometry.head_dim)  # B, H, D
         self.staged = False
-        self.blocks = 0  # ever committed, or last rewritten
         self.read_clock = Clock(cache.device)
         self._policy = cache.policy
         self._frames_per_block = cache.frames_per_block
@@ -180,7 +179,6 @@ class LayerCache:
     def reset(self, read_clock: Clock) -> None:
         """Forgets everything and frees its memory."""
         self.staged = False
-        self.blocks = 0
         self.read_clock = read_clock
         self._layout = self._policy.layout(0)
         self._buffers = None
@@ -222,7 +220,6 @@ class LayerCache:
                     buffer[:, :, slot * self._block : (slot + 1) * self._block].copy_(moved)
         self._spans = [span for span in self._spans if span.blocks.stop > layout.first_visible]
         self._layout = layout
-        self.blocks += 1
         self.staged = False
 
     @torch.no_grad()
@@ -243,7 +240,6 @@ class LayerCache:
                 kept = x[:, :, block * self._block : (block + 1) * self._block]
                 buffer[:, :, slot * self._block : (slot + 1) * self._block].copy_(kept)
         self._spans, self._layout = spans, layout
-        self.blocks = k.shape[2] // self._block
         self.staged = False
 
     def pieces(self, dtype: torch.dtype) -> Iterator[Piece]:
@@ -315,6 +311,11 @@ class LayerCache:
             for payload in (span.k, span.v):
                 sizes.update({name: tensor.nbytes for name, tensor in payload.parts.items()})
         return dict(sizes)
+
+    @property
+    def blocks(self) -> int:
+        """Ever committed, or last rewritten."""
+        return self._layout.recent.stop
 
     @property
     def scratch_bytes(self) -> int:

@@ -20,7 +20,7 @@ TOKENS = 16  # of a program
 def turn(
     x: Tensor, matrices: Tensor, rope: Rope | None = None, first_frame: int = 0
 ) -> tuple[Tensor | None, Tensor]:
-    """x [B, H, S, D] rotated (None without `rope`) and projected by `matrices` fp32 [F, 4, 4]; in its dtype."""
+    """x [B, H, S, D] rotated (None without `rope`) and projected by `matrices` fp32 [F, 4, 4]; its dtype."""
     x = rows_contiguous(x)
     batch, heads, tokens, head_dim = x.shape
     projected = torch.empty(x.shape, dtype=x.dtype, device=x.device)
