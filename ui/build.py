@@ -148,10 +148,17 @@ def _connect_form(widgets: Controls, stage: Stage, handlers: Handlers) -> None:
         [widgets.model, widgets.preset],
         [
             widgets.about, widgets.examples, widgets.vocabulary_fold, widgets.vocabulary, widgets.picture,
-            widgets.camera, widgets.blocks, widgets.as_path, *widgets.codec_numbers, *widgets.policy_numbers,
+            widgets.camera, widgets.blocks, widgets.as_path, widgets.mode, *widgets.codec_numbers,
+            *widgets.policy_numbers,
         ],
         **quiet,
     )  # fmt: skip
+    widgets.mode.input(
+        handlers.choose_mode,
+        [widgets.model, widgets.mode],
+        [widgets.mode, *widgets.policy_numbers],
+        **quiet,
+    )
     widgets.preset.input(
         handlers.choose_preset,
         [widgets.model, widgets.preset],

@@ -44,6 +44,7 @@ class Controls:
     map: gr.HTML
     memory: gr.Radio
     memory_note: gr.HTML
+    mode: gr.Dropdown
     blocks: gr.Slider
     as_path: gr.Checkbox
     length_note: gr.HTML
@@ -118,9 +119,26 @@ def codec_values(spec: BackendSpec, preset: str) -> tuple[int | None, ...]:
     return config.clusters, config.group, config.stages, config.iterations
 
 
-def policy_values(spec: BackendSpec) -> tuple[int, ...]:
-    policy = spec.policy
+def policy_values(spec: BackendSpec, mode: str = "") -> tuple[int, ...]:
+    """Of one of the spec's modes, or of the first."""
+    policy = next((each.policy for each in spec.modes if each.id == mode), spec.policy)
     return policy.every, policy.sink, policy.recent, policy.window or 0
+
+
+def modes(spec: BackendSpec, chosen: str = "") -> gr.Dropdown:
+    """Ways to run the model and what the chosen one, or the first, means; nothing where it has no choice."""
+    if not spec.modes:
+        return gr.Dropdown([], value=None, label=text.MODE, visible=False, elem_id="mode")
+    mode = next((mode for mode in spec.modes if mode.id == chosen), spec.modes[0])
+    return gr.Dropdown(
+        [(each.title, each.id) for each in spec.modes],
+        value=mode.id,
+        label=text.MODE,
+        info=mode.about,
+        filterable=False,
+        visible=True,
+        elem_id="mode",
+    )
 
 
 def build(entries: tuple[Entry, ...]) -> Controls:
@@ -167,6 +185,7 @@ def build(entries: tuple[Entry, ...]) -> Controls:
             elem_id="memory",
             elem_classes="segmented",
         )
+        mode = modes(spec)
         blocks = gr.Slider(
             1,
             spec.max_blocks,
@@ -202,6 +221,7 @@ def build(entries: tuple[Entry, ...]) -> Controls:
         map=path_map,
         memory=memory,
         memory_note=memory_note,
+        mode=mode,
         blocks=blocks,
         as_path=as_path,
         length_note=length_note,

@@ -46,6 +46,7 @@ class Form:
     sink: float | None
     recent: float | None
     window: float | None
+    mode: str | None = None
 
     def moves(self) -> tuple[CameraMove, ...]:
         try:
@@ -109,6 +110,7 @@ class Form:
             moves=self.moves() if "camera" in spec.inputs else (),
             seed=seed,
             blocks=self.length(spec),
+            mode=(self.mode or "") if spec.modes else "",
         )
         try:
             check(request, spec)
@@ -135,6 +137,7 @@ def settings(job: Job, spec: BackendSpec, preset: str) -> dict[str, Any]:
         "path": ", ".join(str(move) for move in request.moves),
         "seed": request.seed,
         "blocks": request.blocks,
+        "mode": request.mode,
         "codec": BF16_NAME if isinstance(codec, BF16Config) else preset,
         "codec_settings": _fields(codec),
         "policy": _fields(policy),

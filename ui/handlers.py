@@ -93,9 +93,16 @@ class Handlers:
             ui.camera: gr.Column(visible=steered),
             ui.blocks: gr.Slider(maximum=spec.max_blocks, value=spec.default_blocks),
             ui.as_path: gr.Checkbox(visible=steered, value=False),
+            ui.mode: controls.modes(spec),
         }
         changes |= dict(zip(ui.policy_numbers, controls.policy_values(spec), strict=True))
         return changes | self._codec_numbers(model, preset)
+
+    def choose_mode(self, model: str, mode: str | None) -> Changes:
+        ui, spec = self._widgets, registry.find(model)
+        values = controls.policy_values(spec, mode or "")
+        changes: Changes = {ui.mode: controls.modes(spec, mode or "")}
+        return changes | dict(zip(ui.policy_numbers, values, strict=True))
 
     def choose_preset(self, model: str, preset: str) -> Changes:
         radio = gr.Radio(choices=controls.memory_choices(preset), value=controls.QUANTISED_CHOICE)
@@ -229,7 +236,7 @@ PLANNED = (
     "path", "memory", "preset", "blocks", "as_path",
     "clusters", "group", "stages", "iterations", "every", "sink", "recent", "window",
 )  # fmt: skip
-ASKED = ("prompt", "picture", "seed", *PLANNED)
+ASKED = ("prompt", "picture", "seed", "mode", *PLANNED)
 
 
 def _read(names: tuple[str, ...], values: tuple[Any, ...]) -> Form:

@@ -25,6 +25,7 @@ CLEAR = "Clear"
 
 MEMORY = "KV cache"
 BF16_CHOICE = "BF16"
+MODE = "What is remembered"
 SEED = "Seed"
 RANDOMIZE = "New seed each run"
 LENGTH = "Length in blocks"

@@ -31,6 +31,7 @@ def test_takes(request_):
     [
         (Request(blocks=0), "1 to 400 blocks, not 0"),
         (Request(blocks=401), "not 401"),
+        (Request(mode="best"), "no mode 'best': leave it empty"),
         (Request(seed=-1), "seed lies between 0 and 2,147,483,647"),
         (Request(seed=MAX_SEED + 1), "2,147,483,648"),
         (Request(prompt="x" * (MAX_PROMPT + 1)), "2,001 characters; shorten it to 2,000"),

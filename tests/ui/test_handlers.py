@@ -29,7 +29,7 @@ class Page:
 
     def values(self, **changes: Any) -> list[Any]:
         values = {
-            "prompt": "instant", "picture": None, "seed": 7, "path": "", "memory": "quantised",
+            "prompt": "instant", "picture": None, "seed": 7, "mode": None, "path": "", "memory": "quantised",
             "preset": "QVG INT2", "blocks": 8, "as_path": False, "clusters": 64, "group": 64, "stages": 1,
             "iterations": 2, "every": 6, "sink": 0, "recent": 0, "window": 0,
         }  # fmt: skip
@@ -277,7 +277,7 @@ def test_the_path_is_explained_as_it_is_typed(page):
 
 
 def plan_values(page: Page, **changes: Any) -> list[Any]:
-    return page.values(**changes)[3:]
+    return page.values(**changes)[4:]
 
 
 def test_the_plan_is_in_words_before_the_click(page, worker):
@@ -312,6 +312,19 @@ def test_choosing_a_model_sets_the_form(page, model):
     assert changes[page.ui.camera].visible == ("camera" in spec.inputs)
     assert changes[page.ui.every] == spec.policy.every
     assert spec.summary.split("'")[0] in changes[page.ui.about].replace("&#x27;", "'")
+
+
+def test_choosing_a_mode_explains_it_and_sets_its_policy(page, worker):
+    first, second, _ = registry.find("worldplay").modes
+    changes = page.handlers.choose_model("worldplay", "QVG INT2")
+    assert (changes[page.ui.mode].value, changes[page.ui.window]) == (first.id, first.policy.window)
+    changes = page.handlers.choose_mode("worldplay", second.id)
+    assert changes[page.ui.mode].info == second.about
+    assert changes[page.ui.window] == 0
+    page.run(model="worldplay", mode=second.id, every=2, blocks=1, clusters=256)
+    page.run(model="pocket", mode=None, blocks=1)
+    assert [job.request.mode for job in worker.jobs] == [second.id, ""]
+    assert not page.handlers.choose_model("pocket", "QVG INT2")[page.ui.mode].visible
 
 
 def test_choosing_a_preset_renames_the_switch(page):
