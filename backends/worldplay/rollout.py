@@ -5,15 +5,17 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from backends.base import BackendSpec, Request, Segment, Tick
+from backends import artifacts, hub
+from backends.base import BackendSpec, BackendUnavailable, Request, Segment, Tick
 from backends.camera import CameraMove, each_latent
-from backends.wan import vae
+from backends.wan import checkpoint, text, vae
 from backends.worldplay import spec, weights
 from backends.worldplay.memory import FieldOfView, Memory
 from backends.worldplay.model import ModelConfig, Transformer
@@ -24,6 +26,7 @@ from qvg.clock import Clock
 from qvg.device import choose
 from qvg.rope import Rope, grid_rope
 
+ENCODER_BYTES = 12_500_000_000  # the text encoder in BF16 and its activations
 POSITIONS = 1024  # frames the model knows (transformer/config.json, rope_max_seq_len)
 MEMORIES = {
     "recompute": Memory(refresh="recompute"),
@@ -131,6 +134,18 @@ class WorldPlayBackend:
         return WorldPlayRollout(self.world, request, cache, tick)
 
 
+def load(device: torch.device, say: Callable[[str], None]) -> WorldPlayBackend:
+    """Raises BackendUnavailable when weights are missing or cannot be read."""
+    if (problem := spec.missing()) is not None:
+        raise BackendUnavailable(problem)
+    dtype = choose(device, spec.SPEC.geometry.head_dim).dtype
+    transformer = weights.load_published(device, dtype, say)
+    say("Loading the video autoencoder")
+    autoencoder = vae.load(_path(spec.VAE22), device, dtype)
+    prompts = text.Prompts(hub.own_folder() / "prompts", spec.UMT5.id, lambda: _open_encoder(device))
+    return _assemble(spec.SPEC, transformer, autoencoder, prompts.embed, device)
+
+
 def load_random(device: torch.device, say: Callable[[str], None], tiny: bool = False) -> WorldPlayBackend:
     """With random weights, at full size or as `spec.TINY`: noise that costs what a world costs."""
     described = spec.TINY if tiny else spec.SPEC
@@ -150,18 +165,16 @@ def load_random(device: torch.device, say: Callable[[str], None], tiny: bool = F
     dtype = choose(device, geometry.head_dim).dtype
     say("Making up HY-WorldPlay's weights")
     transformer = weights.build(config)
-    weights.randomise(transformer, device, dtype)
     channels = config.channels
     model = vae.build({**autoencoder, "latents_mean": [0.0] * channels, "latents_std": [1.0] * channels})
-    weights.randomise(model, device, dtype, seed=1)
+    for seed, module in enumerate((transformer, model)):
+        checkpoint.fill_randomly(module, device, dtype, seed)
 
     def embed(prompt: str) -> Tensor:
         generator = torch.Generator().manual_seed(zlib.crc32(prompt.encode()))
-        return torch.randn(1, 512, config.text_width, generator=generator)
+        return torch.randn(1, text.LENGTH, config.text_width, generator=generator)
 
-    return WorldPlayBackend(
-        World(described, transformer, _rope(described, config, device), vae.VAE(model), embed, device)
-    )
+    return _assemble(described, transformer, vae.VAE(model), embed, device)
 
 
 def fit_picture(image: np.ndarray, height: int, width: int) -> Tensor:
@@ -178,10 +191,34 @@ def fit_picture(image: np.ndarray, height: int, width: int) -> Tensor:
     return torch.from_numpy(fitted).permute(2, 0, 1) / 127.5 - 1
 
 
-def _rope(described: BackendSpec, config: ModelConfig, device: torch.device) -> Rope:
-    token = 16 * config.patch  # pixels it covers each way
+def _assemble(
+    described: BackendSpec,
+    transformer: Transformer,
+    autoencoder: vae.VAE,
+    embed: Callable[[str], Tensor],
+    device: torch.device,
+) -> WorldPlayBackend:
+    token = autoencoder.scale * transformer.config.patch  # pixels it covers each way
     rows, columns = described.height // token, described.width // token
-    return grid_rope(POSITIONS, rows, columns, config.rotary_pairs, device=device)
+    rope = grid_rope(POSITIONS, rows, columns, transformer.config.rotary_pairs, device=device)
+    return WorldPlayBackend(World(described, transformer, rope, autoencoder, embed, device))
+
+
+def _open_encoder(device: torch.device) -> text.TextEncoder:
+    """On the GPU if it has the room just now."""
+    home = device
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        free, _ = torch.cuda.mem_get_info(device)
+        home = device if free >= ENCODER_BYTES else torch.device("cpu")
+    return text.load(_path(spec.UMT5), _path(spec.UMT5_TOKENIZER), home)
+
+
+def _path(artifact: artifacts.Artifact) -> Path:
+    path = artifacts.locate(artifact)
+    if path is None:
+        raise BackendUnavailable(f"{artifact.title} is not here: download it first.")
+    return path
 
 
 def _notes(described: BackendSpec, request: Request, mode: str) -> list[str]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from backends import artifacts
+from backends.artifacts import Artifact, File, Source
 from backends.base import BackendSpec, Mode
+from backends.wan.spec import UMT5, UMT5_TOKENIZER
 from qvg.config import CacheGeometry
 from qvg.policy import CachePolicy
 
@@ -45,6 +48,52 @@ MODES = (
     ),
 )
 
+LICENCE = (
+    "Tencent HY-WorldPlay community licence: not for use in the European Union, the United Kingdom and South "
+    "Korea, and with terms of its own (https://huggingface.co/tencent/HY-WorldPlay)."
+)
+TRANSFORMER = Artifact(
+    id="worldplay-5b",
+    title="HY-WorldPlay 5B transformer",
+    purpose="Denoises four latent frames in four steps, in sight of chosen ones before them.",
+    licence=LICENCE,
+    needs_acceptance=True,
+    source=Source(
+        repo="tencent/HY-WorldPlay",
+        revision="main",
+        # About 42.3 GB: FP32, and an averaged copy beside it. No list of its exact size was at hand.
+        files=(File("wan_distilled_model/model.pt"),),
+        path="wan_distilled_model/model.pt",
+    ),
+    converted="worldplay_5b-bf16.safetensors",
+    converted_size=10_586_600_000,
+)
+VAE22 = Artifact(
+    id="wan22-vae",
+    title="Wan 2.2 video autoencoder",
+    purpose="Turns the picture into a latent, and latents into frames.",
+    licence="Apache-2.0",
+    source=Source(
+        repo="Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+        revision="main",
+        # 704,688,668 numbers in FP32; a header of some kilobytes.
+        files=(File("vae/config.json"), File("vae/diffusion_pytorch_model.safetensors", 2_818_780_000)),
+        path="vae",
+    ),
+)
+ARTIFACTS = (TRANSFORMER, UMT5, UMT5_TOKENIZER, VAE22)
+
+# Bytes on the GPU while blocks are made, beside the KV cache.
+_MEMORY = (
+    ("transformer", 10_587_000_000),
+    ("prompt's keys and values", 189_000_000),
+    ("video autoencoder", 1_410_000_000),
+    ("decoder's memory of the video", 3_216_000_000),
+    ("decoding a frame", 4_000_000_000),
+    ("encoding what is seen, and denoising", 2_000_000_000),
+    ("CUDA itself", 1_000_000_000),
+)
+
 SPEC = BackendSpec(
     id="worldplay",
     title="HY-WorldPlay 5B",
@@ -64,10 +113,22 @@ SPEC = BackendSpec(
     default_blocks=12,
     max_blocks=250,  # the model knows 1,024 positions: a history of 1,000 latents can be read whole
     weights_bytes=56_500_000_000,  # transformer with its averaged copy 42.3 (fp32), UMT5 11.4, VAE 2.8
-    working_bytes=21_400_000_000,  # transformer 9.9, decoder 1.0, its state 3.0, transients 6.0 GiB
+    working_bytes=sum(size for _, size in _MEMORY),
+    memory=_MEMORY,
+    prompt_bytes=24_400_000_000,  # the text encoder 11.4, with transformer, autoencoder and CUDA there
     geometry=CacheGeometry(layers=30, heads=24, head_dim=128, tokens_per_frame=880),
     policy=MODES[0].policy,
     modes=MODES,
+    examples=(
+        "First-person view along a narrow street of an old Mediterranean town, whitewashed walls, blue "
+        "doors, bougainvillea over the arches, warm evening light, a cat asleep on the steps.",
+        "A quiet bamboo forest after rain, a stone path with moss between tall green stems, mist and shafts "
+        "of morning sun, a small wooden shrine ahead.",
+        "Inside a great old library: two storeys of dark wooden shelves, brass lamps, a spiral staircase, "
+        "dust in the light of tall windows, marble floor.",
+        "A snow-covered mountain village at dusk, wooden houses with lit windows, a frozen stream under a "
+        "small bridge, pines, stars coming out above the peaks.",
+    ),
 )
 
 # The same program at a size that a CPU runs, for tests and for trying out a page: its weights are random.
@@ -77,6 +138,8 @@ TINY = replace(
     height=128,
     weights_bytes=1,
     working_bytes=500_000_000,
+    memory=(("everything", 500_000_000),),
+    prompt_bytes=0,
     geometry=CacheGeometry(layers=4, heads=2, head_dim=64, tokens_per_frame=28),
     clusters=16,
 )
@@ -84,4 +147,10 @@ TINY = replace(
 
 def missing() -> str | None:
     """Why HY-WorldPlay cannot run here, as a sentence; None when it can."""
-    return "Not downloaded: needs 56.5 GB of weights and a 32 GB GPU."
+    absent = [artifact.title for artifact in ARTIFACTS if artifacts.locate(artifact) is None]
+    if not absent:
+        return None
+    needs = "56.5 GB of weights and a 32 GB GPU (python app.py --download worldplay)."
+    if len(absent) == len(ARTIFACTS):
+        return f"Not downloaded: needs {needs}"
+    return f"Partly downloaded: lacks {', '.join(absent)}, of {needs}"

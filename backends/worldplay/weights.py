@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from backends import artifacts
 from backends.base import BackendUnavailable
 from backends.wan import checkpoint
 from backends.worldplay.model import ModelConfig, Transformer
+from backends.worldplay.spec import TRANSFORMER
 
 _FSDP = "_fsdp_wrapped_module."
 
@@ -29,30 +31,28 @@ def load(path: Path, config: ModelConfig, device: torch.device, dtype: torch.dty
     return model
 
 
+def load_published(device: torch.device, dtype: torch.dtype, say: Callable[[str], None]) -> Transformer:
+    """The published transformer, converted the first time. Raises BackendUnavailable."""
+    path = artifacts.locate(TRANSFORMER)
+    if path is None:
+        raise BackendUnavailable(f"{TRANSFORMER.title} is not here: download it first.")
+    converted = artifacts.converted_path(TRANSFORMER)
+    if path != converted:
+        say("Converting HY-WorldPlay to BF16, once: some minutes")
+        convert(path, converted, ModelConfig())
+    say("Loading HY-WorldPlay")
+    return load(converted, ModelConfig(), device, dtype)
+
+
 def convert(path: Path, to: Path, config: ModelConfig) -> None:
     """Writes the transformer of the published file `path` as BF16 safetensors. Raises BackendUnavailable."""
     model = load(path, config, torch.device("cpu"), torch.bfloat16)
-    checkpoint.write(to, model.state_dict())
+    checkpoint.write(to, model.state_dict(), {"source": path.name})
 
 
 def published_name(name: str) -> str:
     """A parameter's own name, without what training wrapped it in."""
     return name.removeprefix("model.").replace(_FSDP, "")
-
-
-def randomise(module: nn.Module, device: torch.device, dtype: torch.dtype, seed: int = 0) -> None:
-    """Gives `module`, built on the meta device, random weights: activations stay finite, and no path is
-    dead.
-    """
-    generator = torch.Generator(device).manual_seed(seed)
-    state: dict[str, Tensor] = {}
-    for name, parameter in module.named_parameters():
-        norm = name.endswith(("gamma", "norm_q.weight", "norm_k.weight", "norm2.weight"))
-        spread = 0.1 if norm or parameter.ndim < 2 else parameter[0].numel() ** -0.5
-        state[name] = torch.empty(parameter.shape, device=device, dtype=dtype)
-        state[name].normal_(1.0 if norm else 0.0, spread, generator=generator)
-    module.load_state_dict(state, assign=True)
-    module.requires_grad_(False).eval()
 
 
 def _generator(path: Path) -> dict[str, Tensor]:
