@@ -33,9 +33,7 @@ class Context:
     rope: Rope
 
     def over(self, layer: LayerCache, q: Tensor) -> Mixed:
-        """Attention of the own block's q [1, H, S, D] over what `layer` holds of the others, and has
-        staged.
-        """
+        """Attention of the own block's q [1, H, S, D] over the others in `layer` and what is staged there."""
         first = len(self.blocks) * self.frames_per_block
         own = slice(first, first + self.frames_per_block)
         queries = rotate_and_project(q, self.rope, first, self.projections.query[own])
@@ -43,9 +41,7 @@ class Context:
         return Mixed(rotary, project(projective, self.projections.result[own]))
 
     def among_themselves(self, q: Tensor, k: Tensor, v: Tensor, choice: Choice) -> Mixed:
-        """Attention of all blocks over each other; q, k, v [1, H, S, D] of their frames, the own block's
-        none.
-        """
+        """Attention of the blocks over each other; q, k, v [1, H, S, D] of all their frames."""
         frames = slice(0, len(self.blocks) * self.frames_per_block)
         queries = rotate_and_project(q.to(choice.dtype), self.rope, 0, self.projections.query[frames])
         prepared = self._prepare(k.to(choice.dtype), v.to(choice.dtype), 0)

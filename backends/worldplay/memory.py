@@ -62,9 +62,7 @@ class FieldOfView:
         self._seen = points[_inside(points, torch.zeros(1), torch.zeros(1))[:, 0]].double().to(device)
 
     def overlap(self, query: Tensor, others: Tensor) -> Tensor:
-        """fp64 [N]: the part of what camera `query`, w2c fp64 [4, 4], sees that cameras `others` [N, 4, 4]
-        see too.
-        """
+        """fp64 [N]: the part of what `query` [4, 4] sees that `others` [N, 4, 4] see too; w2c fp64 all."""
         c2w = (query @ torch.linalg.inv(others)).to(self._seen.device)  # from each to the query
         ahead, place = c2w[:, :3, 2], c2w[:, :3, 3]
         azimuth, elevation = _angles(ahead)

@@ -20,7 +20,7 @@ from backends.worldplay import spec, weights
 from backends.worldplay.memory import FieldOfView, Memory
 from backends.worldplay.model import ModelConfig, Transformer
 from backends.worldplay.poses import Pose, Views, advance, start
-from backends.worldplay.sampler import Sampler, gaussian
+from backends.worldplay.sampler import LEVELS, Sampler, gaussian
 from qvg import KVCache
 from qvg.clock import Clock
 from qvg.device import choose
@@ -63,12 +63,14 @@ class WorldPlayRollout:
 
     def __init__(self, world: World, request: Request, cache: KVCache, tick: Tick) -> None:
         mode = request.mode or world.spec.modes[0].id
-        self._world, self._tick, self._cache = world, tick, cache
+        self._world, self._tick = world, tick
         self._blocks, self._index, self._frames = request.blocks, 0, 0
         self._path = tuple(each_latent(request.moves))
         self._walked = 0  # latents of the path
         self._pose: Pose | None = None
         self.notes = tuple(_notes(world.spec, request, mode))
+        # A new prompt may take a while to read.
+        tick(0, len(LEVELS))
         self._first: Tensor | None = None
         if request.image is not None:
             picture = fit_picture(request.image, world.spec.height, world.spec.width)
@@ -224,15 +226,11 @@ def _path(artifact: artifacts.Artifact) -> Path:
 def _notes(described: BackendSpec, request: Request, mode: str) -> list[str]:
     notes = [next(f"Memory: {each.title}." for each in described.modes if each.id == mode)]
     if request.image is not None:
-        notes.append(
-            "The picture is cropped to 20:11 and is the first frame; the world beyond it is imagined."
-        )
-    walked, needed = (
-        sum(move.latents for move in request.moves),
-        request.blocks * described.latents_per_block - 1,
-    )
+        notes.append("The picture, cropped to fit, is the first frame; the world beyond it is imagined.")
+    walked = sum(move.latents for move in request.moves)
+    needed = request.blocks * described.latents_per_block - 1
     if 0 < walked < needed:
         notes.append(
-            f"The camera path ends after {walked} of {needed} latents; the camera stands still from there."
+            f"The camera path ends after {walked} of {needed} latents: the camera then stands still."
         )
     return notes

@@ -112,9 +112,7 @@ class Sampler:
         return choose(w2c, current, history, blocks, retrieved, self._sight)
 
     def _context(self, chosen: tuple[int, ...], own: int | None = None) -> Context:
-        """`chosen` blocks as the cache numbers them, and block `own` where something is made in sight of
-        them.
-        """
+        """Of `chosen` blocks, as the cache numbers them, and block `own` where one is made in their sight."""
         origin = torch.linalg.inv(self._views[-1].w2c[0])
         seen = [self._views[block] for block in (*chosen, *([] if own is None else [own]))]
         return Context(

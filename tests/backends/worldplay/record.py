@@ -1,12 +1,11 @@
-"""Writes tests/data/worldplay.safetensors: what the original programs compute with tiny random weights on a
-CPU.
+"""Writes tests/data/worldplay.safetensors: what the original programs compute, tiny and with random weights.
 
-python -m tests.backends.worldplay.record worldplay CHECKOUT      (Tencent-Hunyuan/HY-WorldPlay at da2d0c2)
-python -m tests.backends.worldplay.record quant-videogen CHECKOUT (svg-project/Quant-VideoGen at 0601468)
+    python -m tests.backends.worldplay.record worldplay CHECKOUT        Tencent-Hunyuan/HY-WorldPlay at da2d0c2
+    python -m tests.backends.worldplay.record quant-videogen CHECKOUT   svg-project/Quant-VideoGen at 0601468
 
-Needs scipy, diffusers and transformers. The tests need none of this. In a copy of the checkout the number of
-tokens in a frame, 880 wherever the original counts them, is that of the tiny pictures; what only a GPU
-cluster or a video file needs is replaced by nothing.
+Needs scipy, diffusers and transformers, and no GPU; the tests need none of this. In a copy of the checkout
+the number of tokens in a frame, 880 wherever the original counts them, is that of the tiny pictures; what
+only a cluster or a video file needs is replaced by nothing.
 """
 
 from __future__ import annotations

@@ -54,9 +54,7 @@ def test_frozen_is_quant_videogens_own_rollout() -> None:
 
 
 def test_what_the_policies_change() -> None:
-    """Nothing up to the second chunk; from the third on keeping is not encoding anew, nor one way of
-    keeping another.
-    """
+    """Nothing up to the second chunk; then keeping is not encoding anew, nor one way of keeping another."""
     made = {
         refresh: parity.rollout("frozen", Memory(refresh=refresh, blocks=12))[0]
         for refresh in ("recompute", "incremental", "frozen")
@@ -71,9 +69,7 @@ def test_what_the_policies_change() -> None:
 
 @pytest.mark.parametrize("refresh", ["recompute", "incremental", "frozen"])
 def test_a_cache_that_encodes_changes_little(refresh: memory.Refresh) -> None:
-    """Blocks that are not neighbours are read out of spans; BF16 spans are BF16 close, two bits are not
-    nothing.
-    """
+    """Blocks that are not neighbours are read out of spans, BF16 or of two bits."""
     upstream = Memory(refresh=refresh, blocks=4, retrieved=1)
     whole, _ = parity.rollout("rollout", upstream)
     apart = {}

@@ -138,7 +138,7 @@ def test_stop_comes_before_the_next_step(backend: WorldPlayBackend) -> None:
     assert video.step() is not None
     with pytest.raises(Stopped):
         video.step()
-    assert asked == [(0, 4), (1, 4), (2, 4), (3, 4), (0, 5), (1, 5), (2, 5)]
+    assert asked == [(0, 4), (0, 4), (1, 4), (2, 4), (3, 4), (0, 5), (1, 5)]
 
 
 def test_notes_say_what_was_made_of_the_request(backend: WorldPlayBackend) -> None:
@@ -146,7 +146,7 @@ def test_notes_say_what_was_made_of_the_request(backend: WorldPlayBackend) -> No
     memory, picture, path = video.notes
     assert memory == "Memory: Encode anew, as released."
     assert "is the first frame" in picture
-    assert path == "The camera path ends after 5 of 11 latents; the camera stands still from there."
+    assert path == "The camera path ends after 5 of 11 latents: the camera then stands still."
     (memory,) = open_video(backend, moves=parse_path("w-7"), mode="frozen")[0].notes
     assert "Quant VideoGen" in memory
 
