@@ -60,6 +60,9 @@ class BackendSpec:
     prompt_bytes: int = 0  # held on a GPU that has it while a prompt is read, before the first block
     geometry: CacheGeometry  # in latent frames
     policy: CachePolicy
+    keeps_latents: bool = (
+        False  # what it remembers is made from its own past: a cache filled by others is none
+    )
     modes: tuple[Mode, ...] = ()  # the first unless another is asked for; its policy is the spec's
     clusters: int = 256  # k-means centroids worth their bytes at this model's span length
     # (group, words) where prompts have a fixed vocabulary

@@ -1,8 +1,9 @@
 """Speed and memory of a whole generator, block by block: `python -m backends.bench pocket`.
 
 Either one whole video, or with `--latents` single blocks at chosen lengths of history, which is filled with
-random keys and values instead of being generated. Times of a block are of its whole way from noise to frames
-on the host, decoding overlapped where the generator overlaps it. The last line is one JSON object.
+random keys and values instead of being generated (a generator that makes its memory of its own past makes
+that past). Times of a block are of its whole way from noise to frames on the host, decoding overlapped where
+the generator overlaps it. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from backends import machine, registry
 from backends.base import Backend, BackendUnavailable, Request, Rollout
 from backends.camera import parse_path
+from backends.check import check
 from backends.failure import is_out_of_memory
 from backends.peak import PeakMemory
 from backends.plan import codec_for, plan
@@ -43,6 +45,7 @@ class Case:
     name: str
     codec: CodecConfig
     policy: CachePolicy
+    mode: str = ""
 
     def cache(self, backend: Backend, device: torch.device) -> KVCache:
         spec = backend.spec
@@ -56,12 +59,13 @@ def whole(backend: Backend, case: Case, blocks: int, device: torch.device) -> Ro
     spec = backend.spec
     cache = case.cache(backend, device)
     peak = PeakMemory(device)
-    ms, denoise, decode = [], [], []
+    ms, context, denoise, decode = [], [], [], []
     began = time.perf_counter()
-    rollout = _open(backend, cache, blocks)
+    rollout = _open(backend, cache, blocks, case.mode)
     while (segment := rollout.step()) is not None:
         now = time.perf_counter()
         ms.append(1e3 * (now - began))
+        context.append(segment.ms.get("context", 0.0))
         denoise.append(segment.ms.get("denoise", 0.0))
         decode.append(segment.ms.get("decode", 0.0))
         began = now
@@ -73,6 +77,7 @@ def whole(backend: Backend, case: Case, blocks: int, device: torch.device) -> Ro
         "first_block_ms": ms[0],
         "early_block_ms": statistics.median(ms[1:5] or ms),
         "late_block_ms": statistics.median(ms[-4:]),
+        "late_context_ms": statistics.median(context[-4:]),
         "late_denoise_ms": statistics.median(denoise[-4:]),
         "late_decode_ms": statistics.median(decode[-4:]),
         "encode_share": stats.encode_ms / sum(ms),
@@ -103,7 +108,7 @@ def at_lengths(
             tell({"latents": length, "skipped": planned.sentence})
             continue
         try:
-            row = _block(backend, cache, blocks, repeat, device)
+            row = _block(backend, cache, blocks, repeat, device, case.mode)
             tell({"latents": cache.frames, **row})
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -115,11 +120,15 @@ def at_lengths(
     cache.reset()
 
 
-def _block(backend: Backend, cache: KVCache, blocks: int, repeat: int, device: torch.device) -> Row:
+def _block(
+    backend: Backend, cache: KVCache, blocks: int, repeat: int, device: torch.device, mode: str
+) -> Row:
     """Times of one block, and memory, where a video of `blocks` blocks ends."""
     peak = PeakMemory(device)
     fill(cache, blocks - repeat - 1)
-    rollout = _open(backend, cache, repeat + 2)  # the last one of a video is not remembered: it is not made
+    rollout = _open(
+        backend, cache, repeat + 2, mode
+    )  # the last one of a video is not remembered: it is not made
     rollout.step()
     before = cache.stats()
     began = time.perf_counter()
@@ -129,7 +138,6 @@ def _block(backend: Backend, cache: KVCache, blocks: int, repeat: int, device: t
     # Some blocks encode many, others none: every block is given its share.
     encode_here = (after.encode_ms - before.encode_ms) / repeat
     encode = after.encode_ms / (cache.frames // cache.frames_per_block)
-    encoded_bytes = sum(size for name, size in after.parts.items() if name not in ("sink", "recent"))
     stages = [segment.ms for segment in segments if segment is not None]
     return {
         "block_ms": ms - encode_here + encode,
@@ -137,11 +145,69 @@ def _block(backend: Backend, cache: KVCache, blocks: int, repeat: int, device: t
         "read_ms": (after.read_ms - before.read_ms) / repeat,
         "encode_ms": encode,
         "decode_ms": statistics.mean(stage.get("decode", 0.0) for stage in stages),
-        "kv_gib": after.stored_bytes / 2**30,
-        "kv_scratch_gib": after.scratch_bytes / 2**30,
-        "encoded_mib_a_layer": encoded_bytes / 2**20 / cache.geometry.layers,
-        "ratio": after.ratio,
+        **_held(cache),
         "peak_gib": peak.read() / 2**30,
+    }
+
+
+def grown(
+    backend: Backend, case: Case, latents: list[int], device: torch.device, tell: Callable[[Row], None]
+) -> None:
+    """A row for each length: the block that is made when the video is that long already."""
+    info = machine.inspect(device)
+    spec = backend.spec
+    cache = case.cache(backend, device)
+    blocks = max(latents) // spec.latents_per_block
+    rollout = _open(backend, cache, blocks + 1, case.mode)
+    encoded: list[float] = []
+    for past in range(0, (blocks + 1) * spec.latents_per_block, spec.latents_per_block):
+        planned = plan(spec, case.codec, case.policy, past // spec.latents_per_block + 1, info)
+        if not planned.fits:
+            tell({"latents": past, "skipped": planned.sentence})
+            break
+        peak = PeakMemory(device)
+        before = cache.stats()
+        began = time.perf_counter()
+        try:
+            segment = rollout.step()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            tell({"latents": past, "skipped": f"out of memory, {planned.sentence}"})
+            break
+        ms = 1e3 * (time.perf_counter() - began)
+        after = cache.stats()
+        encoded.append(after.encode_ms - before.encode_ms)
+        if past not in latents or segment is None:
+            continue
+        # Some blocks encode many, others none: every block is given its share.
+        encode = statistics.mean(encoded[-case.policy.every :])
+        tell(
+            {
+                "latents": past,
+                "block_ms": ms - encoded[-1] + encode,
+                "context_ms": segment.ms.get("context", 0.0) - encoded[-1],
+                "denoise_ms": segment.ms.get("denoise", 0.0),
+                "read_ms": after.read_ms - before.read_ms,
+                "encode_ms": encode,
+                "decode_ms": segment.ms.get("decode", 0.0),
+                **_held(cache),
+                "peak_gib": peak.read() / 2**30,
+            }
+        )
+    cache.reset()
+    free_memory()
+
+
+def _held(cache: KVCache) -> Row:
+    """What the history takes."""
+    stats = cache.stats()
+    encoded = sum(size for name, size in stats.parts.items() if name not in ("sink", "recent"))
+    return {
+        "kv_gib": stats.stored_bytes / 2**30,
+        "kv_scratch_gib": stats.scratch_bytes / 2**30,
+        "encoded_mib_a_layer": encoded / 2**20 / cache.geometry.layers,
+        "ratio": stats.ratio,
     }
 
 
@@ -158,16 +224,20 @@ def fill(cache: KVCache, blocks: int, seed: int = 0) -> None:
         cache.commit()
 
 
-def _open(backend: Backend, cache: KVCache, blocks: int) -> Rollout:
+def _open(backend: Backend, cache: KVCache, blocks: int, mode: str) -> Rollout:
     spec = backend.spec
     moves = parse_path(PATH) if "camera" in spec.inputs else ()
     prompt = spec.examples[0] if spec.examples else PROMPT
-    return backend.open(Request(prompt=prompt, moves=moves, blocks=blocks), cache, lambda step, steps: None)
+    request = Request(prompt=prompt, moves=moves, blocks=blocks, mode=mode)
+    check(request, spec)
+    return backend.open(request, cache, lambda step, steps: None)
 
 
-def parse_case(backend: Backend, preset: str, policy: str) -> Case:
-    """`every=1,clusters=64,sink=1`, or nothing for the generator's own. Raises ValueError."""
+def parse_case(backend: Backend, preset: str, policy: str, mode: str = "") -> Case:
+    """`every=1,clusters=64,sink=1`, or nothing for the mode's own. Raises ValueError."""
+    check(Request(mode=mode, blocks=1), backend.spec)
     codec, changes = codec_for(backend.spec, preset), {}
+    usual = next((each.policy for each in backend.spec.modes if each.id == mode), backend.spec.policy)
     for part in filter(None, policy.split(",")):
         name, _, number = part.partition("=")
         if name == "clusters" and isinstance(codec, PRQConfig):
@@ -176,7 +246,8 @@ def parse_case(backend: Backend, preset: str, policy: str) -> Case:
             changes[name] = int(number)
         elif name != "clusters":
             raise ValueError(f"{part!r} is not one of every=, sink=, recent=, window=, clusters=")
-    return Case(f"{preset} {policy}".strip(), codec, dataclasses.replace(backend.spec.policy, **changes))
+    name = " ".join(filter(None, (preset, mode, policy)))
+    return Case(name, codec, dataclasses.replace(usual, **changes), mode)
 
 
 def load(name: str, device: torch.device, random_weights: bool, tiny: bool) -> Backend:
@@ -228,7 +299,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         backend = load(options.backend, device, options.random_weights, options.tiny)
         cases = [
-            (preset, parse_case(backend, preset, policy))
+            (preset, parse_case(backend, preset, policy, mode))
+            for mode in options.mode
             for preset in options.codec
             for policy in options.policy
         ]
@@ -252,7 +324,11 @@ def main(arguments: list[str] | None = None) -> None:
             against_bf16(rows)
             print(_line(rows[-1]), flush=True)
 
-        if options.latents:
+        if options.latents and backend.spec.keeps_latents:
+            # Kernels are built for lengths met for the first time.
+            grown(backend, case, options.latents, device, lambda row: None)
+            grown(backend, case, options.latents, device, tell)
+        elif options.latents:
             # A codec's kernels, too, are built once.
             at_lengths(backend, case, [min(options.latents)], 1, device, lambda row: None)
             at_lengths(backend, case, options.latents, options.repeat, device, tell)
@@ -288,6 +364,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--policy", nargs="+", default=[""], metavar="every=N,clusters=N", help="each with every codec"
+    )
+    parser.add_argument(
+        "--mode", nargs="+", default=[""], metavar="MODE", help="each of a generator that has several"
     )
     parser.add_argument("--blocks", type=int, default=24, help="of a whole video (%(default)s)")
     parser.add_argument(

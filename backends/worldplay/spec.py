@@ -118,6 +118,7 @@ SPEC = BackendSpec(
     prompt_bytes=24_400_000_000,  # the text encoder 11.4, with transformer, autoencoder and CUDA there
     geometry=CacheGeometry(layers=30, heads=24, head_dim=128, tokens_per_frame=880),
     policy=MODES[0].policy,
+    keeps_latents=True,
     modes=MODES,
     examples=(
         "First-person view along a narrow street of an old Mediterranean town, whitewashed walls, blue "

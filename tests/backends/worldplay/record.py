@@ -1,7 +1,7 @@
 """Writes tests/data/worldplay.safetensors: what the original programs compute, tiny and with random weights.
 
-    python -m tests.backends.worldplay.record worldplay CHECKOUT        Tencent-Hunyuan/HY-WorldPlay at da2d0c2
-    python -m tests.backends.worldplay.record quant-videogen CHECKOUT   svg-project/Quant-VideoGen at 0601468
+    python -m tests.backends.worldplay.record worldplay CHECKOUT       Tencent-Hunyuan/HY-WorldPlay at da2d0c2
+    python -m tests.backends.worldplay.record quant-videogen CHECKOUT  svg-project/Quant-VideoGen at 0601468
 
 Needs scipy, diffusers and transformers, and no GPU; the tests need none of this. In a copy of the checkout
 the number of tokens in a frame, 880 wherever the original counts them, is that of the tiny pictures; what
