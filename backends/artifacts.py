@@ -24,11 +24,15 @@ _TOLERANCE = 0.01  # of a file's size: enough to tell a file that is cut off
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """Of a repository. `size` in bytes is 0, and `sha256` empty, where they are not known."""
+    """Of a repository. `size` in bytes is 0, and `sha256` empty, where they are not known.
+
+    An `estimated` size serves to plan a download, and not to tell whether the file is complete.
+    """
 
     path: str
     size: int = 0
     sha256: str = ""
+    estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +157,7 @@ def locate(artifact: Artifact) -> Path | None:
         return made
     for source in (artifact.source, *artifact.others):
         for root in _own_roots(source):
-            if all(_complete(root / file.path, file.size) for file in source.files):
+            if all(_complete(root / file.path, 0 if file.estimated else file.size) for file in source.files):
                 return root / source.path
         for root in hub.snapshots(source.repo, source.revision):
             # The cache gives a file its name once all of it is there.

@@ -61,8 +61,8 @@ TRANSFORMER = Artifact(
     source=Source(
         repo="tencent/HY-WorldPlay",
         revision="main",
-        # About 42.3 GB: FP32, and an averaged copy beside it. No list of its exact size was at hand.
-        files=(File("wan_distilled_model/model.pt"),),
+        # Twice 5,293,225,152 numbers in FP32: the transformer and its average. No list of sizes was at hand.
+        files=(File("wan_distilled_model/model.pt", 42_346_000_000, estimated=True),),
         path="wan_distilled_model/model.pt",
     ),
     converted="worldplay_5b-bf16.safetensors",
@@ -112,7 +112,7 @@ SPEC = BackendSpec(
     first_block_frames=13,  # the causal VAE decodes the first latent to one frame
     default_blocks=12,
     max_blocks=250,  # the model knows 1,024 positions: a history of 1,000 latents can be read whole
-    weights_bytes=56_500_000_000,  # transformer with its averaged copy 42.3 (fp32), UMT5 11.4, VAE 2.8
+    weights_bytes=sum(artifact.size for artifact in ARTIFACTS),
     working_bytes=sum(size for _, size in _MEMORY),
     memory=_MEMORY,
     prompt_bytes=24_400_000_000,  # the text encoder 11.4, with transformer, autoencoder and CUDA there
@@ -148,10 +148,4 @@ TINY = replace(
 
 def missing() -> str | None:
     """Why HY-WorldPlay cannot run here, as a sentence; None when it can."""
-    absent = [artifact.title for artifact in ARTIFACTS if artifacts.locate(artifact) is None]
-    if not absent:
-        return None
-    needs = "56.5 GB of weights and a 32 GB GPU (python app.py --download worldplay)."
-    if len(absent) == len(ARTIFACTS):
-        return f"Not downloaded: needs {needs}"
-    return f"Partly downloaded: lacks {', '.join(absent)}, of {needs}"
+    return artifacts.missing(ARTIFACTS, "a 32 GB GPU", "worldplay")

@@ -20,6 +20,7 @@ import tempfile
 import types
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from backends.worldplay.model import ModelConfig
 from tests.backends.worldplay.tiny import CHUNK, COLUMNS, CONFIG, PATHS, ROWS, TEXT_TOKENS, compound_path
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "worldplay.safetensors"
@@ -104,22 +106,27 @@ def stub(name: str, **contents: Any) -> None:
     sys.modules[name] = module
 
 
-def build_model() -> Any:
+def construct(config: ModelConfig) -> Any:
     from models.dits.arwan_w_action_w_mem_relative_rope import WanTransformer3DModel
 
     model = WanTransformer3DModel(
-        patch_size=(1, CONFIG.patch, CONFIG.patch),
-        num_attention_heads=CONFIG.heads,
-        attention_head_dim=CONFIG.head_dim,
-        in_channels=CONFIG.channels,
-        out_channels=CONFIG.channels,
-        text_dim=CONFIG.text_width,
-        freq_dim=CONFIG.frequencies,
-        ffn_dim=CONFIG.ffn_width,
-        num_layers=CONFIG.layers,
+        patch_size=(1, config.patch, config.patch),
+        num_attention_heads=config.heads,
+        attention_head_dim=config.head_dim,
+        in_channels=config.channels,
+        out_channels=config.channels,
+        text_dim=config.text_width,
+        freq_dim=config.frequencies,
+        ffn_dim=config.ffn_width,
+        num_layers=config.layers,
         cross_attn_norm=True,
     )
     model.add_discrete_action_parameters()
+    return model
+
+
+def build_model() -> Any:
+    model = construct(CONFIG)
     generator = torch.Generator().manual_seed(0)
     for name, parameter in sorted(model.named_parameters()):
         spread = 0.2 if parameter.ndim < 2 or "table" in name else 1.2 * parameter[0].numel() ** -0.5
@@ -214,22 +221,8 @@ def record_projections(kept: Recorder) -> None:
 
 def record_layout(kept: Recorder) -> None:
     """Names and shapes of all parameters at full size, as bytes of JSON."""
-    from models.dits.arwan_w_action_w_mem_relative_rope import WanTransformer3DModel
-
     with torch.device("meta"):
-        model = WanTransformer3DModel(
-            patch_size=(1, 2, 2),
-            num_attention_heads=24,
-            attention_head_dim=128,
-            in_channels=48,
-            out_channels=48,
-            text_dim=4096,
-            freq_dim=256,
-            ffn_dim=14336,
-            num_layers=30,
-            cross_attn_norm=True,
-        )
-        model.add_discrete_action_parameters()
+        model = construct(ModelConfig())
     layout = {
         name.replace("blocks.0.", "blocks.N."): list(value.shape)
         for name, value in model.state_dict().items()
@@ -370,7 +363,7 @@ def record_rollout(
         _print_model_memory_report = _print_memory_usage = init_decode_state = lambda *_: None
 
         def progress_bar(self, **_: Any) -> Any:
-            return Quiet()
+            return MagicMock()
 
     shape = (1, CONFIG.channels, CHUNKS * CHUNK, 2 * ROWS, 2 * COLUMNS)
     noise = kept.random(f"{name}.noise", *shape)
@@ -406,17 +399,6 @@ def record_rollout(
                 **more,
             )
     kept[f"{name}.latents"] = pipeline.ctx["latents"][:, :, : chunks * CHUNK].clone()
-
-
-class Quiet:
-    def __enter__(self) -> Quiet:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def update(self) -> None:
-        return None
 
 
 if __name__ == "__main__":

@@ -156,8 +156,9 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert spec.missing() == (
         "Not downloaded: needs 56.5 GB of weights and a 32 GB GPU (python app.py --download worldplay)."
     )
+    assert "56.5 GB" in spec.SPEC.needs
     monkeypatch.setattr(artifacts, "locate", lambda each: None if each is spec.VAE22 else Path("here"))
-    assert str(spec.missing()).startswith("Partly downloaded: lacks Wan 2.2 video autoencoder, of 56.5 GB")
+    assert "it lacks Wan 2.2 video autoencoder (" in str(spec.missing())
     with pytest.raises(BackendUnavailable, match="Partly downloaded"):
         rollout.load(CPU, print)
     monkeypatch.setattr(artifacts, "locate", lambda artifact: Path("here"))
@@ -169,3 +170,17 @@ def test_the_licence_is_asked_for_before_anything_is_fetched(monkeypatch: pytest
     with pytest.raises(BackendUnavailable, match=r"has to be accepted first: .*South Korea"):
         artifacts.download("worldplay")
     assert {artifact.id: artifact.needs_acceptance for artifact in spec.ARTIFACTS}["worldplay-5b"]
+
+
+def test_a_size_that_is_an_estimate_does_not_hide_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(artifacts.FOLDER, str(tmp_path))
+    monkeypatch.setattr(hub, "own_folder", lambda: tmp_path / "own")
+    monkeypatch.setattr(hub, "snapshots", lambda repo, revision: [])
+    path = tmp_path / spec.TRANSFORMER.source.path
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    assert artifacts.locate(spec.TRANSFORMER) is None
+    path.write_bytes(b"much less than 42 GB")
+    assert artifacts.locate(spec.TRANSFORMER) == path
