@@ -17,8 +17,9 @@ from backends.worldplay import rollout, spec
 from backends.worldplay.rollout import MEMORIES, WorldPlayBackend, WorldPlayRollout, fit_picture, load_random
 from qvg import BF16, QVG, KVCache
 from qvg.config import CodecConfig
+from qvg.ops import kernels as dispatch
 from qvg.policy import cache_bytes
-from tests.backends.worldplay.parity import recorded
+from tests.backends.worldplay.parity import recorded, relative
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
 # Away, and back to where it began.
@@ -188,3 +189,23 @@ def test_the_history_of_48_latents_in_bytes() -> None:
 
 def test_the_first_mode_is_what_the_spec_says() -> None:
     assert spec.SPEC.policy == spec.MODES[0].policy == spec.TINY.policy
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("mode", list(MEMORIES))
+def test_a_gpu_with_kernels_makes_what_it_makes_without(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cuda")
+    backend = load_random(device, lambda text: None, tiny=True)
+    policy = next(each.policy for each in spec.MODES if each.id == mode)
+    request = Request(image=PICTURE, moves=parse_path(AWAY_AND_BACK), blocks=6, mode=mode)
+    made = []
+    for devices in (("cuda",), ()):
+        monkeypatch.setattr(dispatch, "DEVICES", devices)
+        cache = KVCache(backend.spec.geometry, BF16, policy, frames_per_block=4, device=device)
+        video = backend.open(request, cache, no_tick)
+        while (segment := video.step()) is not None:
+            assert min(segment.ms["denoise"], segment.ms["decode"]) > 0
+        made.append(torch.cat(video._sampler._latents))
+    assert made[0].isfinite().all()
+    assert relative(made[0], made[1]) < 0.05
