@@ -1,14 +1,9 @@
 """The same small tensors and the same arithmetic on every machine."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    # Before anything imports Triton: kernels then run on the CPU, slowly.
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(autouse=True)
