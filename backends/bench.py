@@ -31,7 +31,7 @@ from backends.peak import PeakMemory
 from backends.plan import codec_for, plan
 from backends.session import free_memory
 from qvg import BF16, PRESETS, CachePolicy, KVCache
-from qvg.config import CodecConfig, PRQConfig
+from qvg.config import CodecConfig, with_clusters
 
 PATH = "right-40, left-40, w-16"
 PROMPT = "a stone bridge over a river at dawn, mist between the pines, slow pan of the camera"
@@ -240,11 +240,11 @@ def parse_case(backend: Backend, preset: str, policy: str, mode: str = "") -> Ca
     usual = next((each.policy for each in backend.spec.modes if each.id == mode), backend.spec.policy)
     for part in filter(None, policy.split(",")):
         name, _, number = part.partition("=")
-        if name == "clusters" and isinstance(codec, PRQConfig):
-            codec = dataclasses.replace(codec, clusters=int(number))
+        if name == "clusters":
+            codec = with_clusters(codec, int(number))
         elif name in ("every", "sink", "recent", "window"):
             changes[name] = int(number)
-        elif name != "clusters":
+        else:
             raise ValueError(f"{part!r} is not one of every=, sink=, recent=, window=, clusters=")
     name = " ".join(filter(None, (preset, mode, policy)))
     return Case(name, codec, dataclasses.replace(usual, **changes), mode)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from backends.base import BackendSpec
 from backends.machine import DeviceInfo
-from qvg.config import BF16, PRESETS, BF16Config, CodecConfig, PRQConfig
+from qvg.config import BF16, PRESETS, BF16Config, CodecConfig, with_clusters
 from qvg.policy import CachePolicy, cache_bytes
 
 _GIB = 1 << 30
@@ -32,10 +32,7 @@ class Plan:
 
 def codec_for(spec: BackendSpec, preset: str) -> CodecConfig:
     """The preset called `preset`, with as many centroids as this generator's spans are worth."""
-    config = PRESETS[preset]
-    if isinstance(config, PRQConfig):
-        return replace(config, clusters=min(config.clusters, spec.clusters))
-    return config
+    return with_clusters(PRESETS[preset], spec.clusters)
 
 
 def plan(

@@ -54,25 +54,32 @@ class BF16Payload:
 class PRQPayload:
     """A value is the sum over stages of its token's centroid, plus level times the scale of its group."""
 
-    codes: Tensor  # uint8 [B, H, S, D * bits / 8], the first channel in the lowest bits
+    codes: Tensor  # uint8, see `qvg.ops.pack`
     scales: Tensor  # e4m3 [B, H, S, D / G]
     labels: Tensor  # uint8 [N, B, H, S]
-    centroids: Tensor  # bf16 [N, B, H, K, D]
+    centroids: Tensor  # bf16 or e4m3 [N, B, H, K, D]
+    powers: Tensor | None  # bf16 [N, B, H, 1, 1], what e4m3 centroids are times
     config: PRQConfig
     dtype: torch.dtype
 
     @property
     def parts(self) -> Mapping[str, Tensor]:
-        return {
+        parts = {
             "codes": self.codes,
             "scales": self.scales,
             "labels": self.labels,
             "centroids": self.centroids,
         }
+        return parts if self.powers is None else {**parts, "powers": self.powers}
+
+    @property
+    def codebooks(self) -> Tensor:
+        """The centroids as BF16 numbers, exactly."""
+        return self.centroids if self.powers is None else self.centroids.bfloat16() * self.powers
 
     @property
     def shape(self) -> torch.Size:
-        return torch.Size((*self.codes.shape[:3], self.centroids.shape[-1]))
+        return torch.Size((*self.labels.shape[1:], self.centroids.shape[-1]))
 
     @property
     def stored_bytes(self) -> int:

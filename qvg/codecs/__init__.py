@@ -9,7 +9,7 @@ from qvg.codecs.groupwise import GroupwiseCodec
 from qvg.codecs.identity import BF16Codec
 from qvg.codecs.prq import PRQCodec
 from qvg.codecs.rotated import RotatedCodec
-from qvg.config import BF16Config, CodecConfig, GroupwiseConfig, PRQConfig, TensorName
+from qvg.config import BF16Config, CodecConfig, GroupwiseConfig, PRQConfig, SplitConfig, TensorName
 
 # Stages count up from these: keys and values draw different tokens at every stage.
 SEEDS = {"k": 0, "v": 1 << 16}
@@ -21,6 +21,8 @@ def build_codec(config: CodecConfig, tensor: TensorName = "k") -> Codec[Any]:
         raise ValueError(f"tensor={tensor!r} must be 'k' (keys) or 'v' (values)")
     if isinstance(config, BF16Config):
         return BF16Codec()
+    if isinstance(config, SplitConfig):
+        config = config.of(tensor)
     if isinstance(config, PRQConfig):
         return PRQCodec(config, SEEDS[tensor])
     if isinstance(config, GroupwiseConfig):

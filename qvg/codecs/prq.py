@@ -33,19 +33,22 @@ class PRQCodec:
         config.check_head_dim(x.shape[-1])
         values, limit = finite(x)
         residual, bound, stages = values, limit, []
+        before = None if warm is None else warm.codebooks
         for stage in range(config.stages):
-            start = None if warm is None else warm.centroids[stage]
+            start = None if before is None else before[stage]
             if stage:
                 residual, bound = subtract(residual, stages[-1], bound), None
             stages.append(
                 kmeans(residual, config.clusters, config.iterations, self.seed + stage, start, bound)
             )
         labels = torch.stack([clusters.labels for clusters in stages])
-        centroids = torch.stack([clusters.centroids for clusters in stages])
-        codes, scales = quantise_residual(
-            values, labels, centroids, config.group, config.bits, config.code, limit
-        )
-        return PRQPayload(codes, scales, labels, centroids, config, x.dtype)
+        centroids, powers = torch.stack([clusters.centroids for clusters in stages]), None
+        codebooks = centroids
+        if config.centroids == "fp8":
+            centroids, powers = to_fp8(centroids)
+            codebooks = centroids.bfloat16() * powers
+        codes, scales = quantise_residual(values, labels, codebooks, config.group, config.code, limit)
+        return PRQPayload(codes, scales, labels, centroids, powers, config, x.dtype)
 
     @torch.no_grad()
     def decode(
@@ -63,12 +66,20 @@ class PRQCodec:
             payload.codes,
             payload.scales,
             payload.labels,
-            payload.centroids,
-            payload.config.bits,
-            dtype or payload.dtype,
+            payload.codebooks,
             payload.config.code,
+            dtype or payload.dtype,
             start,
             rope=rope,
             first_frame=first_frame,
             out=out,
         )
+
+
+def to_fp8(centroids: Tensor) -> tuple[Tensor, Tensor]:
+    """bf16 [N, B, H, K, D] -> e4m3 of the same shape, and bf16 powers of two [N, B, H, 1, 1] it is times."""
+    largest = centroids.float().abs().amax(dim=(3, 4), keepdim=True)
+    # The largest lands between 128 and 256: room for rounding, and far above where E4M3 loses digits.
+    _, exponent = torch.frexp(largest)
+    powers = torch.where(largest > 0, torch.ldexp(torch.ones_like(largest), exponent - 8), 1.0)
+    return (centroids.float() / powers).to(torch.float8_e4m3fn), powers.bfloat16()

@@ -19,10 +19,10 @@ def test_groups_by_hand() -> None:
     x = torch.tensor([[1.0, 2.0, 3.0, 4.0, -6.0, 0.0, 0.4, -1.0]])
     codes, scales, zeros = quantise_affine(x, 4, 2, "channels")
     assert (scales.tolist(), zeros.tolist()) == ([[1.0, 2.25]], [[2.0, -3.75]])
-    assert unpack(codes, 2).tolist() == [[-1, 0, 1, 2, -1, 2, 2, 1]]
+    assert unpack(codes, "int2").tolist() == [[-1, 0, 1, 2, -1, 2, 2, 1]]
     codes, scales, zeros = quantise_affine(torch.arange(16.0).unsqueeze(0), 16, 4, "channels")
     assert (scales.tolist(), zeros.tolist()) == ([[1.0]], [[7.0]])
-    assert unpack(codes, 4).tolist() == [list(range(-7, 9))]
+    assert unpack(codes, "int4").tolist() == [list(range(-7, 9))]
 
 
 def test_groups_along_tokens_are_groups_of_the_transposed() -> None:

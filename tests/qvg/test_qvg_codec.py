@@ -67,7 +67,8 @@ def test_decoding_part_of_the_tokens_and_other_types(config: CodecConfig, tensor
 # Worst seen over ten seeds, and a tenth more.
 TOLERANCE = {
     "QVG INT2": 0.131,
-    "QVG-Plus INT2": 0.0613,
+    "QVG-Plus INT2": 0.066,
+    "QVG-Max": 0.1,
     "QVG-Pro INT2": 0.044,
     "RTN INT2": 0.502,
     "KIVI INT2": 0.424,
@@ -97,10 +98,10 @@ def squared_error(config: CodecConfig, x: Tensor, tensor: TensorName = "k") -> f
 def test_four_levels_at_least_halve_the_error_of_three(seed: int) -> None:
     few, few_plus = replace(QVG, clusters=64), replace(QVG_PLUS, clusters=64)
     noise = torch.randn(1, 2, 600, 128, generator=torch.Generator().manual_seed(seed))
-    # Seen over eight seeds: 0.22 on noise and values, 0.31 to 0.39 on keys.
-    assert squared_error(few_plus, noise) < 0.25 * squared_error(few, noise)
-    assert squared_error(few_plus, video(seed, "v"), "v") < 0.25 * squared_error(few, video(seed, "v"), "v")
-    assert squared_error(few_plus, video(seed, "k")) < 0.45 * squared_error(few, video(seed, "k"))
+    # Seen over eight seeds: 0.25 on noise and values, 0.35 to 0.45 on keys.
+    assert squared_error(few_plus, noise) < 0.3 * squared_error(few, noise)
+    assert squared_error(few_plus, video(seed, "v"), "v") < 0.3 * squared_error(few, video(seed, "v"), "v")
+    assert squared_error(few_plus, video(seed, "k")) < 0.5 * squared_error(few, video(seed, "k"))
 
 
 def test_what_each_rival_is_for() -> None:
@@ -132,9 +133,9 @@ def test_encoding_repeats_bit_for_bit_and_touches_no_global_generator(config: Co
 @pytest.mark.parametrize("config", [*QUANTISED.values(), SMALL], ids=[*QUANTISED, "small"])
 def test_zeros_and_constants(config: CodecConfig) -> None:
     codec = build_codec(config)
-    zeros = torch.zeros(1, 2, 40, 64)
+    zeros = torch.zeros(1, 2, 40, 128)
     assert torch.equal(codec.decode(codec.encode(zeros)), zeros)
-    constant = torch.full((1, 2, 40, 64), 1.5)
+    constant = torch.full((1, 2, 40, 128), 1.5)
     decoded = codec.decode(codec.encode(constant))
     if isinstance(config, RotatedConfig):  # a spike among zeros, of which a group has only some levels
         assert relative_error(decoded.numpy(), constant.numpy()) < 0.15
@@ -187,7 +188,7 @@ def test_a_bad_token_does_not_spoil_the_others(config: CodecConfig) -> None:
 @pytest.mark.parametrize("config", QUANTISED.values(), ids=QUANTISED)
 def test_nothing_but_bad_tokens(config: CodecConfig) -> None:
     codec = build_codec(config)
-    x = torch.full((1, 1, 4, 64), float("nan"))
+    x = torch.full((1, 1, 4, 128), float("nan"))
     assert torch.equal(codec.decode(codec.encode(x)), torch.zeros_like(x))
 
 

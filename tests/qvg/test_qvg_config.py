@@ -70,7 +70,7 @@ def test_a_short_span_stores_one_centroid_a_token() -> None:
 
 @pytest.mark.parametrize("shape", [SELF_FORCING_SPAN, LONGCAT, (2, 3, 7, 64)])
 def test_the_four_level_code_takes_the_bytes_of_the_ternary_one(shape: tuple[int, int, int, int]) -> None:
-    assert replace(QVG_PLUS, code="absmax") == QVG
+    assert replace(QVG_PLUS, code="int2") == QVG
     assert QVG_PLUS.stored_bytes(*shape) == QVG.stored_bytes(*shape)
 
 
@@ -93,10 +93,9 @@ def test_bytes_without_codebooks() -> None:
         ({"clusters": 0}, "clusters=0"),
         ({"stages": 0}, "stages=0"),
         ({"group": 0}, "group=0"),
-        ({"bits": 3}, "bits=3"),
+        ({"code": "int3"}, "code='int3'"),
+        ({"centroids": "fp4"}, "centroids='fp4'"),
         ({"iterations": -1}, "iterations=-1"),
-        ({"code": "sign"}, "code='sign'"),
-        ({"code": "lloyd-max", "bits": 4}, "four levels, not bits=4; use code='absmax'"),
     ],
 )
 def test_impossible_configs_are_refused(options: dict[str, int], words: str) -> None:
@@ -134,9 +133,9 @@ def test_configs_are_values() -> None:
     for config in PRESETS.values():
         assert pickle.loads(pickle.dumps(config)) == config
     assert replace(QVG, clusters=64) == PRQConfig(clusters=64)
-    assert len(set(PRESETS.values())) == len(PRESETS) == 12
+    assert len(set(PRESETS.values())) == len(PRESETS) == 13
     with pytest.raises(FrozenInstanceError):
-        QVG.bits = 4
+        QVG.code = "int4"
 
 
 def test_torch_is_not_imported_for_configs_policies_and_stats() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
 
 from qvg.ops.kmeans import assigned, kmeans
 from qvg.ops.kmeans import reference as kmeans_reference
+from qvg.ops.kmeans.reference import stride_of
 
 
 def blobs(seed: int, tokens: int = 300, clusters: int = 5) -> tuple[Tensor, Tensor]:
@@ -97,6 +100,51 @@ def test_streaming_starts_where_it_is_told() -> None:
     assert (warm.centroids.float() - start.float()).abs().max() < 0.2
     with pytest.raises(ValueError, match="start is"):
         kmeans(x, clusters=6, iterations=1, seed=0, start=start)
+
+
+def spans(seed: int, drift: float, cut: int | None) -> Iterator[Tensor]:
+    """Six spans [1, 2, 1600, 64] of eight frames over 200 places that drift; new content from `cut` on."""
+    generator = torch.Generator().manual_seed(seed)
+    field = torch.zeros(1, 2, 200, 64)
+    for number in range(6):
+        if number in (0, cut):
+            prototypes = torch.randn(1, 2, 40, 64, generator=generator)
+            which = torch.randint(40, (1, 2, 200, 1), generator=generator).expand_as(field)
+            field = prototypes.gather(2, which) + 0.4 * torch.randn(field.shape, generator=generator)
+        frames = []
+        for _ in range(8):
+            field = field + drift * torch.randn(field.shape, generator=generator)
+            frames.append(field + 0.3 * torch.randn(field.shape, generator=generator))
+        yield torch.cat(frames, dim=2)
+
+
+@pytest.mark.parametrize(
+    ("drift", "cut"), [(0.0, None), (0.1, None), (0.02, 3)], ids=["still", "drift", "cut"]
+)
+def test_two_warm_rounds_reach_what_ten_reach_cold(drift: float, cut: int | None) -> None:
+    ratios = torch.zeros(6)
+    for seed in range(3):
+        warm = None
+        for number, x in enumerate(spans(seed, drift, cut)):
+            warm = kmeans(x, 64, 2, 0, None if warm is None else warm.centroids)
+            cold = kmeans(x, 64, 10, 0)
+            errors = ((x - assigned(each)).square().mean() for each in (warm, cold))
+            ratios[number] += next(errors) / next(errors) / 3
+    # The first span has nothing to begin with, and the first after a cut nothing that suits it.
+    for number in (0, cut):
+        if number is not None:
+            assert ratios[number] < 1.1
+            ratios[number] = 0
+    # Seen: at most 1.003.
+    assert ratios.max() < 1.01
+
+
+def test_long_spans_are_learned_from_some_of_their_tokens() -> None:
+    assert (stride_of(1000, 5), stride_of(1000, 64), stride_of(37_440, 256)) == (6, 1, 4)
+    x, _ = blobs(5, tokens=1000)
+    few = kmeans(x, clusters=5, iterations=2, seed=0)
+    errors = (x - assigned(few)).square().mean(dim=(2, 3)).sqrt()
+    assert few.labels.shape == (1, 2, 1000) and errors.max() < 0.12  # of tokens that scatter by 0.1
 
 
 def test_equal_tokens() -> None:

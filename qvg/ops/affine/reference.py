@@ -14,7 +14,7 @@ from torch import Tensor
 from qvg.ops.finite import cleaned
 from qvg.ops.groups.reference import to_e4m3
 from qvg.ops.pack import pack, unpack
-from qvg.ops.pack.reference import Bits
+from qvg.ops.pack.reference import Bits, code_of
 from qvg.ops.rotate import rotate_reference
 from qvg.rope import Rope
 
@@ -45,7 +45,7 @@ def quantise_affine_reference(
     inverse = torch.where(stored > 0, 1 / stored, 0.0)
     levels = ((groups - zero.unsqueeze(dim)) * inverse.unsqueeze(dim)).round_().clamp_(-top, top + 1)
     levels = levels.flatten(dim - 1, dim)[..., : x.shape[-2], :]
-    return pack(levels, bits), scales, zeros
+    return pack(levels + top, code_of(bits)), scales, zeros
 
 
 def dequantise_affine_reference(
@@ -68,7 +68,7 @@ def dequantise_affine_reference(
     """
     # Zero points, levels and scales are exact in BF16 and their sum is rounded once either way.
     work = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
-    levels = unpack(codes[..., start:, :], bits, work)
+    levels = unpack(codes, code_of(bits), work, start)
     if axis == "channels":
         levels = levels.unflatten(-1, (-1, group))
         scale, zero = (part[..., start:, :].to(work).unsqueeze(-1) for part in (scales, zeros))

@@ -195,7 +195,7 @@ def _dequantise(
     tokens = start + rows
     inside = tokens < S
     row = n.to(tl.int64) * S + tokens
-    level = load_levels(p_codes, row, inside, b_s, D, BITS, False, 0.0, 0.0)
+    level = load_levels(p_codes, row, inside, b_s, D, BITS, "int", 0.0, 0.0)
     if ALONG_TOKENS:
         part = n.to(tl.int64) * tl.cdiv(S, G) + tokens // G
         o_g = part[:, None] * D + tl.arange(0, D)[None, :]

@@ -6,27 +6,29 @@ import torch
 from torch import Tensor
 
 from qvg.ops.pack import pack
-from qvg.ops.pack.reference import LLOYD_MAX, Bits, Code
+from qvg.ops.pack.reference import LEVELS, LLOYD_MAX, Code
 
 E4M3_MAX = 448.0
-LARGEST_PATTERN = 0x7E  # the bits of 448; positive E4M3 numbers are in the order of their bits
-# Around the root mean square, in E4M3 numbers (8 an octave). More to the top: outliers pull the scale up.
-CANDIDATES = range(-3, 6)
+# The two sizes a value is given, and from which multiple of its group's root mean square on the second: the
+# best boundaries for a Gaussian (Max 1960, table I).
+SIZES = {"sign": (1.0, 1.0), "trit": (0.0, 1.0), "quad": LLOYD_MAX}
+BOUNDARY = {"sign": 0.0, "trit": 0.6120, "quad": 0.9816}
 
 
-def quantise_groups(x: Tensor, group: int, bits: Bits, code: Code = "absmax") -> tuple[Tensor, Tensor]:
-    """x: fp32 [..., D], finite -> codes uint8 [..., D * bits / 8], scales e4m3 [..., D / group].
+def quantise_groups(x: Tensor, group: int, code: Code) -> tuple[Tensor, Tensor]:
+    """x: fp32 [..., S, D], finite -> codes uint8 as `pack` makes them, scales e4m3 [..., S, D / group].
 
-    "absmax": the scale of a group is its largest magnitude over the top level t (1 or 7), as in the paper. It
-    saturates at 448: what is beyond 448 * t decodes to that. A scale that rounds to zero (below 2 ** -10)
-    makes the whole group zero.
+    "int2" and "int4": the scale of a group is its largest magnitude over the top level t (1 or 7), as in the
+    paper. It saturates at 448: what is beyond 448 * t decodes to that. A scale that rounds to zero (below
+    2 ** -10) makes the whole group zero.
 
-    "lloyd-max" (2 bits): of the E4M3 numbers around the group's root mean square, the scale of least squared
-    error; zero where that is zero.
+    "sign", "trit" and "quad" are unbiased: the scale is that for which the decoded group times the group is
+    the group's square. The scale of least error is smaller; it pulls every token towards its centroid, and
+    attention to what is encoded then fades. This is what RaBitQ (arXiv 2405.12497) does to whole vectors.
     """
     groups = x.unflatten(-1, (-1, group))
-    levels, scales = _lloyd_max(groups) if code == "lloyd-max" else _absmax(groups, bits)
-    return pack(levels.flatten(-2), bits), scales
+    numbers, scales = _absmax(groups, code) if code.startswith("int") else _unbiased(groups, code)
+    return pack(numbers.flatten(-2), code), scales
 
 
 def to_e4m3(x: Tensor) -> Tensor:
@@ -35,32 +37,25 @@ def to_e4m3(x: Tensor) -> Tensor:
     return x.clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
 
 
-def _absmax(groups: Tensor, bits: Bits) -> tuple[Tensor, Tensor]:
-    top = 2 ** (bits - 1) - 1
+def _absmax(groups: Tensor, code: Code) -> tuple[Tensor, Tensor]:
+    top = -int(LEVELS[code][0])
     scales = to_e4m3(groups.abs().amax(dim=-1) / top)
     stored = scales.float()
     inverse = torch.where(stored > 0, 1 / stored, 0.0)
-    return (groups * inverse.unsqueeze(-1)).round_().clamp_(-top, top), scales
+    return (groups * inverse.unsqueeze(-1)).round_().clamp_(-top, top) + top, scales
 
 
-def _lloyd_max(groups: Tensor) -> tuple[Tensor, Tensor]:
-    """Levels -1..2 (the four in order) and scales."""
-    inner, outer = LLOYD_MAX
-    boundary = (inner + outer) / 2
+def _unbiased(groups: Tensor, code: Code) -> tuple[Tensor, Tensor]:
+    inner, outer = SIZES[code]
     sizes = groups.abs()
-    # A Gaussian's scale is its deviation.
-    start = to_e4m3(sizes.square().mean(dim=-1).sqrt_()).view(torch.uint8)
-    total, count = sizes.sum(dim=-1), sizes.shape[-1]
-    best, least = start, torch.full_like(total, torch.inf)
-    for offset in CANDIDATES:
-        pattern = (start.to(torch.int16) + offset).clamp_(0, LARGEST_PATTERN).to(torch.uint8)
-        scale = pattern.view(torch.float8_e4m3fn).float()
-        # Every size at the inner level, without the squares of the sizes, the same for every candidate; then
-        # what the sizes beyond the boundary gain: (a - inner s)^2 - (a - outer s)^2.
-        beyond = (sizes - (boundary * scale).unsqueeze(-1)).relu_().sum(dim=-1)
-        error = scale * (inner * (count * inner * scale - 2 * total) - 2 * (outer - inner) * beyond)
-        best = torch.where(error < least, pattern, best)
-        least = torch.minimum(error, least)
-    scales = best.view(torch.float8_e4m3fn)
-    far = (sizes >= (boundary * scales.float()).unsqueeze(-1)).float()
-    return torch.where(groups < 0, -far, 1 + far), scales
+    energy = sizes.square().sum(dim=-1)
+    far = sizes >= (BOUNDARY[code] * (energy / sizes.shape[-1]).sqrt()).unsqueeze(-1)
+    product = (sizes * torch.where(far, outer, inner)).sum(dim=-1)
+    scales = to_e4m3(torch.where(product > 0, energy / product, 0.0))
+    positive = groups >= 0
+    if code == "sign":
+        return positive, scales
+    far = far.float()
+    if code == "trit":
+        return torch.where(positive, 1 + far, 1 - far), scales
+    return torch.where(positive, 2 + far, 1 - far), scales

@@ -1,6 +1,8 @@
 """k-means in plain torch: the same bits out on every call, and no atomics, so that comparisons repeat.
 
 Sums over a cluster are taken by sorting the tokens by label. Random choices come from a counter and a seed.
+A round looks at some tokens a cluster, every stride-th of a long span: the mean of 32 is known to 3 % of what
+they scatter, and labels are given to all tokens once, at the end.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from qvg.ops.finite import cleaned
 from qvg.ops.seeding.reference import seed_centroids_reference
 
 DISTANCES_PER_CHUNK = 1 << 24  # 64 MiB of FP32 at a time
+TOKENS_PER_CLUSTER = 32  # at least, on average, in a round
 
 
 class Clusters(NamedTuple):
@@ -45,11 +48,18 @@ def kmeans_reference(
     if start is None or iterations:
         start = seed_centroids_reference(x, count, seed, start)
     centroids = start.reshape(batch * heads, count, head_dim).float()
-    for _ in range(iterations):
-        centroids = _update(points, _assign(points, centroids), centroids)
+    stride = stride_of(tokens, count)
+    for number in range(iterations):
+        some = points[:, number % stride :: stride].contiguous()
+        centroids = _update(some, _assign(some, centroids), centroids)
     centroids = centroids.bfloat16()
     labels = _assign(points, centroids.float()).to(torch.uint8)
     return Clusters(labels.view(batch, heads, tokens), centroids.view(batch, heads, count, head_dim))
+
+
+def stride_of(tokens: int, count: int) -> int:
+    """A round looks at every how manyeth token; the first of them is that of the round's number."""
+    return max(1, tokens // (TOKENS_PER_CLUSTER * count))
 
 
 def check_start(x: Tensor, count: int, start: Tensor | None) -> None:

@@ -1,8 +1,8 @@
 """k-means on a GPU: distances and sums as tensor-core products of BF16 tokens, sums added in a fixed order.
 
-A round is three launches. `_assign` multiplies a tile of tokens by all centroids and keeps the least score;
-`_sums` multiplies one-hot labels by tokens, some thousand tokens a program; `_means` adds those partial sums
-up in order. Nothing is added atomically: the same input gives the same bits.
+A round is three launches. `_assign` multiplies tile after tile of tokens by all centroids and keeps the
+least score; `_sums` multiplies one-hot labels by tokens, some thousand tokens a program; `_means` adds those
+partial sums up in order. Nothing is added atomically: the same input gives the same bits.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qvg.ops.kmeans.reference import Clusters
+from qvg.ops.kmeans.reference import Clusters, stride_of
 from qvg.ops.seeding.triton import seed_centroids
 from qvg.ops.triton import load_tokens, rows_contiguous
 
-TOKENS_PER_SUM = 4096  # of a program of `_sums`
+TOKENS_PER_ASSIGN, TOKENS_PER_SUM = 1024, 1024  # of a program
 ASSIGN_TOKENS, SUM_TOKENS, MEANS = 128, 64, 16  # rows of a tile
 
 
@@ -32,9 +32,14 @@ def kmeans(
     else:
         centroids = start.bfloat16().clone(memory_format=torch.contiguous_format)
     labels = torch.empty(batch, heads, tokens, dtype=torch.uint8, device=x.device)
-    for _ in range(iterations):
-        assign(x, centroids, limit, labels)
-        update(x, labels, limit, centroids)
+    stride = stride_of(tokens, count)
+    for number in range(iterations):
+        some = x[:, :, number % stride :: stride]
+        some_labels = (
+            labels if stride == 1 else torch.empty(some.shape[:3], dtype=torch.uint8, device=x.device)
+        )
+        assign(some, centroids, limit, some_labels)
+        update(some, some_labels, limit, centroids)
     assign(x, centroids, limit, labels)
     return Clusters(labels, centroids)
 
@@ -43,8 +48,7 @@ def assign(x: Tensor, centroids: Tensor, limit: Tensor | None, labels: Tensor) -
     """Writes the nearest of centroids bf16 [B, H, K, D] of every token of x [B, H, S, D] to labels uint8."""
     batch, heads, tokens, head_dim = x.shape
     count = centroids.shape[2]
-    grid = (triton.cdiv(tokens, ASSIGN_TOKENS), batch * heads)
-    _assign[grid](
+    _assign[(triton.cdiv(tokens, TOKENS_PER_ASSIGN), batch * heads)](
         x,
         limit,
         centroids,
@@ -57,6 +61,7 @@ def assign(x: Tensor, centroids: Tensor, limit: Tensor | None, labels: Tensor) -
         max(16, triton.next_power_of_2(count)),
         limit is not None,
         ASSIGN_TOKENS,
+        TOKENS_PER_ASSIGN,
         num_warps=8,
     )
 
@@ -106,19 +111,27 @@ def _assign(
     b_k: tl.constexpr,
     CLEAN: tl.constexpr,
     b_s: tl.constexpr,
+    TOKENS: tl.constexpr,
 ):
-    """Grid (tiles of tokens, heads)."""
+    """Grid (parts of TOKENS tokens, heads)."""
+    first = tl.program_id(0) * TOKENS
     n = tl.program_id(1)
-    rows = tl.program_id(0) * b_s + tl.arange(0, b_s)
     o_k = tl.arange(0, b_k)
-    x = load_tokens(p_x, p_limit, n, H, rows, S, s_b, s_h, s_s, D, CLEAN).to(tl.bfloat16)
     o_c = (n * K + o_k).to(tl.int64)[:, None] * D + tl.arange(0, D)[None, :]
     centroids = tl.load(p_centroids + o_c, mask=o_k[:, None] < K, other=0.0)  # [K, D]
     wide = centroids.to(tl.float32)
     half = tl.where(o_k < K, tl.sum(wide * wide, axis=1) * 0.5, float("inf"))
-    # ||x - c||^2 / 2 without the term that does not depend on c.
-    label = tl.argmin(half[None, :] - tl.dot(x, tl.trans(centroids)), axis=1)
-    tl.store(p_labels + n.to(tl.int64) * S + rows, label.to(tl.uint8), mask=rows < S)
+    across = tl.trans(centroids)
+    for o_s in range(first, tl.minimum(first + TOKENS, S), b_s):
+        rows = o_s + tl.arange(0, b_s)
+        x = load_tokens(p_x, p_limit, n, H, rows, S, s_b, s_h, s_s, D, CLEAN).to(tl.bfloat16)
+        here = x.to(tl.float32)
+        # ||x - c||^2 / 2: not negative, so that its bits are in the order of its size. The last 8 of them
+        # make room for the number of the centroid, and one integer minimum finds the nearest.
+        score = (half[None, :] + tl.sum(here * here, axis=1)[:, None] * 0.5) - tl.dot(x, across)
+        bits = tl.maximum(score, 0.0).to(tl.int32, bitcast=True)
+        label = tl.min((bits & -256) | o_k[None, :], axis=1) & 255
+        tl.store(p_labels + n.to(tl.int64) * S + rows, label.to(tl.uint8), mask=rows < S)
 
 
 @triton.jit(do_not_specialize=["S", "H"])

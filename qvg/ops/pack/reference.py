@@ -1,11 +1,14 @@
 """Packing by shifts; unpacking by looking up all the levels of a byte at once, one pass in eager torch.
 
-A code is a table of levels: whole numbers, or the four best levels for a Gaussian of unit variance.
+A code is a table of levels: whole numbers, or levels that stand for the sizes of a Gaussian's values.
+Channels of a token share a byte; of "trit", which is three levels and no power of two, five tokens do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -13,36 +16,75 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 Bits = Literal[2, 4]
-Code = Literal["absmax", "lloyd-max"]
+Code = Literal["int2", "int4", "sign", "trit", "quad"]
 
 # +-0.4528 and +-1.510 (Max 1960, table I; Lloyd 1982) as BF16 numbers: decoding in BF16 rounds once.
 LLOYD_MAX = (0.453125, 1.5078125)
+# By code number. "int2" has room for a fourth level, which groups with a zero point use.
+LEVELS: Mapping[Code, tuple[float, ...]] = MappingProxyType(
+    {
+        "int2": (-1, 0, 1, 2),
+        "int4": tuple(range(-7, 9)),
+        "sign": (-1, 1),
+        "trit": (-1, 0, 1),
+        "quad": (-LLOYD_MAX[1], -LLOYD_MAX[0], LLOYD_MAX[0], LLOYD_MAX[1]),
+    }
+)
+TRITS = 5  # of as many tokens in a byte: 3 ** 5 = 243
 
 
-def pack(levels: Tensor, bits: Bits) -> Tensor:
-    """Levels -t..t + 1 with t = 2 ** (bits - 1) - 1, any type, [..., D] -> uint8 [..., D * bits / 8].
+def code_of(bits: Bits) -> Code:
+    """Whole levels -t..t + 1, t = 2 ** (bits - 1) - 1."""
+    return "int2" if bits == 2 else "int4"
 
-    What is stored is level + t; the first of the 8 / bits channels of a byte is in its lowest bits. The four
-    levels of "lloyd-max", in order, are counted from -1 to 2.
+
+def bits_of(code: Code) -> int:
+    """Bits of a code number where channels share a byte; not of "trit"."""
+    return {2: 1, 4: 2, 16: 4}[len(LEVELS[code])]
+
+
+def pack(numbers: Tensor, code: Code) -> Tensor:
+    """Code numbers from 0, any type, [..., S, D] -> uint8 [..., S, D * bits / 8], of "trit" [..., S / 5, D].
+
+    S / 5 is rounded up, and what is missing is 0. The first of the channels (tokens) of a byte is in its
+    lowest bits (is its lowest digit).
     """
-    codes = (levels + (2 ** (bits - 1) - 1)).to(torch.uint8).unflatten(-1, (-1, 8 // bits))
-    packed = codes[..., 0].clone()
+    numbers = numbers.to(torch.uint8)
+    if code == "trit":
+        missing = -numbers.shape[-2] % TRITS
+        digits = torch.nn.functional.pad(numbers, (0, 0, 0, missing)).unflatten(-2, (-1, TRITS))
+        weights = torch.tensor([1, 3, 9, 27, 81], dtype=torch.uint8, device=numbers.device)
+        return (digits * weights.unsqueeze(-1)).sum(dim=-2, dtype=torch.uint8)
+    bits = bits_of(code)
+    places = numbers.unflatten(-1, (-1, 8 // bits))
+    packed = places[..., 0].clone()
     for place in range(1, 8 // bits):
-        packed |= codes[..., place] << (place * bits)
+        packed |= places[..., place] << (place * bits)
     return packed
 
 
-def unpack(codes: Tensor, bits: Bits, dtype: torch.dtype = torch.float32, code: Code = "absmax") -> Tensor:
-    """uint8 [..., D * bits / 8] -> levels [..., D] in `dtype`."""
-    return embedding(codes.int(), _levels_of_bytes(bits, dtype, codes.device, code)).flatten(-2)
+def unpack(
+    codes: Tensor, code: Code, dtype: torch.dtype = torch.float32, start: int = 0, tokens: int | None = None
+) -> Tensor:
+    """What `pack` made -> levels [..., tokens - start, D] in `dtype`; without the first `start` tokens.
+
+    `tokens` is S; only "trit" needs it.
+    """
+    table = _levels_of_bytes(code, dtype, codes.device)
+    if code != "trit":
+        return embedding(codes[..., start:, :].int(), table).flatten(-2)
+    first = start // TRITS
+    levels = embedding(codes[..., first:, :].int(), table)  # [..., ceil(S / 5), D, 5]
+    stop = None if tokens is None else tokens - first * TRITS
+    return levels.movedim(-1, -2).flatten(-3, -2)[..., start - first * TRITS : stop, :]
 
 
 @lru_cache(maxsize=16)
-def _levels_of_bytes(bits: Bits, dtype: torch.dtype, device: torch.device, code: Code) -> Tensor:
-    """[256, 8 / bits]"""
-    shifts = torch.arange(0, 8, bits, device=device)
-    codes = (torch.arange(256, device=device).unsqueeze(-1) >> shifts) & (2**bits - 1)
-    if code == "lloyd-max":
-        inner, outer = LLOYD_MAX
-        return torch.tensor([-outer, -inner, inner, outer], dtype=dtype, device=device)[codes]
-    return (codes - (2 ** (bits - 1) - 1)).to(dtype)
+def _levels_of_bytes(code: Code, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[256, how many a byte holds]"""
+    byte = torch.arange(256, device=device).unsqueeze(-1)
+    levels = torch.tensor(LEVELS[code], dtype=dtype, device=device)
+    if code == "trit":
+        return levels[byte // 3 ** torch.arange(TRITS, device=device) % 3]
+    bits = bits_of(code)
+    return levels[(byte >> torch.arange(0, 8, bits, device=device)) & (2**bits - 1)]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from qvg.ops.kernels import use_kernels
-from qvg.ops.pack.reference import Bits, Code
+from qvg.ops.pack.reference import Code
 from qvg.ops.reconstruct.reference import reconstruct_reference
 from qvg.rope import Rope
 
@@ -18,9 +18,8 @@ def reconstruct(
     scales: Tensor,
     labels: Tensor,
     centroids: Tensor,
-    bits: Bits,
+    code: Code,
     dtype: torch.dtype,
-    code: Code = "absmax",
     start: int = 0,
     *,
     rope: Rope | None = None,
@@ -29,7 +28,7 @@ def reconstruct(
 ) -> Tensor:
     """See `reconstruct_reference`."""
     head_dim = centroids.shape[-1]
-    if use_kernels(codes, head_dim, head_dim // scales.shape[-1]) and start < codes.shape[2]:
+    if use_kernels(codes, head_dim, head_dim // scales.shape[-1]) and start < labels.shape[-1]:
         from qvg.ops.reconstruct.triton import reconstruct as kernel
     else:
         kernel = reconstruct_reference
@@ -38,9 +37,8 @@ def reconstruct(
         scales,
         labels,
         centroids,
-        bits,
-        dtype,
         code,
+        dtype,
         start,
         rope=rope,
         first_frame=first_frame,

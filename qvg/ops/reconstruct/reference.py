@@ -7,7 +7,7 @@ from torch import Tensor
 
 from qvg.ops.kmeans import Clusters, assigned
 from qvg.ops.pack import unpack
-from qvg.ops.pack.reference import Bits, Code
+from qvg.ops.pack.reference import Code
 from qvg.ops.rotate import rotate_reference
 from qvg.rope import Rope
 
@@ -17,9 +17,8 @@ def reconstruct_reference(
     scales: Tensor,
     labels: Tensor,
     centroids: Tensor,
-    bits: Bits,
+    code: Code,
     dtype: torch.dtype,
-    code: Code = "absmax",
     start: int = 0,
     *,
     rope: Rope | None = None,
@@ -28,16 +27,18 @@ def reconstruct_reference(
 ) -> Tensor:
     """[B, H, S - start, D] in `dtype`: the sum over stages of the assigned centroids, plus level times scale.
 
-    codes: uint8 [B, H, S, D * bits / 8]; scales: e4m3 [B, H, S, D / G]; labels: uint8 [N, B, H, S];
-    centroids: bf16 [N, B, H, K, D]. `rope` rotates the tokens, whole frames of which the first is
+    codes: uint8 (see `pack`); scales: e4m3 [B, H, S, D / G]; labels: uint8 [N, B, H, S]; centroids: bf16
+    [N, B, H, K, D]. `rope` rotates the tokens, whole frames of which the first is
     `first_frame`. The result is written to `out` where that is given, in its type.
     """
-    codes, scales, labels = codes[:, :, start:], scales[:, :, start:], labels[..., start:]
+    tokens = labels.shape[-1]
+    scales, labels = scales[:, :, start:], labels[..., start:]
     # With one stage all three operands are exact in BF16 and the sum is rounded once either way.
     work = torch.bfloat16 if dtype == torch.bfloat16 and len(labels) == 1 else torch.float32
     x = assigned(Clusters(labels[0], centroids[0]), work)
     for stage in range(1, len(labels)):
         x += assigned(Clusters(labels[stage], centroids[stage]), work)
     groups = (*scales.shape, centroids.shape[-1] // scales.shape[-1])
-    x.view(groups).addcmul_(unpack(codes, bits, work, code).view(groups), scales.to(work).unsqueeze(-1))
+    levels = unpack(codes, code, work, start, tokens)
+    x.view(groups).addcmul_(levels.reshape(groups), scales.to(work).unsqueeze(-1))
     return rotate_reference(x.to(dtype), rope, first_frame, out)

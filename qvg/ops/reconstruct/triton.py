@@ -7,13 +7,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qvg.ops.pack.reference import LLOYD_MAX, Bits, Code
+from qvg.ops.pack.reference import LLOYD_MAX, TRITS, Code, bits_of
 from qvg.ops.rotate.reference import check_out
-from qvg.ops.rotate.triton import rotated
+from qvg.ops.rotate.triton import rotate_rows, turns
 from qvg.ops.triton import e4m3_value, token_rows
 from qvg.rope import Rope
 
-BLOCK = 64  # tokens of a program
+BLOCK = 8  # tokens of a tile: a thread then writes eight neighbouring channels and need not exchange any
+HEADS = 4  # that share the cosines and sines of a tile
 
 
 def reconstruct(
@@ -21,9 +22,8 @@ def reconstruct(
     scales: Tensor,
     labels: Tensor,
     centroids: Tensor,
-    bits: Bits,
+    code: Code,
     dtype: torch.dtype,
-    code: Code = "absmax",
     start: int = 0,
     *,
     rope: Rope | None = None,
@@ -32,13 +32,14 @@ def reconstruct(
 ) -> Tensor:
     """See the reference. What is encoded must be contiguous."""
     stages, batch, heads, count, head_dim = centroids.shape
-    tokens = codes.shape[2]
+    tokens = labels.shape[-1]
     if rope is not None:
         rope.check(tokens - start, head_dim, first_frame)
     if out is None:
         out = torch.empty(batch, heads, tokens - start, head_dim, dtype=dtype, device=codes.device)
     check_out(out, (batch, heads, tokens - start), head_dim)
-    _reconstruct[(triton.cdiv(tokens - start, BLOCK), batch * heads)](
+    together = 1 if rope is None else HEADS
+    _reconstruct[(triton.cdiv(tokens - start, BLOCK), triton.cdiv(heads, together), batch)](
         codes.contiguous(),
         scales.contiguous().view(torch.uint8),
         labels.contiguous(),
@@ -47,6 +48,7 @@ def reconstruct(
         None if rope is None else rope.frame,
         None if rope is None else rope.place,
         tokens,
+        codes.shape[2],
         start,
         heads,
         count,
@@ -55,18 +57,20 @@ def reconstruct(
         *out.stride()[:3],
         head_dim,
         head_dim // scales.shape[-1],
-        bits,
+        8 if code == "trit" else bits_of(code),
         stages,
-        code == "lloyd-max",
+        code,
         -1 if rope is None else 2 * rope.frame.shape[1],
         BLOCK,
+        together,
+        TRITS,
         *LLOYD_MAX,
         num_warps=4,
     )
     return out
 
 
-@triton.jit(do_not_specialize=["S", "start", "H", "K", "P", "first_frame"])
+@triton.jit(do_not_specialize=["S", "R", "start", "H", "K", "P", "first_frame"])
 def _reconstruct(
     p_codes,
     p_scales,
@@ -76,6 +80,7 @@ def _reconstruct(
     p_frame,
     p_place,
     S,
+    R,
     start,
     H,
     K,
@@ -88,30 +93,41 @@ def _reconstruct(
     G: tl.constexpr,
     BITS: tl.constexpr,
     STAGES: tl.constexpr,
-    FOUR_LEVELS: tl.constexpr,
+    CODE: tl.constexpr,
     A: tl.constexpr,
     b_s: tl.constexpr,
+    HEADS: tl.constexpr,
+    TRITS: tl.constexpr,
     INNER: tl.constexpr,
     OUTER: tl.constexpr,
 ):
-    """Grid (tiles of tokens, heads). A channels are rotated by frame; -1: none is rotated at all."""
-    n = tl.program_id(1)
+    """Grid (tiles of tokens, HEADS heads together, batch). A head has R rows of codes. A channels are rotated
+    by frame; -1: none is rotated at all."""
     rows = tl.program_id(0) * b_s + tl.arange(0, b_s)
     tokens = start + rows
     inside = tokens < S
-    row = n.to(tl.int64) * S + tokens
-    level = load_levels(p_codes, row, inside, b_s, D, BITS, FOUR_LEVELS, INNER, OUTER)
-    x = scaled(level, p_scales, row, inside, b_s, D, G)
-    for stage in tl.static_range(STAGES):
-        head = (stage * tl.num_programs(1) + n).to(tl.int64)
-        label = tl.load(p_labels + head * S + tokens, mask=inside, other=0).to(tl.int64)
-        o_c = (head * K + label)[:, None] * D + tl.arange(0, D)[None, :]
-        x += tl.load(p_centroids + o_c, mask=inside[:, None], other=0.0).to(tl.float32)
     if A >= 0:
         within = tl.minimum(rows, S - start - 1)  # the tables end where the tokens do
-        x = rotated(x, p_frame, p_place, within, P, first_frame, b_s, D, A)
-    o_out = token_rows(p_out, n, H, rows, t_b, t_h, t_s, D)
-    tl.store(o_out, x.to(p_out.dtype.element_ty), mask=inside[:, None])
+        cos, sin = turns(p_frame, p_place, within, P, first_frame, b_s, D, A)
+    for index in tl.static_range(HEADS):
+        h = tl.program_id(1) * HEADS + index
+        if h < H:
+            n = tl.program_id(2) * H + h
+            row = n.to(tl.int64) * S + tokens
+            if CODE == "trit":
+                level = load_trits(p_codes, n.to(tl.int64) * R, tokens, inside, D, TRITS)
+            else:
+                level = load_levels(p_codes, row, inside, b_s, D, BITS, CODE, INNER, OUTER)
+            x = scaled(level, p_scales, row, inside, b_s, D, G)
+            for stage in tl.static_range(STAGES):
+                head = (stage * tl.num_programs(2) * H + n).to(tl.int64)
+                label = tl.load(p_labels + head * S + tokens, mask=inside, other=0).to(tl.int64)
+                o_c = (head * K + label)[:, None] * D + tl.arange(0, D)[None, :]
+                x += tl.load(p_centroids + o_c, mask=inside[:, None], other=0.0).to(tl.float32)
+            if A >= 0:
+                x = rotate_rows(x, cos, sin, b_s, D)
+            o_out = token_rows(p_out, n, H, rows, t_b, t_h, t_s, D)
+            tl.store(o_out, x.to(p_out.dtype.element_ty), mask=inside[:, None])
 
 
 @triton.jit
@@ -122,21 +138,39 @@ def load_levels(
     b_s: tl.constexpr,
     D: tl.constexpr,
     BITS: tl.constexpr,
-    FOUR_LEVELS: tl.constexpr,
+    CODE: tl.constexpr,
     INNER: tl.constexpr,
     OUTER: tl.constexpr,
 ):
-    """fp32 [b_s, D] levels of the tokens `row`."""
+    """fp32 [b_s, D] levels of the tokens `row`, of codes whose bytes are shared by channels."""
     PLACES: tl.constexpr = 8 // BITS
     BYTES: tl.constexpr = D // PLACES
     o_b = row[:, None] * BYTES + tl.arange(0, BYTES)[None, :]
     packed = tl.load(p_codes + o_b, mask=inside[:, None], other=0).to(tl.int32)
-    code = (packed[:, :, None] >> (tl.arange(0, PLACES) * BITS)[None, None, :]) & (2**BITS - 1)
-    code = tl.reshape(code, (b_s, D))
-    if FOUR_LEVELS:
-        size = tl.where((code == 0) | (code == 3), OUTER, INNER)
-        return tl.where(code < 2, -size, size)
-    return (code - (2 ** (BITS - 1) - 1)).to(tl.float32)
+    number = (packed[:, :, None] >> (tl.arange(0, PLACES) * BITS)[None, None, :]) & (2**BITS - 1)
+    number = tl.reshape(number, (b_s, D))
+    if CODE == "quad":
+        size = tl.where((number == 0) | (number == 3), OUTER, INNER)
+        return tl.where(number < 2, -size, size)
+    if CODE == "sign":
+        return (2 * number - 1).to(tl.float32)
+    return (number - (2 ** (BITS - 1) - 1)).to(tl.float32)
+
+
+@triton.jit
+def load_trits(p_codes, first, tokens, inside, D: tl.constexpr, TRITS: tl.constexpr):
+    """fp32 [len(tokens), D] levels -1, 0, 1: a digit of the byte that TRITS tokens share in every channel."""
+    o_b = (first + tokens // TRITS)[:, None] * D + tl.arange(0, D)[None, :]
+    byte = tl.load(p_codes + o_b, mask=inside[:, None], other=0).to(tl.int32)
+    place = tokens % TRITS
+    # 65536 over 1, 3, 9, 27, 81, rounded up: the quotient of every byte is exact.
+    inverse = tl.where(
+        place == 0,
+        65536,
+        tl.where(place == 1, 21846, tl.where(place == 2, 7282, tl.where(place == 3, 2428, 810))),
+    )
+    above = (byte * inverse[:, None]) >> 16
+    return (above - 3 * ((above * 21846) >> 16) - 1).to(tl.float32)
 
 
 @triton.jit

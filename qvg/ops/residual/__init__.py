@@ -6,7 +6,7 @@ from torch import Tensor
 
 from qvg.ops.kernels import use_kernels
 from qvg.ops.kmeans import Clusters
-from qvg.ops.pack.reference import Bits, Code
+from qvg.ops.pack.reference import Code
 from qvg.ops.residual.reference import quantise_residual_reference, subtract_reference
 
 __all__ = ["quantise_residual", "quantise_residual_reference", "subtract", "subtract_reference"]
@@ -26,13 +26,12 @@ def quantise_residual(
     labels: Tensor,
     centroids: Tensor,
     group: int,
-    bits: Bits,
-    code: Code = "absmax",
+    code: Code,
     limit: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `quantise_residual_reference`."""
     if use_kernels(x, x.shape[-1], group):
         from qvg.ops.residual.triton import quantise_residual as kernel
 
-        return kernel(x, labels, centroids, group, bits, code, limit)
-    return quantise_residual_reference(x, labels, centroids, group, bits, code, limit)
+        return kernel(x, labels, centroids, group, code, limit)
+    return quantise_residual_reference(x, labels, centroids, group, code, limit)

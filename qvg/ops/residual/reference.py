@@ -7,7 +7,7 @@ from torch import Tensor
 from qvg.ops.finite import cleaned
 from qvg.ops.groups import quantise_groups
 from qvg.ops.kmeans import Clusters, assigned
-from qvg.ops.pack.reference import Bits, Code
+from qvg.ops.pack.reference import Code
 
 
 def subtract_reference(x: Tensor, clusters: Clusters, limit: Tensor | None = None) -> Tensor:
@@ -20,16 +20,15 @@ def quantise_residual_reference(
     labels: Tensor,
     centroids: Tensor,
     group: int,
-    bits: Bits,
-    code: Code = "absmax",
+    code: Code,
     limit: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """x: [B, H, S, D], finite or with a `limit`, minus the centroids of all stages, as `quantise_groups`.
 
-    labels: uint8 [N, B, H, S]; centroids: bf16 [N, B, H, K, D] -> codes uint8 [B, H, S, D * bits / 8], scales
-    e4m3 [B, H, S, D / group].
+    labels: uint8 [N, B, H, S]; centroids: bf16 [N, B, H, K, D] -> codes uint8 (see `pack`), scales e4m3
+    [B, H, S, D / group].
     """
     residual = cleaned(x, limit)
     for stage in range(len(labels)):
         residual = residual - assigned(Clusters(labels[stage], centroids[stage]))
-    return quantise_groups(residual, group, bits, code)
+    return quantise_groups(residual, group, code)

@@ -7,9 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qvg.ops.groups.reference import CANDIDATES
+from qvg.ops.groups.reference import BOUNDARY, SIZES
 from qvg.ops.kmeans.reference import Clusters
-from qvg.ops.pack.reference import LLOYD_MAX, Bits, Code
+from qvg.ops.pack.reference import TRITS, Code, bits_of
 from qvg.ops.triton import e4m3_bits, e4m3_value, inverse_or_zero, load_tokens, rounded, rows_contiguous
 
 BLOCK = 64  # tokens of a program
@@ -39,20 +39,18 @@ def subtract(x: Tensor, clusters: Clusters, limit: Tensor | None = None) -> Tens
 
 
 def quantise_residual(
-    x: Tensor,
-    labels: Tensor,
-    centroids: Tensor,
-    group: int,
-    bits: Bits,
-    code: Code = "absmax",
-    limit: Tensor | None = None,
+    x: Tensor, labels: Tensor, centroids: Tensor, group: int, code: Code, limit: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """See the reference."""
     x = rows_contiguous(x)
     batch, heads, tokens, head_dim = x.shape
-    codes = torch.empty(batch, heads, tokens, head_dim * bits // 8, dtype=torch.uint8, device=x.device)
+    together = TRITS if code == "trit" else 1
+    bits = 8 if code == "trit" else bits_of(code)
+    rows = triton.cdiv(tokens, together)
+    codes = torch.empty(batch, heads, rows, head_dim * bits // 8, dtype=torch.uint8, device=x.device)
     scales = torch.empty(batch, heads, tokens, head_dim // group, dtype=torch.uint8, device=x.device)
-    _quantise[(triton.cdiv(tokens, BLOCK), batch * heads)](
+    inner, outer = SIZES.get(code, (0.0, 0.0))
+    _quantise[(triton.cdiv(rows, BLOCK), batch * heads)](
         x,
         limit,
         labels.contiguous(),
@@ -60,6 +58,7 @@ def quantise_residual(
         codes,
         scales,
         tokens,
+        rows,
         heads,
         centroids.shape[3],
         *x.stride()[:3],
@@ -67,12 +66,13 @@ def quantise_residual(
         group,
         bits,
         len(labels),
-        code == "lloyd-max",
+        code,
         limit is not None,
         BLOCK,
-        *LLOYD_MAX,
-        CANDIDATES.start,
-        CANDIDATES.stop,
+        together,
+        inner,
+        outer,
+        BOUNDARY.get(code, 0.0),
         num_warps=4,
     )
     return codes, scales.view(torch.float8_e4m3fn)
@@ -115,7 +115,7 @@ def _subtract(
     tl.store(p_out + o_x, x.to(tl.bfloat16), mask=rows[:, None] < S)
 
 
-@triton.jit(do_not_specialize=["S", "H", "K"])
+@triton.jit(do_not_specialize=["S", "R", "H", "K"])
 def _quantise(
     p_x,
     p_limit,
@@ -124,6 +124,7 @@ def _quantise(
     p_codes,
     p_scales,
     S,
+    R,
     H,
     K,
     s_b,
@@ -133,43 +134,54 @@ def _quantise(
     G: tl.constexpr,
     BITS: tl.constexpr,
     STAGES: tl.constexpr,
-    FOUR_LEVELS: tl.constexpr,
+    CODE: tl.constexpr,
     CLEAN: tl.constexpr,
     b_s: tl.constexpr,
+    TOGETHER: tl.constexpr,
     INNER: tl.constexpr,
     OUTER: tl.constexpr,
-    FIRST: tl.constexpr,
-    STOP: tl.constexpr,
+    BOUNDARY: tl.constexpr,
 ):
-    """Grid (tiles of tokens, heads)."""
+    """Grid (tiles of rows of codes, heads). TOGETHER tokens share a row of codes."""
     n = tl.program_id(1)
-    rows = tl.program_id(0) * b_s + tl.arange(0, b_s)
-    x = load_tokens(p_x, p_limit, n, H, rows, S, s_b, s_h, s_s, D, CLEAN)
-    x = minus_centroids(x, p_labels, p_centroids, n, tl.num_programs(1), rows, S, K, D, STAGES)
-    groups = tl.reshape(x, (b_s, D // G, G))
-    if FOUR_LEVELS:
-        code, scale = four_levels(groups, G, INNER, OUTER, FIRST, STOP)
-    else:
-        code, scale = absmax_levels(groups, BITS)
-    row = n.to(tl.int64) * S + rows
-    o_g = tl.arange(0, D // G)
-    tl.store(p_scales + row[:, None] * (D // G) + o_g[None, :], scale.to(tl.uint8), mask=rows[:, None] < S)
-    store_codes(p_codes, row, rows < S, code, b_s, D, BITS)
+    o_r = tl.program_id(0) * b_s + tl.arange(0, b_s)
+    row = n.to(tl.int64) * R + o_r
+    digits = tl.zeros((b_s, D), tl.int32)
+    for place in tl.static_range(TOGETHER):
+        rows = o_r * TOGETHER + place
+        x = load_tokens(p_x, p_limit, n, H, rows, S, s_b, s_h, s_s, D, CLEAN)
+        x = minus_centroids(x, p_labels, p_centroids, n, tl.num_programs(1), rows, S, K, D, STAGES)
+        groups = tl.reshape(x, (b_s, D // G, G))
+        if (CODE == "int2") | (CODE == "int4"):
+            number, scale = absmax_numbers(groups, BITS)
+        else:
+            number, scale = unbiased_numbers(groups, CODE, G, INNER, OUTER, BOUNDARY)
+        o_g = (n.to(tl.int64) * S + rows)[:, None] * (D // G) + tl.arange(0, D // G)[None, :]
+        tl.store(p_scales + o_g, scale.to(tl.uint8), mask=rows[:, None] < S)
+        if TOGETHER == 1:
+            store_codes(p_codes, row, o_r < R, number, b_s, D, BITS)
+        else:
+            # The last bytes may lack tokens: their digits are 0, as padding is in the reference.
+            flat = tl.where(rows[:, None] < S, tl.reshape(number, (b_s, D)), 0)
+            digits += flat * (3**place)
+    if TOGETHER > 1:
+        o_c = row[:, None] * D + tl.arange(0, D)[None, :]
+        tl.store(p_codes + o_c, digits.to(tl.uint8), mask=o_r[:, None] < R)
 
 
 @triton.jit
-def store_codes(p_codes, row, mask, code, b_s: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr):
-    """Packs int32 codes of b_s tokens of D channels, the first channel in the lowest bits of a byte."""
+def store_codes(p_codes, row, mask, number, b_s: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr):
+    """Packs code numbers int32 of b_s tokens of D channels, the first channel in a byte's lowest bits."""
     PLACES: tl.constexpr = 8 // BITS
     BYTES: tl.constexpr = D // PLACES
-    places = tl.reshape(code, (b_s, BYTES, PLACES)) << (tl.arange(0, PLACES) * BITS)[None, None, :]
+    places = tl.reshape(number, (b_s, BYTES, PLACES)) << (tl.arange(0, PLACES) * BITS)[None, None, :]
     o_b = row[:, None] * BYTES + tl.arange(0, BYTES)[None, :]
     tl.store(p_codes + o_b, tl.sum(places, axis=2).to(tl.uint8), mask=mask[:, None])
 
 
 @triton.jit
-def absmax_levels(groups, BITS: tl.constexpr):
-    """Codes int32 as `groups` [.., G] and E4M3 patterns int32 [..] of the scales."""
+def absmax_numbers(groups, BITS: tl.constexpr):
+    """Code numbers int32 as `groups` [.., G] and E4M3 patterns int32 [..] of the scales."""
     TOP: tl.constexpr = 2 ** (BITS - 1) - 1
     most = tl.max(tl.abs(groups), axis=2)
     scale = e4m3_bits(tl.math.div_rn(most, tl.full(most.shape, TOP, tl.float32)))
@@ -179,27 +191,25 @@ def absmax_levels(groups, BITS: tl.constexpr):
 
 
 @triton.jit
-def four_levels(
+def unbiased_numbers(
     groups,
+    CODE: tl.constexpr,
     G: tl.constexpr,
     INNER: tl.constexpr,
     OUTER: tl.constexpr,
-    FIRST: tl.constexpr,
-    STOP: tl.constexpr,
+    BOUNDARY: tl.constexpr,
 ):
-    """As `absmax_levels`: levels +-INNER and +-OUTER, of the scales near the rms the one of least error."""
-    BOUNDARY: tl.constexpr = (INNER + OUTER) / 2
+    """As `absmax_numbers`, of codes with two sizes and the scale that keeps a group's square."""
     size = tl.abs(groups)
-    start = e4m3_bits(tl.sqrt_rn(tl.sum(size * size, axis=2) / G))
-    total = tl.sum(size, axis=2)
-    best = start
-    least = tl.full(start.shape, float("inf"), tl.float32)
-    for offset in tl.static_range(STOP - FIRST):
-        pattern = tl.minimum(tl.maximum(start + (offset + FIRST), 0), 126)
-        scale = e4m3_value(pattern)
-        beyond = tl.sum(tl.maximum(size - (BOUNDARY * scale)[:, :, None], 0.0), axis=2)
-        error = scale * (INNER * (G * INNER * scale - 2 * total) - 2 * (OUTER - INNER) * beyond)
-        best = tl.where(error < least, pattern, best)
-        least = tl.minimum(error, least)
-    far = size >= (BOUNDARY * e4m3_value(best))[:, :, None]
-    return tl.where(groups < 0, tl.where(far, 0, 1), tl.where(far, 3, 2)), best
+    energy = tl.sum(size * size, axis=2)
+    far = size >= (BOUNDARY * tl.sqrt_rn(energy / G))[:, :, None]
+    product = tl.sum(size * tl.where(far, OUTER, INNER), axis=2)
+    known = product > 0
+    scale = e4m3_bits(tl.where(known, tl.math.div_rn(energy, tl.where(known, product, 1.0)), 0.0))
+    positive = groups >= 0
+    if CODE == "sign":
+        return positive.to(tl.int32), scale
+    out = far.to(tl.int32)
+    if CODE == "trit":
+        return tl.where(positive, 1 + out, 1 - out), scale
+    return tl.where(positive, 2 + out, 1 - out), scale

@@ -42,18 +42,32 @@ def rotate(x: Tensor, rope: Rope, first_frame: int = 0, out: Tensor | None = Non
 
 
 @triton.jit
-def rotated(x, p_frame, p_place, rows, P, first_frame, b_s: tl.constexpr, D: tl.constexpr, A: tl.constexpr):
-    """x fp32 [b_s, D], tokens `rows` from `first_frame` on. The first A channels turn by frame, the others by
-    place; a token's cosines and sines are D neighbouring numbers of the two tables."""
+def turns(p_frame, p_place, rows, P, first_frame, b_s: tl.constexpr, D: tl.constexpr, A: tl.constexpr):
+    """Cosines and sines fp32 [b_s, D / 2] of tokens `rows` from `first_frame` on.
+
+    The first A channels turn by frame, the others by place; a token's are neighbours in the two tables.
+    """
     o_d = tl.arange(0, D)
     by_frame = o_d[None, :] < A
     frame = (first_frame + rows // P).to(tl.int64)[:, None] * A + o_d[None, :]
     place = (rows % P).to(tl.int64)[:, None] * (D - A) + o_d[None, :] - A
     turn = tl.load(p_frame + frame, mask=by_frame, other=0.0)
     turn = tl.where(by_frame, turn, tl.load(p_place + place, mask=o_d[None, :] >= A, other=0.0))
+    return tl.split(tl.reshape(turn, (b_s, D // 2, 2)))
+
+
+@triton.jit
+def rotate_rows(x, cos, sin, b_s: tl.constexpr, D: tl.constexpr):
+    """x fp32 [b_s, D] with neighbouring channels turned together."""
     a, b = tl.split(tl.reshape(x, (b_s, D // 2, 2)))
-    cos, sin = tl.split(tl.reshape(turn, (b_s, D // 2, 2)))
     return tl.reshape(tl.join(a * cos - b * sin, a * sin + b * cos), (b_s, D))
+
+
+@triton.jit
+def rotated(x, p_frame, p_place, rows, P, first_frame, b_s: tl.constexpr, D: tl.constexpr, A: tl.constexpr):
+    """`rotate_rows` by the `turns` of tokens `rows`."""
+    cos, sin = turns(p_frame, p_place, rows, P, first_frame, b_s, D, A)
+    return rotate_rows(x, cos, sin, b_s, D)
 
 
 @triton.jit(do_not_specialize=["S", "H", "P", "first_frame"])

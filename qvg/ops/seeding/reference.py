@@ -1,10 +1,11 @@
-"""Where k-means starts: a few tokens of a span say where centroids are missing.
+"""Where k-means starts: some tokens of a span say where centroids are missing.
 
 Beginning each span at the last one's centroids (streaming, as in the paper) keeps their mistakes: centroids
 that share a cluster stay together while new content goes without, and after a cut the error is 12 times that
-of a fresh start. So the least missed centroids move, as many as pay, to tokens drawn as k-means++ draws them
-(Arthur and Vassilvitskii 2007); a cold start is the same with no centroid to lose. Two rounds of k-means then
-come within 5 % of ten from a cold start, on made-up videos, also where their content changes.
+of a fresh start. So the least missed quarter of them, half or all of them may be replaced by tokens drawn as
+k-means++ draws them (Arthur and Vassilvitskii 2007), and every head takes what suits its span best. A cold
+start is the last of these. Two rounds of k-means then come within 5 % of ten from a cold start, on made-up
+videos, also where their content changes.
 """
 
 from __future__ import annotations
@@ -16,10 +17,9 @@ from qvg.ops.finite import cleaned
 
 SAMPLE_PER_CLUSTER = 8
 MIN_SAMPLE, MAX_SAMPLE = 256, 1024  # tokens of a head that are looked at
-MAX_FAILURES = 4  # draws in a row that moved nothing
-DRAWS_PER_CENTROID = 2
-STEP = 1 << 16  # random numbers of a draw; of them the first MAX_SAMPLE are used
-STEPS_AT_ONCE = 32
+SHARES = 4  # of the sample; tokens drawn by the same distances come from different ones
+STEP = 1 << 16  # random numbers set aside for a draw
+REPLACED = (0, 1, 2, 4)  # quarters of the centroids that are replaced: what is tried
 
 
 def seed_centroids_reference(
@@ -30,62 +30,67 @@ def seed_centroids_reference(
     `start` [B, H, count, D] are centroids to improve; without, all are drawn.
 
     A token is drawn with probability proportional to its squared distance to the nearest centroid: the
-    largest of distance / e, e exponential. What a centroid is worth is how much farther its tokens are from
-    their second nearest; what a token would be worth is how much nearer the others get. It does not count its
-    own gain, so outliers draw nothing but centroids worth nothing. A head is done when `MAX_FAILURES` draws
-    in a row brought less than the centroid worth least. All heads share the random numbers.
+    largest of distance / e, e exponential. Later ones are drawn four at a time, each from a share of the
+    sample. What a centroid is worth is how much farther its tokens are from
+    their second nearest. Of what was tried, a head takes that from which the tokens not drawn are nearest on
+    average. All heads share the random numbers.
     """
-    batch, heads, tokens, head_dim = x.shape
+    batch, heads, tokens, _ = x.shape
     if start is not None and (count < 2 or tokens <= count):
         return start.float()
     size = sample_size(count, tokens)
     sample = cleaned(x[:, :, sample_rows(tokens, size, seed, x.device)], limit).flatten(0, 1)  # [n, M, D]
-    norms = sample.square().sum(dim=-1)
-    every = torch.arange(batch * heads, device=x.device)
     if start is None:
-        centroids = sample.new_empty(batch * heads, count, head_dim)
-        near = torch.full_like(norms, torch.inf)
-        second, label, heir = near, torch.zeros_like(norms, dtype=torch.int64), torch.zeros_like(norms).long()
-    else:
-        centroids = start.flatten(0, 1).float().clone()
-        two = squared_distances(sample, centroids).topk(2, dim=-1, largest=False)
-        (near, second), (label, heir) = two.values.unbind(-1), two.indices.unbind(-1)
-    drawn = torch.zeros_like(norms, dtype=torch.bool)
-    failures = torch.zeros(batch * heads, dtype=torch.int64, device=x.device)
-    races = norms
-    for step in range(count if start is None else DRAWS_PER_CENTROID * count):
-        if step % STEPS_AT_ONCE == 0:
-            races = exponential(step, STEPS_AT_ONCE, size, seed, x.device)
-        weight = near if start is not None or step else torch.ones_like(near)
-        token = torch.where(drawn, -1.0, weight / races[step % STEPS_AT_ONCE]).argmax(dim=-1)
-        drawn[every, token] = True
-        goal = sample[every, token]  # [n, D]
-        distance = norms + norms[every, token].unsqueeze(1) - 2 * (sample @ goal.unsqueeze(2)).squeeze(2)
-        distance.clamp_(min=0)[every, token] = 0
-        if start is None:
-            leaving, better = torch.full_like(token, step), torch.ones_like(token, dtype=torch.bool)
-        else:
-            gain = (near - distance).clamp_(min=0)
-            own = gain[every, token]
-            gain[every, token] = 0
-            worth = torch.zeros_like(centroids[..., 0]).scatter_add_(1, label, second - near)
-            least, leaving = worth.min(dim=-1)
-            better = (gain.sum(dim=-1) >= least) & (own > 0) & (failures < MAX_FAILURES)
-            failures = torch.where(better, 0, failures + 1)
-            # The leaving centroid's tokens go to their second nearest; their third is not known.
-            left = better.unsqueeze(1) & (label == leaving.unsqueeze(1))
-            near, label = torch.where(left, second, near), torch.where(left, heir, label)
-            second = second.masked_fill(left, torch.inf)
-        centroids[every, leaving] = torch.where(better.unsqueeze(1), goal, centroids[every, leaving])
-        closer = better.unsqueeze(1) & (distance < near)
-        next_closer = better.unsqueeze(1) & ~closer & (distance < second)
-        arriving = leaving.unsqueeze(1).expand_as(label)
-        second = torch.where(closer, near, torch.where(next_closer, distance, second))
-        heir = torch.where(closer, label, torch.where(next_closer, arriving, heir))
-        near, label = torch.where(closer, distance, near), torch.where(closer, arriving, label)
-        if start is not None and bool((failures >= MAX_FAILURES).all()):
-            break
-    return centroids.view(batch, heads, count, head_dim)
+        nothing = torch.full(sample.shape[:2], torch.inf, device=x.device)
+        drawn = _draw(sample, nothing, 0, count, seed)[0]
+        return drawn.view(batch, heads, count, -1)
+    centroids = start.flatten(0, 1).float()
+    distances = squared_distances(sample, centroids)  # [n, M, K]
+    (near, second), (label, _) = (part.unbind(-1) for part in distances.topk(2, dim=-1, largest=False))
+    worth = torch.zeros_like(centroids[..., 0]).scatter_add_(1, label, second - near)
+    best, least = centroids, torch.full_like(near[:, 0], torch.inf)
+    for quarters in REPLACED:
+        replaced = count * quarters // 4
+        order = worth.argsort(dim=-1, stable=True)[:, :replaced]
+        gone = torch.zeros_like(worth, dtype=torch.bool).scatter_(1, order, True)
+        left = distances.masked_fill(gone.unsqueeze(1), torch.inf).amin(dim=-1)
+        drawn, left = _draw(sample, left, count - replaced, replaced, seed)
+        tried = centroids.scatter(1, order.unsqueeze(-1).expand(-1, -1, centroids.shape[-1]), drawn)
+        missed = left.sum(dim=-1) / max(1, size - replaced)
+        better = missed < least
+        best, least = torch.where(better.view(-1, 1, 1), tried, best), torch.minimum(missed, least)
+    return best.view(batch, heads, count, -1)
+
+
+def _draw(sample: Tensor, near: Tensor, kept: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """`count` tokens of sample [n, M, D] beside `kept` centroids, [n, count, D], and then the distances near.
+
+    near: fp32 [n, M]; infinite where there is no centroid yet.
+    """
+    heads, size, _ = sample.shape
+    every = torch.arange(heads, device=sample.device).unsqueeze(1)
+    share = torch.arange(SHARES, device=sample.device)
+    norms = sample.square().sum(dim=-1)
+    drawn, done, step = [sample[:, :0]], 0, 0
+    while done < count:
+        race = torch.where(near.isinf(), 1.0, near) / exponential(step, size, seed, sample.device)
+        # Shares are every SHARES-th token; the last places of the last row may be empty.
+        race = torch.nn.functional.pad(race, (0, -size % SHARES), value=-1.0).unflatten(1, (-1, SHARES))
+        first, row = race.max(dim=1)  # [n, SHARES]
+        best = first.topk(at_once(kept + done, count - done), dim=1).indices
+        token = (row * SHARES + share).gather(1, best)
+        goal = sample[every, token]  # [n, A, D]
+        distance = norms.unsqueeze(1) + norms[every, token].unsqueeze(2) - 2 * goal @ sample.mT
+        distance.clamp_(min=0).scatter_(2, token.unsqueeze(2), 0.0)
+        near = torch.minimum(near, distance.amin(dim=1))
+        drawn.append(goal)
+        done, step = done + goal.shape[1], step + 1
+    return torch.cat(drawn, dim=1), near
+
+
+def at_once(placed: int, missing: int) -> int:
+    """How many of the missing centroids are drawn by the same distances: few while few are placed."""
+    return min(missing, SHARES, max(1, placed // 8))
 
 
 def sample_size(count: int, tokens: int) -> int:
@@ -100,11 +105,10 @@ def sample_rows(tokens: int, size: int, seed: int, device: torch.device) -> Tens
     return ends[:-1] + hashed(part[:-1], seed) % (ends[1:] - ends[:-1])
 
 
-def exponential(step: int, steps: int, size: int, seed: int, device: torch.device) -> Tensor:
-    """fp32 [steps, size], exponentially distributed: those of the draws from `step` on."""
-    counter = (step + 1 + torch.arange(steps, device=device).unsqueeze(1)) * STEP
-    uniform = ((hashed(counter + torch.arange(size, device=device), seed) >> 8) + 0.5) * 2.0**-24
-    return -uniform.float().log()
+def exponential(draw: int, size: int, seed: int, device: torch.device) -> Tensor:
+    """fp32 [size], exponentially distributed: the numbers of one draw."""
+    counter = (draw + 1) * STEP + torch.arange(size, device=device)
+    return -(((hashed(counter, seed) >> 8) + 0.5) * 2.0**-24).float().log()
 
 
 def hashed(counter: Tensor, seed: int) -> Tensor:

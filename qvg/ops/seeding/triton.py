@@ -1,7 +1,7 @@
-"""Placing centroids on a GPU: three launches, the last with a program a head that draws until nothing pays.
+"""Placing centroids on a GPU: a program a head and a share to replace, drawing side by side.
 
 See the reference for what is drawn and why; tokens and centroids are rounded to BF16 here, and so are the
-distances between tokens. How many draws a head takes is known to its program only: the host never waits.
+distances between tokens. Nothing waits for the device: which share suits a head is chosen there.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qvg.ops.seeding.reference import DRAWS_PER_CENTROID, MAX_FAILURES, STEP, sample_size
+from qvg.ops.seeding.reference import REPLACED, SHARES, STEP, sample_size
 from qvg.ops.triton import hashed, load_tokens, rows_contiguous
 
 TILE = 64
@@ -22,26 +22,30 @@ def seed_centroids(x: Tensor, count: int, seed: int, start: Tensor | None, limit
     x = rows_contiguous(x)
     batch, heads, tokens, head_dim = x.shape
     if start is not None:
-        centroids = start.bfloat16().clone(memory_format=torch.contiguous_format)
+        start = start.bfloat16().contiguous()
         if count < 2 or tokens <= count:
-            return centroids
-    else:
-        centroids = torch.empty(batch, heads, count, head_dim, dtype=torch.bfloat16, device=x.device)
+            return start.clone()
     n, size = batch * heads, sample_size(count, tokens)
+    tries = 1 if start is None else len(REPLACED)
     block = max(TILE, triton.next_power_of_2(size))
     block_k = max(16, triton.next_power_of_2(count))
-    sample = torch.empty(n, block, head_dim, dtype=torch.bfloat16, device=x.device)
-    distance = torch.empty(2, n, block, dtype=torch.float32, device=x.device)
-    owner = torch.empty(2, n, block, dtype=torch.int32, device=x.device)
-    between = torch.empty(n, block, block, dtype=torch.bfloat16, device=x.device)
+    device = x.device
+    sample = torch.empty(n, block, head_dim, dtype=torch.bfloat16, device=device)
+    between = torch.empty(n, block, block, dtype=torch.bfloat16, device=device)
+    gap = torch.empty(n, block, dtype=torch.float32, device=device)
+    label = torch.empty(n, block, dtype=torch.int32, device=device)
+    order = torch.empty(n, block_k, dtype=torch.int32, device=device)
+    near = torch.empty(tries, n, block, dtype=torch.float32, device=device)
+    centroids = torch.empty(tries, n, count, head_dim, dtype=torch.bfloat16, device=device)
+    missed = torch.empty(tries, n, dtype=torch.float32, device=device)
     tiles = block // TILE
     _sample[(tiles, n)](
         x,
         limit,
-        centroids,
+        start,
         sample,
-        distance,
-        owner,
+        gap,
+        label,
         tokens,
         heads,
         count,
@@ -57,12 +61,18 @@ def seed_centroids(x: Tensor, count: int, seed: int, start: Tensor | None, limit
         num_warps=8,
     )
     _between[(tiles, tiles, n)](sample, between, head_dim, block, TILE, num_warps=4)
-    _draw[(n,)](
+    if start is not None:
+        _rank[(n,)](gap, label, order, size, count, block_k, block, num_warps=8)
+        _kept[(tiles, n, tries)](
+            sample, start, order, near, centroids, count, head_dim, block_k, block, TILE, num_warps=8
+        )
+    _draw[(n, tries)](
         sample,
         between,
-        distance,
-        owner,
+        order,
+        near,
         centroids,
+        missed,
         size,
         count,
         seed,
@@ -70,22 +80,41 @@ def seed_centroids(x: Tensor, count: int, seed: int, start: Tensor | None, limit
         block_k,
         block,
         start is not None,
-        MAX_FAILURES,
-        DRAWS_PER_CENTROID,
+        SHARES,
         STEP,
-        num_warps=16,
+        num_warps=8,
     )
-    return centroids
+    if start is None:
+        return centroids.view(batch, heads, count, head_dim)
+    best = missed.argmin(dim=0)
+    chosen = centroids[best, torch.arange(n, device=x.device)]
+    return chosen.view(batch, heads, count, head_dim)
+
+
+@triton.jit
+def replaced_of(share, K):
+    """How many centroids `REPLACED[share]` quarters are."""
+    return K * tl.where(share == 3, 4, share) // 4
+
+
+@triton.jit
+def load_centroids(p_centroids, n, K, D: tl.constexpr, b_k: tl.constexpr):
+    """bf16 [b_k, D] of head n, and their squared norms, infinite beyond K."""
+    o_k = tl.arange(0, b_k)
+    o_c = (n * K + o_k).to(tl.int64)[:, None] * D + tl.arange(0, D)[None, :]
+    centroids = tl.load(p_centroids + o_c, mask=o_k[:, None] < K, other=0.0)
+    wide = centroids.to(tl.float32)
+    return centroids, tl.where(o_k < K, tl.sum(wide * wide, axis=1), float("inf"))
 
 
 @triton.jit(do_not_specialize=["S", "H", "K", "M", "seed"])
 def _sample(
     p_x,
     p_limit,
-    p_centroids,
+    p_start,
     p_sample,
-    p_distance,
-    p_owner,
+    p_gap,
+    p_label,
     S,
     H,
     K,
@@ -101,8 +130,8 @@ def _sample(
     WARM: tl.constexpr,
     b_t: tl.constexpr,
 ):
-    """Grid (tiles of sampled tokens, heads): the sample [n, b_m, D], and with WARM the squared distances to
-    the nearest and second nearest centroid and which they are, [2, n, b_m]."""
+    """Grid (tiles of sampled tokens, heads): the sample [n, b_m, D], and with WARM which centroid is nearest
+    and how much farther the second nearest is, [n, b_m]."""
     n = tl.program_id(1)
     index = tl.program_id(0) * b_t + tl.arange(0, b_t)
     part = index.to(tl.int64)
@@ -113,21 +142,60 @@ def _sample(
     slot = n.to(tl.int64) * b_m + index
     tl.store(p_sample + slot[:, None] * D + tl.arange(0, D)[None, :], x)
     if WARM:
-        o_k = tl.arange(0, b_k)
-        o_c = (n * K + o_k).to(tl.int64)[:, None] * D + tl.arange(0, D)[None, :]
-        centroids = tl.load(p_centroids + o_c, mask=o_k[:, None] < K, other=0.0)
-        wide = centroids.to(tl.float32)
-        norm = tl.where(o_k < K, tl.sum(wide * wide, axis=1), float("inf"))
-        here = x.to(tl.float32)
-        score = norm[None, :] - 2 * tl.dot(x, tl.trans(centroids)) + tl.sum(here * here, axis=1)[:, None]
+        centroids, norm = load_centroids(p_start, n, K, D, b_k)
+        score = norm[None, :] - 2 * tl.dot(x, tl.trans(centroids))
         near, label = tl.min(score, axis=1, return_indices=True)
-        score = tl.where(o_k[None, :] == label[:, None], float("inf"), score)
-        second, heir = tl.min(score, axis=1, return_indices=True)
-        all_heads = tl.num_programs(1).to(tl.int64) * b_m
-        tl.store(p_distance + slot, tl.maximum(near, 0.0))
-        tl.store(p_distance + all_heads + slot, tl.maximum(second, 0.0))
-        tl.store(p_owner + slot, label)
-        tl.store(p_owner + all_heads + slot, heir)
+        others = tl.where(tl.arange(0, b_k)[None, :] == label[:, None], float("inf"), score)
+        tl.store(p_gap + slot, tl.min(others, axis=1) - near)
+        tl.store(p_label + slot, label)
+
+
+@triton.jit(do_not_specialize=["M", "K"])
+def _rank(p_gap, p_label, p_order, M, K, b_k: tl.constexpr, b_m: tl.constexpr):
+    """Grid (heads): how many centroids are worth less, the earlier of equal ones first, [n, b_k]."""
+    n = tl.program_id(0).to(tl.int64)
+    o_k = tl.arange(0, b_k)
+    o_m = tl.arange(0, b_m)
+    label = tl.where(o_m < M, tl.load(p_label + n * b_m + o_m), -1)
+    gap = tl.where(o_m < M, tl.load(p_gap + n * b_m + o_m), 0.0)
+    worth = tl.sum(tl.where(label[None, :] == o_k[:, None], gap[None, :], 0.0), axis=1)
+    worth = tl.where(o_k < K, worth, float("inf"))
+    earlier = (worth[None, :] == worth[:, None]) & (o_k[None, :] < o_k[:, None])
+    less = (worth[None, :] < worth[:, None]) | earlier
+    tl.store(p_order + n * b_k + o_k, tl.sum(less.to(tl.int32), axis=1))
+
+
+@triton.jit(do_not_specialize=["K"])
+def _kept(
+    p_sample,
+    p_start,
+    p_order,
+    p_near,
+    p_centroids,
+    K,
+    D: tl.constexpr,
+    b_k: tl.constexpr,
+    b_m: tl.constexpr,
+    b_t: tl.constexpr,
+):
+    """Grid (tiles of sampled tokens, heads, shares): the kept centroids [shares, n, K, D], and the squared
+    distances of sampled tokens to the nearest of them, [shares, n, b_m]."""
+    n = tl.program_id(1)
+    share = tl.program_id(2)
+    all_heads = share * tl.num_programs(1) + n
+    o_k = tl.arange(0, b_k)
+    o_d = tl.arange(0, D)
+    keep = tl.load(p_order + n * b_k + o_k) >= replaced_of(share, K)
+    centroids, norm = load_centroids(p_start, n, K, D, b_k)
+    if tl.program_id(0) == 0:
+        o_c = (all_heads * K + o_k).to(tl.int64)[:, None] * D + o_d[None, :]
+        tl.store(p_centroids + o_c, centroids, mask=(keep & (o_k < K))[:, None])
+    index = tl.program_id(0) * b_t + tl.arange(0, b_t)
+    x = tl.load(p_sample + (n * b_m + index).to(tl.int64)[:, None] * D + o_d[None, :])
+    here = x.to(tl.float32)
+    norm = tl.where(keep, norm, float("inf"))
+    score = norm[None, :] + tl.sum(here * here, axis=1)[:, None] - 2 * tl.dot(x, tl.trans(centroids))
+    tl.store(p_near + all_heads.to(tl.int64) * b_m + index, tl.maximum(tl.min(score, axis=1), 0.0))
 
 
 @triton.jit
@@ -149,9 +217,10 @@ def _between(p_sample, p_between, D: tl.constexpr, b_m: tl.constexpr, b_t: tl.co
 def _draw(
     p_sample,
     p_between,
-    p_distance,
-    p_owner,
+    p_order,
+    p_near,
     p_centroids,
+    p_missed,
     M,
     K,
     seed,
@@ -159,75 +228,47 @@ def _draw(
     b_k: tl.constexpr,
     b_m: tl.constexpr,
     WARM: tl.constexpr,
-    FAILURES: tl.constexpr,
-    DRAWS: tl.constexpr,
+    SHARES: tl.constexpr,
     STEP: tl.constexpr,
 ):
-    """Grid (heads)."""
+    """Grid (heads, shares): the centroids [shares, n, K, D] that are not kept, and what is missed [shares, n]."""
     n = tl.program_id(0).to(tl.int64)
-    o_m = tl.arange(0, b_m)
+    share = tl.program_id(1)
+    all_heads = share * tl.num_programs(0) + n
     o_k = tl.arange(0, b_k)
     o_d = tl.arange(0, D)
+    # Row i, column j is sampled token i * SHARES + j: what is drawn at once is from different columns.
+    o_m = tl.arange(0, b_m // SHARES)[:, None] * SHARES + tl.arange(0, SHARES)[None, :]
+    column = tl.arange(0, SHARES)
+    inside = o_m < M
+    base = p_centroids + all_heads * K * D
     if WARM:
-        slot = n * b_m + o_m
-        all_heads = tl.num_programs(0).to(tl.int64) * b_m
-        near = tl.where(o_m < M, tl.load(p_distance + slot), 0.0)
-        second = tl.where(o_m < M, tl.load(p_distance + all_heads + slot), 0.0)
-        label = tl.where(o_m < M, tl.load(p_owner + slot), -1)
-        heir = tl.load(p_owner + all_heads + slot)
-        draws = DRAWS * K
+        order = tl.load(p_order + n * b_k + o_k)
+        near = tl.where(inside, tl.load(p_near + all_heads * b_m + o_m), 0.0)
+        replaced = replaced_of(share, K)
     else:
-        near = tl.full((b_m,), float("inf"), tl.float32)
-        second = near
-        label = tl.zeros((b_m,), tl.int32)
-        heir = label
-        draws = K
-    drawn = o_m >= M
-    failures = 0
+        order = o_k
+        near = tl.where(inside, float("inf"), 0.0)
+        replaced = K
+    done = 0
     step = 0
-    leaving = 0
-    least = float("inf")
-    if WARM:
-        worth = tl.sum(tl.where(label[None, :] == o_k[:, None], (second - near)[None, :], 0.0), axis=1)
-        least, leaving = tl.min(tl.where(o_k < K, worth, float("inf")), axis=0, return_indices=True)
-    while (step < draws) & (failures < FAILURES):
+    while done < replaced:
         uniform = ((hashed((step + 1) * STEP + o_m, seed) >> 8).to(tl.float32) + 0.5) * 5.9604644775390625e-08
-        weight = near
-        if not WARM:
-            weight = tl.where(step == 0, 1.0, near)
-        race = tl.where(drawn, -1.0, weight / (-tl.log(uniform)))
-        token = tl.argmax(race, axis=0)
-        drawn = drawn | (o_m == token)
-        distance = tl.load(p_between + (n * b_m + token) * b_m + o_m).to(tl.float32)
-        distance = tl.where(o_m == token, 0.0, distance)
-        better = True
-        if WARM:
-            gain = tl.where(o_m < M, tl.maximum(near - distance, 0.0), 0.0)
-            own = tl.sum(tl.where(o_m == token, near, 0.0), axis=0)
-            better = (tl.sum(tl.where(o_m == token, 0.0, gain), axis=0) >= least) & (own > 0)
-        else:
-            leaving = step
-        if better:
-            if WARM:
-                # The leaving centroid's tokens go to their second nearest; their third is not known.
-                left = label == leaving
-                near = tl.where(left, second, near)
-                label = tl.where(left, heir, label)
-                second = tl.where(left, float("inf"), second)
-            closer = distance < near
-            next_closer = (distance < second) & (distance >= near)
-            second = tl.where(closer, near, tl.where(next_closer, distance, second))
-            heir = tl.where(closer, label, tl.where(next_closer, leaving, heir))
-            near = tl.where(closer, distance, near)
-            label = tl.where(closer, leaving, label)
-            goal = tl.load(p_sample + (n * b_m + token) * D + o_d)
-            tl.store(p_centroids + (n * K + leaving) * D + o_d, goal)
-            if WARM:
-                label = tl.where(o_m < M, label, -1)
-                gap = tl.where(o_m < M, second - near, 0.0)
-                worth = tl.sum(tl.where(label[None, :] == o_k[:, None], gap[None, :], 0.0), axis=1)
-                least, leaving = tl.min(tl.where(o_k < K, worth, float("inf")), axis=0, return_indices=True)
-            failures = 0
-        else:
-            failures += 1
+        race = tl.where(near == float("inf"), 1.0, near) / (-tl.log(uniform))
+        first, row = tl.max(tl.where(inside, race, -1.0), axis=0, return_indices=True)
+        token = row * SHARES + column
+        some = tl.minimum(tl.maximum((K - replaced + done) // 8, 1), tl.minimum(SHARES, replaced - done))
+        for index in tl.static_range(SHARES):
+            if index < some:
+                best = tl.argmax(first, axis=0)
+                first = tl.where(column == best, -2.0, first)
+                one = tl.sum(tl.where(column == best, token, 0), axis=0)
+                distance = tl.load(p_between + (n * b_m + one) * b_m + o_m).to(tl.float32)
+                near = tl.minimum(near, tl.where(inside & (o_m != one), distance, 0.0))
+                slot = tl.sum(tl.where((order == done + index) & (o_k < K), o_k, 0), axis=0)
+                goal = tl.load(p_sample + (n * b_m + one) * D + o_d)
+                tl.store(base + slot.to(tl.int64) * D + o_d, goal)
+        done += some
         step += 1
+    missed = tl.sum(tl.sum(tl.where(inside, near, 0.0), axis=1), axis=0) / tl.maximum(M - replaced, 1)
+    tl.store(p_missed + share * tl.num_programs(0) + n, missed)
