@@ -231,7 +231,7 @@ def _draw(
     SHARES: tl.constexpr,
     STEP: tl.constexpr,
 ):
-    """Grid (heads, shares): the centroids [shares, n, K, D] that are not kept, and what is missed [shares, n]."""
+    """Grid (heads, shares): centroids [shares, n, K, D] that are not kept, and what is missed [shares, n]."""
     n = tl.program_id(0).to(tl.int64)
     share = tl.program_id(1)
     all_heads = share * tl.num_programs(0) + n
