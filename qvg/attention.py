@@ -20,26 +20,45 @@ Prepare = Callable[[Tensor, Tensor, int], Sequence[tuple[Tensor, Tensor]]]
 
 
 @torch.no_grad()
-def attend(q: Tensor, layer: LayerCache, rotate: Rotate | None = None) -> Tensor:
+def attend(
+    q: Tensor,
+    layer: LayerCache,
+    rotate: Rotate | None = None,
+    working: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """Attention of q [B, H, Q, D] over everything `layer` can see; the result has q's shape and dtype.
 
     `q` is already rotated. `rotate(k, first_frame)` returns the keys k [B, H, S, D] of consecutive whole
     frames with their position applied; it must not write to k. `first_frame` counts frames ever committed,
-    from 0. Raises ValueError when there is nothing to attend to.
+    from 0.
+
+    `working` are keys, not rotated, and values [B', H, S, D] of the block being denoised, in place of the one
+    staged: nothing need be staged. B' may be a multiple of the cache's batch B, as for the branches of
+    guidance, item i belonging to item i % B. They share the history, which is decoded and rotated once and
+    never repeated: their queries attend to it together, and each to its own working block.
+
+    Raises ValueError when there is nothing to attend to.
     """
-    batch, heads, _, head_dim = q.shape
-    if (batch, heads, head_dim) != layer.heads_shape:
-        raise ValueError(f"q is {tuple(q.shape)}, but the cache holds [B, H, D] = {list(layer.heads_shape)}")
+    copies = _copies(q, layer, working)
     choice = layer.choice
     query = q.to(choice.dtype)
     total: Partial | None = None
     with layer.read_clock.running():
-        for first_frame, k, v in layer.pieces(choice.dtype):
+        together = _fold(query, copies)
+        for first_frame, k, v in layer.pieces(choice.dtype, staged=working is None):
             if rotate is not None:
                 k = rotate(k, first_frame).to(choice.dtype)
-            piece = partial_attention(query, k, v, choice.attention)
+            piece = partial_attention(together, k, v, choice.attention)
             # Let go before the next span is decoded.
             del k, v
+            total = merge(Partial(total.out.float(), total.lse), piece) if total else piece
+        if total is not None:
+            total = Partial(_unfold(total.out, copies), _unfold(total.lse, copies))
+        if working is not None:
+            k, v = working
+            if rotate is not None:
+                k = rotate(k, layer.next_frame)
+            piece = partial_attention(query, k.to(choice.dtype), v.to(choice.dtype), choice.attention)
             total = merge(Partial(total.out.float(), total.lse), piece) if total else piece
     if total is None:
         raise ValueError("there is nothing to attend to: stage a block first")
@@ -78,3 +97,25 @@ def attend_chosen(
     if not totals:
         raise ValueError("there is nothing to attend to: stage a block first")
     return [total.out.to(q.dtype) for total, q in zip(totals, queries, strict=True)]
+
+
+def _copies(q: Tensor, layer: LayerCache, working: tuple[Tensor, Tensor] | None) -> int:
+    """How many items of q share an item of the history. Raises ValueError where shapes do not agree."""
+    batch, heads, head_dim = layer.heads_shape
+    shared = 1 if working is None else max(1, q.shape[0] // batch)
+    if (q.shape[0], q.shape[1], q.shape[3]) != (shared * batch, heads, head_dim):
+        raise ValueError(f"q is {tuple(q.shape)}, but the cache holds [B, H, D] = {list(layer.heads_shape)}")
+    for name, x in zip("KV", working or (), strict=False):
+        if x.ndim != 4 or (*x.shape[:2], x.shape[3]) != (*q.shape[:2], q.shape[3]):
+            raise ValueError(f"the working {name} is {tuple(x.shape)}, but q is {tuple(q.shape)}")
+    return shared
+
+
+def _fold(x: Tensor, copies: int) -> Tensor:
+    """[n * B, H, Q, D] -> [B, H, n * Q, D]; a view where tokens lie together."""
+    return x.unflatten(0, (copies, -1)).permute(1, 2, 0, 3, 4).flatten(2, 3) if copies > 1 else x
+
+
+def _unfold(x: Tensor, copies: int) -> Tensor:
+    """[B, H, n * Q, ...] -> [n * B, H, Q, ...]"""
+    return x.unflatten(2, (copies, -1)).movedim(2, 0).flatten(0, 1) if copies > 1 else x

@@ -32,6 +32,14 @@ class Span(NamedTuple):
     v: Payload
 
 
+class Context(NamedTuple):
+    """History given whole, encoded together: the frames before block 0."""
+
+    frames: int
+    k: Payload
+    v: Payload
+
+
 class Piece(NamedTuple):
     """Keys before rotation and values of consecutive frames, decoded."""
 
@@ -44,6 +52,8 @@ class KVCache:
     """History of all layers. Frames are latent frames; a block is `frames_per_block` of them.
 
     stage every layer (any number of times) -> commit once the block is clean -> stage the next block.
+
+    A history that does not arrive block by block is given whole: preload every layer -> commit.
     """
 
     def __init__(
@@ -74,12 +84,13 @@ class KVCache:
 
     def reset(self) -> None:
         """Forgets everything, frees its memory and sets the clocks to zero."""
+        self._context_frames = 0
         self._blocks = 0
         self._encoded = 0
         self._encode_clock = Clock(self.device)
         self._read_clock = Clock(self.device)
         for layer in self._layers:
-            layer.reset(self._read_clock)
+            layer.reset(self._encode_clock, self._read_clock)
 
     def layer(self, index: int) -> LayerCache:
         """What layer `index` of the model stages to and reads from."""
@@ -88,14 +99,18 @@ class KVCache:
     @property
     def frames(self) -> int:
         """Frames ever committed: the number of the first frame of the staged block."""
-        return self._blocks * self.frames_per_block
+        return self._context_frames + self._blocks * self.frames_per_block
 
     def commit(self) -> None:
         """Makes the staged block of every layer history, then encodes and evicts as the policy says.
 
-        Raises ValueError, and changes nothing, when a layer has nothing staged, or was not rewritten with the
-        others. After any other error (out of memory while encoding) the cache must be reset.
+        After `preload` of every layer, makes that the whole history. Raises ValueError, and changes nothing,
+        when a layer has nothing staged or preloaded, or was not rewritten with the others. After any other
+        error (out of memory while encoding) the cache must be reset.
         """
+        if any(layer.preloaded for layer in self._layers):
+            self._commit_context()
+            return
         for index, layer in enumerate(self._layers):
             if not layer.staged:
                 raise ValueError(
@@ -130,6 +145,19 @@ class KVCache:
             layer.rewrite(k, v, self.policy.layout(blocks))
         self._blocks, self._encoded = blocks, spans
 
+    def _commit_context(self) -> None:
+        counts = [layer.preloaded for layer in self._layers]
+        for index, frames in enumerate(counts):
+            if frames != counts[0] or not frames:
+                raise ValueError(
+                    f"layer {index} has {frames} frames preloaded, but layer 0 has {counts[0]}: preload the "
+                    "same frames into every layer, then commit"
+                )
+        for layer in self._layers:
+            layer.preloaded = 0
+        self._context_frames = counts[0]
+        self._blocks = self._encoded = 0
+
     def stats(self, wait: bool = True) -> CacheStats:
         """What the history takes now. Without `wait` for the device, times are those of what it has done."""
         parts: Counter[str] = Counter()
@@ -139,17 +167,17 @@ class KVCache:
             scratch += layer.scratch_bytes
         layout = self.policy.layout(self._blocks)
         frames = layout.visible_blocks * self.frames_per_block
-        tokens = frames * self.geometry.tokens_per_frame
+        tokens = frames * self.geometry.tokens_per_frame + self._layers[0].context_tokens
         bf16_bytes = BF16.stored_bytes(self.batch, self.geometry.heads, tokens, self.geometry.head_dim)
         return CacheStats(
             stored_bytes=parts.total(),
             bf16_bytes=2 * self.geometry.layers * bf16_bytes,
             scratch_bytes=scratch,
             parts=dict(parts),
-            frames=frames,
+            frames=self._context_frames + frames,
             total_frames=self.frames,
             tokens=tokens,
-            spans=len(layout.spans),
+            spans=len(layout.spans) + (self._context_frames > 0),
             encode_ms=self._encode_clock.read(wait),
             read_ms=self._read_clock.read(wait),
         )
@@ -163,6 +191,8 @@ class LayerCache:
         self.choice = cache.choice
         self.heads_shape = (cache.batch, geometry.heads, geometry.head_dim)  # B, H, D
         self.staged = False
+        self.preloaded = 0  # frames, until they are committed
+        self.encode_clock = Clock(cache.device)
         self.read_clock = Clock(cache.device)
         self._policy = cache.policy
         self._frames_per_block = cache.frames_per_block
@@ -174,15 +204,47 @@ class LayerCache:
         self._layout: Layout = cache.policy.layout(0)
         # k and v [B, H, capacity * block, D], from the first `stage` on.
         self._buffers: tuple[Tensor, Tensor] | None = None
+        self._context: Context | None = None
         self._spans: list[Span] = []
 
-    def reset(self, read_clock: Clock) -> None:
+    def reset(self, encode_clock: Clock, read_clock: Clock) -> None:
         """Forgets everything and frees its memory."""
+        self.encode_clock, self.read_clock = encode_clock, read_clock
+        self._context = None
+        self._forget_blocks()
+
+    def _forget_blocks(self) -> None:
         self.staged = False
-        self.read_clock = read_clock
+        self.preloaded = 0
         self._layout = self._policy.layout(0)
         self._buffers = None
         self._spans = []
+
+    @torch.no_grad()
+    def preload(self, k: Tensor, v: Tensor, frames: int | None = None) -> None:
+        """Puts k, v [B, H, S, D] in place of this layer's history, encoded at once as one span.
+
+        For a history that is given whole: no layer ever waits in full precision for the others. It counts
+        once committed, is read before the blocks that follow, and stays until the next one. Keys are not
+        rotated. `frames` says how many they are where a frame has not the geometry's tokens (None: it has).
+        k-means starts from what is replaced, where that has as many tokens. Raises ValueError for part of a
+        frame and unless B, H, D are the cache's.
+        """
+        self._check_heads("K", k)
+        self._check_heads("V", v)
+        frames = k.shape[2] // self._tokens_per_frame if frames is None else frames
+        if frames < 1 or k.shape[2] % frames or v.shape != k.shape:
+            raise ValueError(
+                f"K has {k.shape[2]} tokens and V {v.shape[2]}, which are not {frames} whole frames: "
+                "preload the same whole frames of both"
+            )
+        last = self._context if self._context and self._context.k.shape == k.shape else None
+        with self.encode_clock.running():
+            span_k = self._codec_k.encode(k.contiguous(), last.k if last else None)
+            span_v = self._codec_v.encode(v.contiguous(), last.v if last else None)
+        self._context = Context(frames, span_k, span_v)
+        self._forget_blocks()
+        self.preloaded = frames
 
     @torch.no_grad()
     def stage(self, k: Tensor, v: Tensor) -> None:
@@ -190,6 +252,8 @@ class LayerCache:
 
         Raises ValueError unless S is exactly one block and B, H, D are the cache's.
         """
+        if self.preloaded:
+            raise ValueError(f"{self.preloaded} preloaded frames are not committed yet: commit, then stage")
         self._check("K", k)
         self._check("V", v)
         if self._buffers is None:
@@ -242,16 +306,28 @@ class LayerCache:
         self._spans, self._layout = spans, layout
         self.staged = False
 
-    def pieces(self, dtype: torch.dtype) -> Iterator[Piece]:
-        """Visible history and the staged block, decoded to `dtype` in turn. Not to be written to."""
+    @property
+    def next_frame(self) -> int:
+        """The number of the first frame after the history."""
+        return self._context_frames + self._layout.recent.stop * self._frames_per_block
+
+    def pieces(self, dtype: torch.dtype, staged: bool = True) -> Iterator[Piece]:
+        """Visible history and, with `staged`, the staged block, decoded to `dtype` in turn.
+
+        Not to be written to.
+        """
+        if self._context is not None:
+            yield Piece(
+                0, self._codec_k.decode(self._context.k, dtype), self._codec_v.decode(self._context.v, dtype)
+            )
         for span in self._spans:
             hidden = max(0, self._layout.first_visible - span.blocks.start)
             yield Piece(
-                (span.blocks.start + hidden) * self._frames_per_block,
+                self._context_frames + (span.blocks.start + hidden) * self._frames_per_block,
                 self._codec_k.decode(span.k, dtype, hidden * self._block),
                 self._codec_v.decode(span.v, dtype, hidden * self._block),
             )
-        sinks, stop = len(self._layout.sink), self._full_precision_blocks + self.staged
+        sinks, stop = len(self._layout.sink), self._full_precision_blocks + (self.staged and staged)
         # Before anything is encoded the sinks and what follows them are consecutive frames: one piece.
         apart = self._layout.recent.start > sinks
         if apart and sinks:
@@ -307,9 +383,9 @@ class LayerCache:
             sink=len(self._layout.sink) * self._block_bytes,
             recent=len(self._layout.recent) * self._block_bytes,
         )
-        for span in self._spans:
-            for payload in (span.k, span.v):
-                sizes.update({name: tensor.nbytes for name, tensor in payload.parts.items()})
+        context = () if self._context is None else (self._context.k, self._context.v)
+        for payload in (*context, *(payload for span in self._spans for payload in (span.k, span.v))):
+            sizes.update({name: tensor.nbytes for name, tensor in payload.parts.items()})
         return dict(sizes)
 
     @property
@@ -318,11 +394,20 @@ class LayerCache:
         return self._layout.recent.stop
 
     @property
+    def context_tokens(self) -> int:
+        """Tokens of the history that was preloaded."""
+        return 0 if self._context is None else self._context.k.shape[2]
+
+    @property
     def scratch_bytes(self) -> int:
         """Bytes of the buffers that hold no history: the staged block and what is not in use."""
         if self._buffers is None:
             return 0
         return (self._policy.capacity - self._full_precision_blocks) * self._block_bytes
+
+    @property
+    def _context_frames(self) -> int:
+        return 0 if self._context is None else self._context.frames
 
     @property
     def _full_precision_blocks(self) -> int:
@@ -344,7 +429,7 @@ class LayerCache:
         assert self._buffers is not None
         first, last = slots.start * self._block, slots.stop * self._block
         k, v = (buffer[:, :, first:last].to(dtype) for buffer in self._buffers)
-        return Piece(first_block * self._frames_per_block, k, v)
+        return Piece(self._context_frames + first_block * self._frames_per_block, k, v)
 
     def _check_heads(self, name: str, x: Tensor) -> None:
         batch, heads, head_dim = self.heads_shape
