@@ -35,6 +35,15 @@ class Mode:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """A setting that only one generator has. `values` are what it may be, the usual one first."""
+
+    name: str
+    title: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BackendSpec:
     """A generator as the page and the worker see it before any of it is loaded."""
 
@@ -60,10 +69,12 @@ class BackendSpec:
     prompt_bytes: int = 0  # held on a GPU that has it while a prompt is read, before the first block
     geometry: CacheGeometry  # in latent frames
     policy: CachePolicy
-    keeps_latents: bool = (
-        False  # what it remembers is made from its own past: a cache filled by others is none
-    )
+    keeps_latents: bool = False  # it remembers what it makes of its own past: a cache others fill is none
     modes: tuple[Mode, ...] = ()  # the first unless another is asked for; its policy is the spec's
+    # Where history is made again for every block after the first: so many latents in one span, whatever the
+    # policy says
+    context_latents: int | None = None
+    options: tuple[Option, ...] = ()
     clusters: int = 256  # k-means centroids worth their bytes at this model's span length
     # (group, words) where prompts have a fixed vocabulary
     vocabulary: tuple[tuple[str, tuple[str, ...]], ...] = ()
@@ -76,6 +87,8 @@ class BackendSpec:
 
     def clip_blocks(self, frames: int) -> int:
         """Whole blocks that the last ones of a clip's `frames` make; 0 where it is too short."""
+        if self.context_latents is not None:
+            return 1  # of whatever length: it is looked back on as far as it goes
         first = self.frames_per_block if self.first_block_frames is None else self.first_block_frames
         return max(0, (frames - first) // self.frames_per_block + 1)
 
@@ -93,7 +106,8 @@ class Request:
     """What a user asks for. `image` is uint8 [H, W, 3], any size; `mode` one of the spec's, "" its first.
 
     `clip` is uint8 [T, H, W, 3], any size, at the generator's frame rate: a video to go on from. Its last
-    whole blocks are the beginning of what is handed out, before `blocks` new ones.
+    whole blocks are the beginning of what is handed out, before `blocks` new ones. `options` are names and
+    values of the spec's.
     """
 
     prompt: str = ""
@@ -105,6 +119,7 @@ class Request:
     seed: int = 0
     blocks: int = 12
     mode: str = ""
+    options: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

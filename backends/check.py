@@ -37,6 +37,8 @@ def check(request: Request, spec: BackendSpec) -> None:
         _check_changes(request, spec)
     if request.preview and "preview" not in spec.inputs:
         raise ValueError(f"{spec.title} has no preview decoder: choose the full one.")
+    for name, value in request.options:
+        _check_option(name, value, spec)
 
 
 def _check_path(request: Request, spec: BackendSpec) -> None:
@@ -45,6 +47,14 @@ def _check_path(request: Request, spec: BackendSpec) -> None:
     latents = sum(move.latents for move in request.moves)
     if latents > MAX_PATH_LATENTS:
         raise ValueError(f"The camera path is {latents:,} latents long; the limit is {MAX_PATH_LATENTS:,}.")
+
+
+def _check_option(name: str, value: str, spec: BackendSpec) -> None:
+    option = next((option for option in spec.options if option.name == name), None)
+    if option is None:
+        raise ValueError(f"{spec.title} has no setting {name!r}: leave it out.")
+    if value not in option.values:
+        raise ValueError(f"{option.title} is one of {', '.join(option.values)}, not {value!r}: choose one.")
 
 
 def _check_image(image: np.ndarray, spec: BackendSpec) -> None:

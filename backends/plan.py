@@ -39,7 +39,7 @@ def plan(
     spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int, device: DeviceInfo | None
 ) -> Plan:
     """What `blocks` blocks cost, and whether `device` can hold it."""
-    kv_bytes, bf16_bytes = cache_bytes(spec.geometry, codec, policy, blocks, spec.latents_per_block)
+    kv_bytes, bf16_bytes = _cache_bytes(spec, codec, policy, blocks)
     held = _most_held(spec, codec, policy, blocks)
     needs = max(spec.working_bytes + held, _prompt_bytes(spec, device))
     fits = lasts = None
@@ -78,10 +78,20 @@ def _prompt_bytes(spec: BackendSpec, device: DeviceInfo | None) -> int:
 
 def _held(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> int:
     """Bytes the cache holds after `blocks` blocks: spans, and room for every full-precision block."""
+    stored, _ = _cache_bytes(spec, codec, policy, blocks)
+    if spec.context_latents is not None:
+        return stored
     layout = policy.layout(blocks)
-    stored, _ = cache_bytes(spec.geometry, codec, policy, blocks, spec.latents_per_block)
     unused = policy.capacity - len(layout.sink) - len(layout.recent)
     return stored + unused * _block_bytes(spec)
+
+
+def _cache_bytes(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> tuple[int, int]:
+    """(stored_bytes, bf16_bytes) after `blocks` blocks."""
+    if spec.context_latents is None:
+        return cache_bytes(spec.geometry, codec, policy, blocks, spec.latents_per_block)
+    context = CachePolicy(every=1)
+    return cache_bytes(spec.geometry, codec, context, min(blocks - 1, 1), spec.context_latents)
 
 
 def _block_bytes(spec: BackendSpec) -> int:

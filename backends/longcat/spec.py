@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-from backends.base import BackendSpec
+from backends.base import BackendSpec, Option
+from backends.longcat.settings import CONDITION, FPS, WINDOW, latents_of
 from qvg.config import CacheGeometry
 from qvg.policy import CachePolicy
+
+HEIGHT, WIDTH = 480, 832
 
 SPEC = BackendSpec(
     id="longcat",
     title="LongCat-Video 13.6B",
-    summary="Prompt to long video at 480p: each continuation attends to the 73 frames before it.",
+    summary=f"Prompt or picture to long video at 480p: each continuation attends to the {CONDITION} frames "
+    "before it.",
     needs="A 32 GB GPU and an 83 GB download.",
     licence="Code and weights: MIT. Text encoder and VAE from the Wan family: Apache-2.0.",
-    inputs=frozenset({"prompt"}),
-    width=832,
-    height=480,
-    fps=15,
-    latents_per_block=5,
-    frames_per_block=20,
-    first_block_frames=93,  # the clip that is continued: 24 latents made in one piece
+    inputs=frozenset({"prompt", "image"}),
+    width=WIDTH,
+    height=HEIGHT,
+    fps=FPS,
+    latents_per_block=latents_of(WINDOW) - latents_of(CONDITION),
+    frames_per_block=WINDOW - CONDITION,
+    first_block_frames=WINDOW,  # the clip that is continued, made in one piece
     default_blocks=11,  # the clip and ten continuations, 293 frames
     max_blocks=60,
     weights_bytes=83_000_000_000,  # transformer 54.3 (fp32), UMT5 22.7 (fp32), VAE 0.5, two LoRAs
-    working_bytes=19_800_000_000,  # transformer 13.7 (int8), VAE 0.25, activations 4 to 5, context 1 GB
-    geometry=CacheGeometry(layers=48, heads=32, head_dim=128, tokens_per_frame=1560),
-    # The cache is rebuilt for each continuation from its last 73 frames: 19 latents, counted as 20.
-    policy=CachePolicy(every=1, window=4),
+    working_bytes=19_800_000_000,  # transformer 13.7 (int8), adapter 1.4, VAE 0.25, activations 4 to 5
+    geometry=CacheGeometry(layers=48, heads=32, head_dim=128, tokens_per_frame=HEIGHT * WIDTH // 256),
+    policy=CachePolicy(every=1),
+    context_latents=latents_of(CONDITION),
+    options=(
+        Option(name="distilled", title="Distilled sampling", values=("no", "yes")),
+        Option(name="source", title="Looks back on", values=("re-encoded", "kept", "latents")),
+        Option(name="projection", title="Guidance compares", values=("upstream", "consistent")),
+    ),
+    examples=(
+        "In a realistic photography style, a red fox walks along a snowy forest path at dawn, its breath "
+        "visible in the cold air, the camera following at its side.",
+        "A skateboarder in a yellow jacket rolls down a long empty street by the sea at sunset.\n---\n"
+        "The skateboarder jumps over a kerb and rides on towards a lighthouse.",
+    ),
 )
 
 

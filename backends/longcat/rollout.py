@@ -1,0 +1,299 @@
+"""Generating with LongCat-Video: a clip, then one continuation after another of the frames before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backends.base import BackendSpec, Request, Segment, Tick
+from backends.camera import CameraMove
+from backends.longcat import pictures, schedule
+from backends.longcat.sampler import Guidance, Sampler
+from backends.longcat.schedule import Schedule
+from backends.longcat.settings import FPS, FULL, LATENT_FRAMES, Settings, latents_of
+from backends.longcat.spec import SPEC
+from backends.longcat.transformer import Text
+from backends.longcat.world import World
+from qvg import BF16, KVCache
+from qvg.clock import Clock
+
+NEXT_PROMPT = "---"  # a line between the prompts of the clip and of its continuations
+_SEED_STEP = 1_000_003  # a prime: blocks of neighbouring seeds draw different noise
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Past:
+    """The video so far, as far as a continuation looks back on it."""
+
+    frames: np.ndarray  # uint8 [T, H, W, 3], the newest of them
+    latents: Tensor | None  # of the newest window, fp32 [1, C, F, h, w], where they are looked back on
+    length: int  # of the whole video, in frames
+    state: tuple[Tensor | str | None, ...] = ()  # of the decoder after those latents
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Take:
+    """A block that may become part of the video: `past` if it does."""
+
+    past: Past
+    frames: np.ndarray  # uint8 [T, H, W, 3], those it adds
+    ms: dict[str, float]
+
+
+def seed_of(seed: int, block: int) -> int:
+    """What seeds the noise of one block: the same whatever was made before it."""
+    return seed * _SEED_STEP + block
+
+
+def prompts_of(text: str) -> list[str]:
+    """The prompts of a video's blocks, between lines that are only `---`; the last one goes on."""
+    parts: list[list[str]] = [[]]
+    for line in text.splitlines():
+        if line.strip() == NEXT_PROMPT:
+            parts.append([])
+        else:
+            parts[-1].append(line)
+    return ["\n".join(part).strip() for part in parts]
+
+
+class LongCatRollout:
+    """One video. `step` makes a block and keeps it; `imagine` and `accept` let one choose among several.
+
+    The history in the cache depends on the frames before a block and on nothing else: it is made once for
+    all takes of the block, whatever their prompts and seeds.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        request: Request,
+        cache: KVCache,
+        tick: Tick,
+        settings: Settings,
+        size: tuple[int, int],
+        clip: np.ndarray | None = None,
+    ) -> None:
+        """`size` (height, width) is what is made of words alone; `clip` uint8 [T, H, W, 3] is continued.
+
+        Raises ValueError for what cannot be made.
+        """
+        if settings.distilled and world.adapter is None:
+            raise ValueError("The distilled model's adapter is not here: choose full sampling.")
+        if clip is not None and request.image is not None:
+            raise ValueError("A picture and a clip cannot both be continued: leave one out.")
+        self._world, self._cache, self._tick, self._settings = world, cache, tick, settings
+        self._sampler = Sampler(world.transformer, world.team)
+        self._device, self._dtype = world.transformer.device, world.transformer.dtype
+        self._seed, self._blocks, self._index = request.seed, request.blocks, 0
+        given = request.image[None] if request.image is not None else clip
+        if given is not None:
+            size = pictures.nearest_size(*given.shape[1:3], world.sizes)
+            given = pictures.resized(given, size)
+        self._size = size
+        self._picture = given if clip is None else None
+        self._past = None if clip is None or given is None else Past(given, None, len(given))
+        self._remembered: tuple[Past, Tensor] | None = None  # what the cache holds, and its latents
+        self._prompts = prompts_of(request.prompt)
+        self._texts: dict[str, Text] = {}
+        self._tokens: dict[str, Tensor] = {}
+        self._embed([*self._prompts, *self._negatives])
+        self.notes = tuple(self._notes())
+
+    def step(self, move: CameraMove | None = None) -> Segment | None:
+        if self._index >= self._blocks:
+            return None
+        return self.accept(self.imagine())
+
+    @torch.inference_mode()
+    def imagine(self, prompt: str | None = None, seed: int | None = None) -> Take:
+        """The next block as it would be, of the request's prompt and seed or of others. Nothing changes."""
+        if prompt is None:
+            prompt = self._prompts[min(self._index, len(self._prompts) - 1)]
+        stages = _Stages(self._device)
+        if self._world.adapter is not None:
+            self._world.adapter.on = self._settings.distilled
+        guidance = self._guidance(prompt)
+        seed = self._seed if seed is None else seed
+        make = self._begin if self._past is None else self._continue
+        latents, known = make(guidance, seed, stages)
+        with stages("decode"):
+            past, frames = self._decode(latents, known)
+        return Take(past, frames, stages.ms)
+
+    def accept(self, take: Take) -> Segment:
+        """Makes a take of this block part of the video."""
+        segment = Segment(take.frames, self._index, take.past.length - len(take.frames), FPS, take.ms)
+        self._past = take.past
+        self._index += 1
+        return segment
+
+    def _begin(self, guidance: Guidance, seed: int, stages: _Stages) -> tuple[Tensor, int]:
+        """Latents of a clip made from nothing or from a picture, and how many of them were known."""
+        generator = self._generator(seed)
+        noise = self._noise(latents_of(self._settings.window), generator, torch.float32)
+        plan = self._schedule(schedule.uniform)
+        if self._picture is None:
+            with stages("denoise"):
+                return self._sampler.denoise(noise, plan, guidance, self._tick), 0
+        with stages("condition"):
+            known = self._encode(self._picture, generator, torch.float32)
+            # Full precision for the one frame that all others follow, and apart: it is history of this block.
+            cache = KVCache(self._cache.geometry, BF16, frames_per_block=1, device=self._cache.device)
+            counted = guidance.negative is not None and self._settings.projection == "upstream"
+            norm = self._sampler.remember(cache, known, counted)
+        with stages("denoise"):
+            made = self._sampler.denoise(
+                noise[:, :, 1:], plan, guidance, self._tick, cache, 0.0 if norm is None else norm
+            )
+        return torch.cat([known.float(), made], 2), 1
+
+    def _continue(self, guidance: Guidance, seed: int, stages: _Stages) -> tuple[Tensor, int]:
+        """Latents of a window, and how many of them were known."""
+        past = self._past
+        assert past is not None
+        plan = self._schedule(schedule.continuing)
+        known = self._known_frames(past)
+        window = max(self._settings.window, known + self._settings.new_frames)
+        noise = self._noise(latents_of(window), self._generator(seed), self._dtype)
+        if self._remembered is None or self._remembered[0] is not past:
+            self._tick(0, len(plan))
+            with stages("condition"):
+                if self._settings.source == "latents" and past.latents is not None:
+                    latents = past.latents[:, :, -latents_of(known) :].to(self._dtype)
+                else:
+                    # Upstream draws what encoding needs after the noise. Of the video's own seed: all takes
+                    # look back on the same.
+                    generator = self._generator(self._seed)
+                    self._noise(latents_of(window), generator, self._dtype)
+                    latents = self._encode(past.frames[-known:], generator, self._dtype)
+                # Until it is made, the cache holds neither the last history nor this one.
+                self._remembered = None
+                self._sampler.remember(self._cache, latents)
+                self._remembered = (past, latents)
+        latents = self._remembered[1]
+        with stages("denoise"):
+            made = self._sampler.denoise(
+                noise[:, :, latents.shape[2] :], plan, guidance, self._tick, self._cache
+            )
+        return torch.cat([latents.float(), made], 2), latents.shape[2]
+
+    def _decode(self, latents: Tensor, known: int) -> tuple[Past, np.ndarray]:
+        """The video with the window `latents`, of which the first `known` were there, and its new frames."""
+        before, settings = self._past, self._settings
+        goes_on = settings.source == "latents"
+        state = list(before.state) if before is not None and before.state else []
+        fresh = latents[:, :, known:] if state else latents
+        count = LATENT_FRAMES * fresh.shape[2] - (0 if state else LATENT_FRAMES - 1)
+        if self._world.team.leads:
+            frames = np.concatenate(list(pictures.decode(self._world.vae, fresh, state)))
+        else:
+            frames = np.zeros((count, *self._size, 3), np.uint8)
+        new = count if before is None else LATENT_FRAMES * (latents.shape[2] - known)
+        seen = frames
+        if settings.source == "kept" and before is not None:
+            seen = np.concatenate([before.frames, frames[-new:]])
+        past = Past(
+            frames=seen[-settings.condition_frames :],
+            latents=latents if goes_on else None,
+            length=new + (0 if before is None else before.length),
+            state=tuple(state) if goes_on else (),
+        )
+        return past, frames[-new:]
+
+    def _known_frames(self, past: Past) -> int:
+        """How many frames a continuation looks back on: whole latents of what there is."""
+        there = len(past.frames)
+        if self._settings.source == "latents" and past.latents is not None:
+            there = 1 + LATENT_FRAMES * (past.latents.shape[2] - 1)
+        wanted = self._settings.condition_frames or there
+        return 1 + LATENT_FRAMES * ((min(there, wanted) - 1) // LATENT_FRAMES)
+
+    def _encode(self, frames: np.ndarray, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        vae, team = self._world.vae, self._world.team
+        if team.leads:
+            latents = pictures.encode(vae, frames, generator, dtype)
+        else:
+            sides = (side // vae.scale for side in self._size)
+            latents = torch.empty(
+                1, vae.channels, latents_of(len(frames)), *sides, dtype=dtype, device=self._device
+            )
+        return team.from_leader(latents.to(self._device))
+
+    def _generator(self, seed: int) -> torch.Generator:
+        return torch.Generator().manual_seed(seed_of(seed, self._index))
+
+    def _noise(self, frames: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        """Of a whole window, known frames too, as upstream draws it; on the CPU, alike on every device."""
+        vae = self._world.vae
+        shape = (1, vae.channels, frames, *(side // vae.scale for side in self._size))
+        return torch.randn(shape, generator=generator, dtype=dtype).to(self._device)
+
+    def _schedule(self, full: Callable[[int], Schedule]) -> Schedule:
+        steps = self._settings.steps
+        if self._settings.distilled:
+            return schedule.distilled(steps or schedule.DISTILLED_STEPS)
+        return full(steps or schedule.STEPS)
+
+    @property
+    def _negatives(self) -> list[str]:
+        return [self._settings.negative] if self._settings.guided else []
+
+    def _guidance(self, prompt: str) -> Guidance:
+        asked = [prompt, *self._negatives]
+        self._embed(asked)
+        # A prompt's keys and values take up to 0.4 GB: those of the prompts before are let go.
+        self._texts = {text: self._texts.get(text) or self._read(text) for text in asked}
+        positive, *negative = (self._texts[text] for text in asked)
+        return Guidance(positive, negative[0] if negative else None, self._settings.guidance)
+
+    def _read(self, prompt: str) -> Text:
+        return self._world.transformer.read(self._tokens[prompt])
+
+    def _embed(self, prompts: list[str]) -> None:
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._tokens]
+        if new:
+            self._tokens.update(zip(new, self._world.embed(new), strict=True))
+
+    def _notes(self) -> Iterator[str]:
+        if len(self._prompts) > 1:
+            yield f"The prompt has {len(self._prompts)} parts, one a block; the last part goes on."
+        if len(self._prompts) > self._blocks:
+            yield f"Parts after the {self._blocks} blocks of this video are not used."
+        height, width = self._size
+        if self._picture is not None or self._past is not None:
+            yield f"Made at {width} x {height}, the size nearest to the shape of what was given."
+        if self._settings.distilled:
+            yield "Distilled sampling takes no negative prompt and no guidance."
+
+
+class _Stages:
+    """Where a block's time goes, by name."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._clocks = {name: Clock(device) for name in ("condition", "denoise", "decode")}
+
+    def __call__(self, name: str) -> AbstractContextManager[None]:
+        return self._clocks[name].running()
+
+    @property
+    def ms(self) -> dict[str, float]:
+        return {name: clock.ms for name, clock in self._clocks.items()}
+
+
+class LongCatBackend:
+    def __init__(self, world: World, settings: Settings = FULL, spec: BackendSpec = SPEC) -> None:
+        """`settings` hold where a request does not say otherwise. The spec's heads are this process's."""
+        self.world, self.settings, self.spec = world, settings, spec
+
+    def open(
+        self, request: Request, cache: KVCache, tick: Tick, clip: np.ndarray | None = None
+    ) -> LongCatRollout:
+        """Raises ValueError for what cannot be made. `clip` uint8 [T, H, W, 3], at 15 fps, is continued."""
+        settings = self.settings.changed(request.options)
+        size = (self.spec.height, self.spec.width)
+        return LongCatRollout(self.world, request, cache, tick, settings, size, clip)
