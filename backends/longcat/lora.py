@@ -33,9 +33,10 @@ class Delta:
     def shape(self) -> tuple[int, int]:
         return self.up.shape[0] * self.up.shape[1], self.down.shape[2]
 
-    def weight(self) -> Tensor:
-        """fp32 [N, M]"""
-        return self.scale * (self.up.float() @ self.down.float()).flatten(0, 1)
+    def weight(self, device: torch.device) -> Tensor:
+        """fp32 [N, M] on `device`"""
+        up, down = (x.to(device).float() for x in (self.up, self.down))
+        return self.scale * (up @ down).flatten(0, 1)
 
 
 def parse(tensors: Mapping[str, Tensor]) -> dict[str, Delta]:
@@ -49,14 +50,14 @@ def parse(tensors: Mapping[str, Tensor]) -> dict[str, Delta]:
     return {module: _delta(module, found) for module, found in parts.items()}
 
 
-def merge(model: nn.Module, deltas: Mapping[str, Delta]) -> None:
-    """Adds the deltas to plain weights, in FP32. Raises BackendUnavailable where any has no place."""
-    for name, linear in _targets(model, deltas).items():
-        weight = linear.weight
+def merge(part: nn.Module, deltas: Mapping[str, Delta]) -> None:
+    """Adds the deltas to plain weights, in FP32. `check` says whether all have their place."""
+    for name, delta in deltas.items():
+        weight = part.get_submodule(name).weight
         if type(weight) not in (Tensor, nn.Parameter):
             raise BackendUnavailable(f"{name} is quantised: merge the adapter before, or put it beside.")
         with torch.no_grad():
-            weight.copy_(weight.float() + deltas[name].weight().to(weight.device))
+            weight.copy_(weight.float() + delta.weight(weight.device))
 
 
 class Beside(nn.Module):
@@ -80,34 +81,44 @@ class Beside(nn.Module):
 
 
 class Switch:
-    """Whether the adapters that share it are heard."""
+    """Whether the adapters that share it are heard; always, of a model they are merged into for good."""
 
-    def __init__(self) -> None:
-        self.on = False
+    def __init__(self, for_good: bool = False) -> None:
+        self.for_good = for_good
+        self.on = for_good
+
+    def turn(self, on: bool) -> None:
+        """Raises ValueError where the adapter cannot be left out."""
+        if self.for_good and not on:
+            raise ValueError("This is the distilled model, its adapter merged for good: sample distilled.")
+        self.on = on
 
 
 def put_beside(model: nn.Module, deltas: Mapping[str, Delta]) -> Switch:
     """Adds the deltas as branches, off at first. Raises BackendUnavailable where any has no place."""
     switch = Switch()
-    for name, linear in _targets(model, deltas).items():
+    check(model, deltas)
+    for name in deltas:
+        linear = model.get_submodule(name)
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, Beside(linear, deltas[name], switch))
     return switch
 
 
-def _targets(model: nn.Module, deltas: Mapping[str, Delta]) -> dict[str, nn.Linear]:
+def check(model: nn.Module, deltas: Mapping[str, Delta]) -> None:
+    """Raises BackendUnavailable unless there are deltas and each has a linear layer of its shape."""
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     strangers = deltas.keys() - linears.keys()
     if strangers or not deltas:
-        found = f"{checkpoint.names(strangers)} of it" if strangers else "nothing in it"
-        raise BackendUnavailable(f"the adapter is not one of this model: {found} belongs to no linear layer.")
+        found = checkpoint.names(strangers) if strangers else "nothing in it"
+        raise BackendUnavailable(f"the adapter is not this model's: {found} belongs to no linear layer.")
     for name, delta in deltas.items():
-        if delta.shape != (linears[name].out_features, linears[name].in_features):
+        expected = (linears[name].out_features, linears[name].in_features)
+        if delta.shape != expected:
             raise BackendUnavailable(
-                f"the adapter of {name} is for a {list(delta.shape)} matrix, but the model's is "
-                f"{[linears[name].out_features, linears[name].in_features]}."
+                f"the adapter of {name} is for a matrix {list(delta.shape)}, but the model's is "
+                f"{list(expected)}."
             )
-    return {name: linears[name] for name in deltas}
 
 
 def _delta(module: str, found: dict[str, Tensor]) -> Delta:

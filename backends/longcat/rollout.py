@@ -12,17 +12,16 @@ from torch import Tensor
 
 from backends.base import BackendSpec, Request, Segment, Tick
 from backends.camera import CameraMove
-from backends.longcat import pictures, schedule
+from backends.longcat import made_up, pictures, schedule
 from backends.longcat.sampler import Guidance, Sampler
 from backends.longcat.schedule import Schedule
 from backends.longcat.settings import FPS, FULL, LATENT_FRAMES, Settings, latents_of
 from backends.longcat.spec import SPEC
 from backends.longcat.transformer import Text
-from backends.longcat.world import World
+from backends.longcat.world import World, load_world
 from qvg import BF16, KVCache
 from qvg.clock import Clock
 
-NEXT_PROMPT = "---"  # a line between the prompts of the clip and of its continuations
 _SEED_STEP = 1_000_003  # a prime: blocks of neighbouring seeds draw different noise
 
 
@@ -50,17 +49,6 @@ def seed_of(seed: int, block: int) -> int:
     return seed * _SEED_STEP + block
 
 
-def prompts_of(text: str) -> list[str]:
-    """The prompts of a video's blocks, between lines that are only `---`; the last one goes on."""
-    parts: list[list[str]] = [[]]
-    for line in text.splitlines():
-        if line.strip() == NEXT_PROMPT:
-            parts.append([])
-        else:
-            parts[-1].append(line)
-    return ["\n".join(part).strip() for part in parts]
-
-
 class LongCatRollout:
     """One video. `step` makes a block and keeps it; `imagine` and `accept` let one choose among several.
 
@@ -76,32 +64,33 @@ class LongCatRollout:
         tick: Tick,
         settings: Settings,
         size: tuple[int, int],
-        clip: np.ndarray | None = None,
     ) -> None:
-        """`size` (height, width) is what is made of words alone; `clip` uint8 [T, H, W, 3] is continued.
-
-        Raises ValueError for what cannot be made.
-        """
+        """`size` (height, width) is that of a video of words alone. Raises ValueError."""
         if settings.distilled and world.adapter is None:
             raise ValueError("The distilled model's adapter is not here: choose full sampling.")
-        if clip is not None and request.image is not None:
+        if request.clip is not None and request.image is not None:
             raise ValueError("A picture and a clip cannot both be continued: leave one out.")
         self._world, self._cache, self._tick, self._settings = world, cache, tick, settings
         self._sampler = Sampler(world.transformer, world.team)
         self._device, self._dtype = world.transformer.device, world.transformer.dtype
         self._seed, self._blocks, self._index = request.seed, request.blocks, 0
-        given = request.image[None] if request.image is not None else clip
-        if given is not None:
-            size = pictures.nearest_size(*given.shape[1:3], world.sizes)
-            given = pictures.resized(given, size)
+        self._picture = self._clip = self._past = None
+        if request.image is not None:
+            size = pictures.nearest_size(*request.image.shape[:2], world.sizes)
+            self._picture = pictures.resized(request.image[None], size)
+        elif request.clip is not None:
+            size = pictures.nearest_size(*request.clip.shape[1:3], world.sizes)
+            known = self._looked_back_on(len(request.clip))
+            self._clip = pictures.resized(request.clip[-known:], size)
+            self._past = Past(self._clip, None, known)
         self._size = size
-        self._picture = given if clip is None else None
-        self._past = None if clip is None or given is None else Past(given, None, len(given))
         self._remembered: tuple[Past, Tensor] | None = None  # what the cache holds, and its latents
-        self._prompts = prompts_of(request.prompt)
+        self._prompts = {0: request.prompt, **{change.block: change.prompt for change in request.changes}}
         self._texts: dict[str, Text] = {}
         self._tokens: dict[str, Tensor] = {}
-        self._embed([*self._prompts, *self._negatives])
+        tick(0, len(self._schedule(schedule.uniform)))
+        # All of them now, so that the text encoder is gone by the first block.
+        self._embed([*self._prompts.values(), *self._negatives])
         self.notes = tuple(self._notes())
 
     def step(self, move: CameraMove | None = None) -> Segment | None:
@@ -111,12 +100,15 @@ class LongCatRollout:
 
     @torch.inference_mode()
     def imagine(self, prompt: str | None = None, seed: int | None = None) -> Take:
-        """The next block as it would be, of the request's prompt and seed or of others. Nothing changes."""
+        """The next block as it would be, of the request's prompt and seed or of others.
+
+        The video is as before, and so is the history, but for being made where it was not yet.
+        """
         if prompt is None:
-            prompt = self._prompts[min(self._index, len(self._prompts) - 1)]
+            prompt = self._prompts[max(block for block in self._prompts if block <= self._index)]
         stages = _Stages(self._device)
         if self._world.adapter is not None:
-            self._world.adapter.on = self._settings.distilled
+            self._world.adapter.turn(self._settings.distilled)
         guidance = self._guidance(prompt)
         seed = self._seed if seed is None else seed
         make = self._begin if self._past is None else self._continue
@@ -127,7 +119,11 @@ class LongCatRollout:
 
     def accept(self, take: Take) -> Segment:
         """Makes a take of this block part of the video."""
-        segment = Segment(take.frames, self._index, take.past.length - len(take.frames), FPS, take.ms)
+        start, frames = take.past.length - len(take.frames), take.frames
+        if self._clip is not None:
+            # What was continued is the beginning of the video.
+            start, frames, self._clip = 0, np.concatenate([self._clip, frames]), None
+        segment = Segment(frames, self._index, start, FPS, take.ms)
         self._past = take.past
         self._index += 1
         return segment
@@ -210,6 +206,9 @@ class LongCatRollout:
         there = len(past.frames)
         if self._settings.source == "latents" and past.latents is not None:
             there = 1 + LATENT_FRAMES * (past.latents.shape[2] - 1)
+        return self._looked_back_on(there)
+
+    def _looked_back_on(self, there: int) -> int:
         wanted = self._settings.condition_frames or there
         return 1 + LATENT_FRAMES * ((min(there, wanted) - 1) // LATENT_FRAMES)
 
@@ -260,13 +259,11 @@ class LongCatRollout:
             self._tokens.update(zip(new, self._world.embed(new), strict=True))
 
     def _notes(self) -> Iterator[str]:
-        if len(self._prompts) > 1:
-            yield f"The prompt has {len(self._prompts)} parts, one a block; the last part goes on."
-        if len(self._prompts) > self._blocks:
-            yield f"Parts after the {self._blocks} blocks of this video are not used."
         height, width = self._size
-        if self._picture is not None or self._past is not None:
+        if self._picture is not None or self._clip is not None:
             yield f"Made at {width} x {height}, the size nearest to the shape of what was given."
+        if self._clip is not None:
+            yield f"The last {len(self._clip)} frames of the clip are the beginning of the video."
         if self._settings.distilled:
             yield "Distilled sampling takes no negative prompt and no guidance."
 
@@ -290,10 +287,20 @@ class LongCatBackend:
         """`settings` hold where a request does not say otherwise. The spec's heads are this process's."""
         self.world, self.settings, self.spec = world, settings, spec
 
-    def open(
-        self, request: Request, cache: KVCache, tick: Tick, clip: np.ndarray | None = None
-    ) -> LongCatRollout:
-        """Raises ValueError for what cannot be made. `clip` uint8 [T, H, W, 3], at 15 fps, is continued."""
+    def open(self, request: Request, cache: KVCache, tick: Tick) -> LongCatRollout:
+        """Raises ValueError for what cannot be made."""
         settings = self.settings.changed(request.options)
         size = (self.spec.height, self.spec.width)
-        return LongCatRollout(self.world, request, cache, tick, settings, size, clip)
+        return LongCatRollout(self.world, request, cache, tick, settings, size)
+
+
+def load(device: torch.device, say: Callable[[str], None]) -> LongCatBackend:
+    """Raises BackendUnavailable when weights are missing or cannot be read."""
+    return LongCatBackend(load_world(device, say))
+
+
+def load_random(device: torch.device, say: Callable[[str], None], tiny: bool = False) -> LongCatBackend:
+    """Full scale, or as `tiny` as a CPU likes it, with random weights and no files: for measuring."""
+    say("Making random weights")
+    world, settings, spec = made_up.make(device, tiny)
+    return LongCatBackend(world, settings, spec)

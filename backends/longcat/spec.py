@@ -2,21 +2,85 @@
 
 from __future__ import annotations
 
+from backends import artifacts
+from backends.artifacts import Artifact, File, Source
 from backends.base import BackendSpec, Option
 from backends.longcat.settings import CONDITION, FPS, WINDOW, latents_of
+from backends.wan.spec import UMT5, UMT5_TOKENIZER, VAE21
 from qvg.config import CacheGeometry
 from qvg.policy import CachePolicy
 
 HEIGHT, WIDTH = 480, 832
+_REPO = "meituan-longcat/LongCat-Video"
+
+TRANSFORMER = Artifact(
+    id="longcat-dit",
+    title="LongCat-Video transformer",
+    purpose="Denoises clips and continuations of 13.6 billion parameters.",
+    licence="MIT",
+    source=Source(
+        repo=_REPO,
+        revision="main",
+        files=(
+            File("dit/config.json"),
+            # Sizes follow from the 1,022 tensors in FP32, cut at 10 GB as diffusers does.
+            *(
+                File(f"dit/diffusion_pytorch_model-0000{shard}-of-00006.safetensors", size)
+                for shard, size in enumerate(
+                    (
+                        9_932_992_033,
+                        9_976_453_939,
+                        9_955_431_689,
+                        9_821_180_997,
+                        9_925_990_785,
+                        4_712_351_825,
+                    ),
+                    start=1,
+                )
+            ),
+        ),
+        path="dit",
+    ),
+    converted="longcat_video-bf16.safetensors",
+    converted_size=27_162_300_000,
+)
+
+ADAPTER = Artifact(
+    id="longcat-distilled",
+    title="LongCat-Video distillation adapter",
+    purpose="Makes 16 denoising steps without guidance do what 50 with it do.",
+    licence="MIT",
+    optional=True,
+    source=Source(
+        repo=_REPO,
+        revision="main",
+        # 630 million parameters of rank 128 in FP32.
+        files=(File("lora/cfg_step_lora.safetensors", 2_520_000_000),),
+        path="lora/cfg_step_lora.safetensors",
+    ),
+)
+
+# The text encoder and the autoencoder are Wan's; so does ModelScope's DiffSynth-Studio load them.
+ARTIFACTS = (TRANSFORMER, ADAPTER, UMT5, UMT5_TOKENIZER, VAE21)
+
+# Bytes on a 32 GB GPU beside the KV cache.
+_MEMORY = (
+    ("transformer, 8 bits a weight", 14_200_000_000),
+    ("adapter of the distilled model", 1_260_000_000),
+    ("prompts' keys and values", 500_000_000),
+    ("video autoencoder", 254_000_000),
+    ("denoising a clip or a continuation", 3_500_000_000),
+    ("CUDA itself", 1_073_000_000),
+)
 
 SPEC = BackendSpec(
     id="longcat",
     title="LongCat-Video 13.6B",
     summary=f"Prompt or picture to long video at 480p: each continuation attends to the {CONDITION} frames "
     "before it.",
-    needs="A 32 GB GPU and an 83 GB download.",
-    licence="Code and weights: MIT. Text encoder and VAE from the Wan family: Apache-2.0.",
-    inputs=frozenset({"prompt", "image"}),
+    needs="A 32 GB GPU and a 69 GB download.",
+    licence="Code and weights: MIT. Text encoder and autoencoder of the Wan family: Apache-2.0.",
+    inputs=frozenset({"prompt", "image", "clip", "changes"}),
     width=WIDTH,
     height=HEIGHT,
     fps=FPS,
@@ -25,8 +89,10 @@ SPEC = BackendSpec(
     first_block_frames=WINDOW,  # the clip that is continued, made in one piece
     default_blocks=11,  # the clip and ten continuations, 293 frames
     max_blocks=60,
-    weights_bytes=83_000_000_000,  # transformer 54.3 (fp32), UMT5 22.7 (fp32), VAE 0.5, two LoRAs
-    working_bytes=19_800_000_000,  # transformer 13.7 (int8), adapter 1.4, VAE 0.25, activations 4 to 5
+    weights_bytes=sum(artifact.size for artifact in ARTIFACTS),
+    working_bytes=sum(size for _, size in _MEMORY),
+    memory=_MEMORY,
+    prompt_bytes=28_000_000_000,  # the text encoder 11.9, with the transformer and the rest there
     geometry=CacheGeometry(layers=48, heads=32, head_dim=128, tokens_per_frame=HEIGHT * WIDTH // 256),
     policy=CachePolicy(every=1),
     context_latents=latents_of(CONDITION),
@@ -38,12 +104,14 @@ SPEC = BackendSpec(
     examples=(
         "In a realistic photography style, a red fox walks along a snowy forest path at dawn, its breath "
         "visible in the cold air, the camera following at its side.",
-        "A skateboarder in a yellow jacket rolls down a long empty street by the sea at sunset.\n---\n"
-        "The skateboarder jumps over a kerb and rides on towards a lighthouse.",
+        "A skateboarder in a yellow jacket rolls down a long empty street by the sea at sunset, the low sun "
+        "behind palm trees, seen from a car driving beside.",
+        "A potter's hands shape a spinning bowl of wet clay in a sunlit workshop, water runs over the "
+        "fingers, close-up, warm colours.",
     ),
 )
 
 
 def missing() -> str | None:
     """Why LongCat-Video cannot run here, as a sentence; None when it can."""
-    return "Not downloaded: needs 83 GB of weights and a 32 GB GPU."
+    return artifacts.missing(ARTIFACTS, "a 32 GB GPU", "longcat")

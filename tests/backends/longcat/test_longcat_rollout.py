@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from backends.base import Request, Stopped
+from backends.base import PromptChange, Request, Stopped
 from backends.longcat import lora, pictures, schedule
-from backends.longcat.rollout import LongCatBackend, LongCatRollout, prompts_of, seed_of
+from backends.longcat.rollout import LongCatBackend, LongCatRollout, seed_of
 from backends.longcat.sampler import Guidance, Sampler
 from backends.longcat.settings import Settings
 from backends.longcat.spec import SPEC
@@ -46,11 +46,11 @@ def quiet(step: int, steps: int) -> None:
 
 
 def open_video(
-    settings: Settings = SHORT, codec=BF16, tick=quiet, clip=None, parts: dict | None = None, **request
+    settings: Settings = SHORT, codec=BF16, tick=quiet, parts: dict | None = None, **request
 ) -> LongCatRollout:
     cache = KVCache(GEOMETRY, codec, SPEC.policy, frames_per_block=SPEC.latents_per_block)
     backend = LongCatBackend(world(**(parts or {})), settings, TINY)
-    return backend.open(Request(**{"prompt": PROMPT, "seed": 3, "blocks": 3, **request}), cache, tick, clip)
+    return backend.open(Request(**{"prompt": PROMPT, "seed": 3, "blocks": 3, **request}), cache, tick)
 
 
 def text(model, name: str) -> tuple:
@@ -197,7 +197,7 @@ def test_a_stopped_take_can_be_tried_again() -> None:
 
     def stop_once(step: int, steps: int) -> None:
         asked.append((step, steps))
-        if len(asked) == 4:
+        if len(asked) == 5:
             raise Stopped
 
     video = open_video(QUICK, tick=stop_once)
@@ -207,19 +207,18 @@ def test_a_stopped_take_can_be_tried_again() -> None:
     with pytest.raises(Stopped):
         video.step()
     assert np.array_equal(video.step().frames, plain.step().frames)
-    assert asked[:4] == [(0, 1), (0, 11), (0, 11), (1, 11)]
+    assert asked[:5] == [(0, 1), (0, 1), (0, 11), (0, 11), (1, 11)]
 
 
 def test_every_block_may_have_its_prompt() -> None:
-    assert prompts_of(" a\nb \n---\nc\n ---  \n") == ["a\nb", "c", ""]
-    video = open_video(QUICK, prompt=f"{PROMPT}\n---\n{NEGATIVE}")
+    video = open_video(QUICK, changes=(PromptChange(1, NEGATIVE), PromptChange(2, "")))
     plain = open_video(QUICK)
-    assert "The prompt has 2 parts" in video.notes[0]
     assert np.array_equal(video.step().frames, plain.step().frames)
-    second = video.step().frames
-    assert not np.array_equal(second, plain.imagine().frames)
-    assert np.array_equal(second, plain.imagine(prompt=NEGATIVE).frames)
-    assert "Parts after the 1 blocks" in open_video(QUICK, prompt=f"{PROMPT}\n---\n{NEGATIVE}", blocks=1).notes[1]
+    second = plain.imagine(prompt=NEGATIVE)
+    assert not np.array_equal(second.frames, plain.imagine().frames)
+    assert np.array_equal(video.step().frames, second.frames)
+    plain.accept(second)
+    assert np.array_equal(video.step().frames, plain.imagine(prompt="").frames)
 
 
 def test_latents_are_decoded_once_where_they_are_looked_back_on(windows: list[Tensor]) -> None:
@@ -244,14 +243,16 @@ def test_everything_so_far_can_be_looked_back_on(windows: list[Tensor]) -> None:
     settings = replace(QUICK, condition_frames=0, window=77)
     assert settings.new_frames == 4
     video = open_video(settings, clip=frames())
-    assert [len(video.step().frames) for _ in range(2)] == [64, 4]
+    assert [len(video.step().frames) for _ in range(2)] == [13 + 64, 4]
     assert [latents.shape[2] for latents in windows] == [20, 21]
 
 
 def test_a_short_clip_is_looked_back_on_whole(windows: list[Tensor]) -> None:
-    segment = open_video(replace(QUICK, window=21, condition_frames=17), clip=frames()[:7]).step()
-    assert len(segment.frames) == 16
-    assert segment.start == 7
+    video = open_video(replace(QUICK, window=21, condition_frames=17), clip=frames()[:7])
+    assert video.notes[1] == "The last 5 frames of the clip are the beginning of the video."
+    first, second = video.step(), video.step()
+    assert np.array_equal(first.frames[:5], frames()[2:7])
+    assert [(part.start, len(part.frames)) for part in (first, second)] == [(0, 21), (21, 4)]
 
 
 def test_only_the_history_differs_between_codecs() -> None:
@@ -314,7 +315,7 @@ def test_bytes_are_the_published_ones() -> None:
     assert 2 * QVG.stored_bytes(*shape) / 2**20 == pytest.approx(67.32, abs=5e-3)
     made = plan(SPEC, QVG, SPEC.policy, 11, None)
     assert made.kv_bytes / 2**20 == pytest.approx(3_231, abs=1)
-    assert made.needs_bytes == SPEC.working_bytes + made.kv_bytes
+    assert sum(size for _, size in made.parts) == SPEC.working_bytes + made.kv_bytes < made.needs_bytes
     assert plan(SPEC, QVG, SPEC.policy, 1, None).kv_bytes == 0, "a clip has no history"
     assert plan(SPEC, BF16, SPEC.policy, 2, None).kv_bytes == 48 * 2 * BF16.stored_bytes(*shape)
 

@@ -1,0 +1,95 @@
+"""LongCat-Video without its files: random weights and embeddings, at full scale or at one a CPU can run."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import torch
+from torch import Tensor
+
+from backends.base import BackendSpec
+from backends.longcat import lora, weights
+from backends.longcat.lora import Delta
+from backends.longcat.parallel import ALONE, Team
+from backends.longcat.pictures import SIZES
+from backends.longcat.settings import FULL, Settings
+from backends.longcat.spec import SPEC
+from backends.longcat.transformer import LongCatConfig, Transformer
+from backends.longcat.weights import Precision
+from backends.longcat.world import World
+from backends.wan import checkpoint, vae
+from qvg.config import CacheGeometry
+from qvg.device import choose
+
+RANK = 128  # of the published adapter
+TINY = LongCatConfig(
+    width=256, layers=2, heads=2, text_width=48, text_length=32, time_width=32, frequencies=64
+)
+TINY_SETTINGS = Settings(steps=2, window=13, condition_frames=9)
+TINY_SPEC = dataclasses.replace(
+    SPEC,
+    width=96,
+    height=64,
+    latents_per_block=1,
+    frames_per_block=4,
+    first_block_frames=13,
+    default_blocks=3,
+    weights_bytes=10_000_000,
+    working_bytes=300_000_000,
+    memory=(("everything", 300_000_000),),
+    prompt_bytes=0,
+    geometry=CacheGeometry(layers=2, heads=2, head_dim=128, tokens_per_frame=24),
+    context_latents=3,
+    clusters=16,
+)
+_TINY_VAE = {"base_dim": 8, "num_res_blocks": 1}
+# The published adapter's targets: all of a block's large matrices but the last of cross-attention.
+_TARGETS = {"attn.qkv": 3, "attn.proj": 1, "cross_attn.q_linear": 1, "cross_attn.kv_linear": 2}
+_TARGETS |= {"ffn.w1": 1, "ffn.w2": 1, "ffn.w3": 1}
+
+
+def make(
+    device: torch.device,
+    tiny: bool,
+    precision: Precision = "bf16",
+    team: Team = ALONE,
+    adapter: bool = True,
+) -> tuple[World, Settings, BackendSpec]:
+    config, settings, spec = (TINY, TINY_SETTINGS, TINY_SPEC) if tiny else (LongCatConfig(), FULL, SPEC)
+    dtype = choose(device, config.head_dim).dtype
+    transformer = weights.make_up(config, device, dtype, precision)
+    autoencoder = vae.build(_TINY_VAE if tiny else {})
+    checkpoint.fill_randomly(autoencoder, device, dtype, seed=1)
+    switch = lora.put_beside(transformer, deltas(transformer, 4 if tiny else RANK)) if adapter else None
+
+    def embed(prompts: list[str]) -> list[Tensor]:
+        return [_embedding(prompt, config) for prompt in prompts]
+
+    sizes = ((spec.height, spec.width),) if tiny else SIZES
+    return World(transformer, vae.VAE(autoencoder), embed, switch, team, sizes), settings, spec
+
+
+def deltas(model: Transformer, rank: int) -> dict[str, Delta]:
+    """A random adapter of the published one's shape, on the model's device."""
+    generator = torch.Generator(model.device).manual_seed(2)
+
+    def draw(*shape: int) -> Tensor:
+        made = torch.empty(shape, device=model.device, dtype=model.dtype)
+        return made.normal_(0, shape[-1] ** -0.5, generator=generator)
+
+    made = {}
+    for index, block in enumerate(model.blocks):
+        for name, parts in _TARGETS.items():
+            linear = block.get_submodule(name)
+            down = draw(parts, rank, linear.in_features)
+            up = draw(parts, linear.out_features // parts, rank)
+            made[f"blocks.{index}.{name}"] = Delta(down, up, lora.ALPHA_SCALE)
+    return made
+
+
+def _embedding(prompt: str, config: LongCatConfig) -> Tensor:
+    """Every prompt has an embedding of its own, a token a word and one for the end."""
+    seed = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:6], "big")
+    tokens = min(len(prompt.split()) + 1, config.text_length)
+    return torch.randn(tokens, config.text_width, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,209 @@
+"""The transformer's weights: published shards in FP32, our copy in BF16, and 8-bit or BF16 ones on a device.
+
+Nothing is ever in memory whole but on its device: shards are mapped, the copy is written a tensor at a time,
+and a block is quantised as soon as it is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from backends import artifacts
+from backends.base import BackendUnavailable
+from backends.longcat import lora
+from backends.longcat.lora import Delta
+from backends.longcat.spec import ADAPTER, TRANSFORMER
+from backends.longcat.transformer import LongCatConfig, Transformer
+from backends.wan import checkpoint
+
+Precision = Literal["bf16", "int8"]
+BF16_GPU_BYTES = 60 << 30  # what 27 GB of weights, a history in BF16 and a clip's activations need together
+
+
+def choose_precision(device: torch.device) -> Precision:
+    """8-bit weights where BF16 ones would leave no room."""
+    if device.type != "cuda":
+        return "bf16"
+    return "bf16" if torch.cuda.get_device_properties(device).total_memory >= BF16_GPU_BYTES else "int8"
+
+
+def load(
+    tensors: Mapping[str, Tensor],
+    config: LongCatConfig,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    precision: Precision = "bf16",
+    merged: Mapping[str, Delta] | None = None,
+) -> Transformer:
+    """The transformer of `tensors`, part by part; `merged` is added to the weights before they are rounded.
+
+    Raises BackendUnavailable unless names and shapes are exactly the model's, and where all of `merged` has
+    no place in it.
+    """
+    # Without data, before anything is copied.
+    model = empty(config)
+    checkpoint.fill(model, {name: tensor.to("meta") for name, tensor in tensors.items()}, "meta", dtype)
+    if merged is not None:
+        lora.check(model, merged)
+    for prefix, part in parts(model):
+        checkpoint.fill(part, _within(tensors, prefix), device, dtype)
+        if merged is not None:
+            lora.merge(part, _within(merged, prefix))
+        round_weights(part, precision)
+    return model
+
+
+def make_up(
+    config: LongCatConfig, device: torch.device | str, dtype: torch.dtype, precision: Precision = "bf16"
+) -> Transformer:
+    """The transformer with random weights, made on the device."""
+    model = empty(config)
+    for seed, (_, part) in enumerate(parts(model)):
+        checkpoint.fill_randomly(part, device, dtype, seed)
+        round_weights(part, precision)
+    return model
+
+
+def empty(config: LongCatConfig) -> Transformer:
+    with torch.device("meta"):
+        return Transformer(config).requires_grad_(False).eval()
+
+
+def parts(model: Transformer) -> Iterator[tuple[str, nn.Module]]:
+    """Pieces of the model small enough to be on a device twice, and what their names begin with."""
+    for name, child in model.named_children():
+        if isinstance(child, nn.ModuleList):
+            yield from ((f"{name}.{index}.", block) for index, block in enumerate(child))
+        else:
+            yield f"{name}.", child
+
+
+def round_weights(part: nn.Module, precision: Precision) -> None:
+    """Gives the large matrices of a block an 8-bit integer a weight and a scale a row, by torchao.
+
+    Time, modulation and everything outside the blocks stay as they are. Raises BackendUnavailable without
+    torchao.
+    """
+    if precision == "bf16":
+        return
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    except ImportError as error:
+        raise BackendUnavailable(
+            "8-bit weights need torchao, which is not installed: pip install torchao."
+        ) from error
+    quantize_(part, Int8WeightOnlyConfig(), filter_fn=_is_large)
+
+
+def load_published(
+    device: torch.device,
+    dtype: torch.dtype,
+    precision: Precision,
+    say: Callable[[str], None],
+    merged: Mapping[str, Delta] | None = None,
+) -> Transformer:
+    """The published checkpoint, from our copy in BF16, which is made the first time where the disk has room.
+
+    Raises BackendUnavailable.
+    """
+    path = artifacts.locate(TRANSFORMER)
+    if path is None:
+        raise BackendUnavailable(f"{TRANSFORMER.title} is not here: download it first.")
+    copy = artifacts.converted_path(TRANSFORMER)
+    if path != copy:
+        if _room_for(copy) >= TRANSFORMER.converted_size:
+            say("Converting LongCat-Video to BF16, once")
+            convert(path, copy)
+            path = copy
+        else:
+            say("There is no room on the disk for a copy in BF16: reading the published files")
+    say("Loading LongCat-Video" + (" in 8 bits a weight" if precision == "int8" else ""))
+    return load(checkpoint.read(path), read_config(path), device, dtype, precision, merged)
+
+
+def load_adapter() -> dict[str, Delta] | None:
+    """The distilled model's adapter; None where it is not here. Raises BackendUnavailable."""
+    path = artifacts.locate(ADAPTER)
+    return None if path is None else lora.parse(checkpoint.read(path))
+
+
+def convert(source: Path, target: Path) -> None:
+    """Writes the folder `source`, as published, to `target` in BF16 with its configuration.
+
+    Raises BackendUnavailable where the one cannot be read or the other cannot be written.
+    """
+    config = (source / "config.json").read_text()
+    LongCatConfig.from_json(json.loads(config))
+    tensors = checkpoint.read(source)
+    name = ""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        with os.fdopen(handle, "wb") as file:
+            head = _header(tensors, {"config": config})
+            file.write(struct.pack("<Q", len(head)) + head)
+            for tensor in tensors.values():
+                file.write(memoryview(tensor.bfloat16().contiguous().view(torch.uint8).numpy()))
+        os.replace(name, target)
+    except OSError as error:
+        raise BackendUnavailable(
+            f"{target} cannot be written ({error}): make room, or set HF_HOME to another folder."
+        ) from error
+    finally:
+        if name:
+            Path(name).unlink(missing_ok=True)
+
+
+def read_config(path: Path) -> LongCatConfig:
+    """Of our copy, or of a folder as published. Raises BackendUnavailable when it is neither's."""
+    try:
+        if path.is_dir():
+            text = (path / "config.json").read_text()
+        else:
+            with safe_open(path, "pt") as file:
+                text = (file.metadata() or {})["config"]
+        return LongCatConfig.from_json(json.loads(text))
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise BackendUnavailable(
+            f"{path} does not say which LongCat-Video it is ({type(error).__name__}: {error}): delete it and "
+            "download it again."
+        ) from error
+
+
+def _header(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """Of a safetensors file that holds `tensors` in BF16, in this order; padded to a multiple of 8 bytes."""
+    described: dict[str, object] = {"__metadata__": metadata}
+    start = 0
+    for name, tensor in tensors.items():
+        stop = start + 2 * tensor.numel()
+        described[name] = {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": [start, stop]}
+        start = stop
+    head = json.dumps(described).encode()
+    return head + b" " * (-len(head) % 8)
+
+
+def _within(named: Mapping[str, Tensor] | Mapping[str, Delta], prefix: str) -> dict:
+    return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
+
+
+def _is_large(module: nn.Module, name: str) -> bool:
+    # Subclasses compute in FP32 from what their weights say, and are small.
+    return type(module) is nn.Linear and not name.startswith("y_proj")
+
+
+def _room_for(path: Path) -> int:
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
