@@ -11,9 +11,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import importlib.util
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -289,6 +291,12 @@ def against_bf16(rows: list[Row]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    own = f"backends.{arguments[0].replace('-', '_')}.bench" if arguments else ""
+    if arguments and arguments[0] in registry.IDS and importlib.util.find_spec(own):
+        # Blocks of minutes are measured step by step.
+        importlib.import_module(own).main(arguments[1:])
+        return
     options = _parser().parse_args(arguments)
     options.backend = options.backend.replace("-", "_")
     torch.set_num_threads(options.threads or machine.physical_cores())

@@ -91,6 +91,7 @@ RULES = (
     Rule("backends.artifacts", ("backends", "backends.base", "backends.hub", "backends.registry")),
     Rule("backends.hub", ("backends.base",), (), ("huggingface_hub", "filelock")),
     Rule("backends.bench", ("backends.*", "qvg", "qvg.*"), ("torch", "numpy")),
+    Rule("backends.longcat.bench", ("backends", "backends.*", "qvg", "qvg.*"), MODEL_LIBRARIES),
     Rule(
         "backends.*.*_triton",
         ("backends.base", "backends.camera", "{own}", "{own}.*", "qvg", "qvg.*"),
@@ -110,6 +111,7 @@ RULES = (
             "qvg.*",
         ),
         MODEL_LIBRARIES,
+        ("torchao", "accelerate", "av"),
     ),
 )
 

@@ -52,12 +52,14 @@ class Alone:
         self._place, self._frames, self._keep = place, frames, keep
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if self._keep is not None:
-            self._keep.layer(layer).preload(k, v, self._frames)
-        choice = choose(q.device, q.shape[-1])
-        q, k = self._place.rotate_(q, 0), self._place.rotate_(k, 0)
-        mixed = partial_attention(*(x.to(choice.dtype) for x in (q, k, v)), choice.attention).out
-        return mixed.to(q.dtype)
+        # Kernels run on the current device, and blocks may be on another.
+        with torch.cuda.device_of(q):
+            if self._keep is not None:
+                self._keep.layer(layer).preload(k, v, self._frames)
+            choice = choose(q.device, q.shape[-1])
+            q, k = self._place.rotate_(q, 0), self._place.rotate_(k, 0)
+            mixed = partial_attention(*(x.to(choice.dtype) for x in (q, k, v)), choice.attention).out
+            return mixed.to(q.dtype)
 
 
 class AfterHistory:
@@ -67,5 +69,6 @@ class AfterHistory:
         self._place, self._cache = place, cache
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q = self._place.rotate_(q, self._cache.frames)
-        return attend(q, self._cache.layer(layer), self._place.rope(k), (k, v))
+        with torch.cuda.device_of(q):
+            q = self._place.rotate_(q, self._cache.frames)
+            return attend(q, self._cache.layer(layer), self._place.rope(k), (k, v))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -55,10 +56,11 @@ def make(
     precision: Precision = "bf16",
     team: Team = ALONE,
     adapter: bool = True,
+    beside: Sequence[torch.device] = (),
 ) -> tuple[World, Settings, BackendSpec]:
     config, settings, spec = (TINY, TINY_SETTINGS, TINY_SPEC) if tiny else (LongCatConfig(), FULL, SPEC)
     dtype = choose(device, config.head_dim).dtype
-    transformer = weights.make_up(config, device, dtype, precision)
+    transformer = weights.make_up(config, (device, *beside), dtype, precision)
     autoencoder = vae.build(_TINY_VAE if tiny else {})
     checkpoint.fill_randomly(autoencoder, device, dtype, seed=1)
     switch = lora.put_beside(transformer, deltas(transformer, 4 if tiny else RANK)) if adapter else None
@@ -72,12 +74,12 @@ def make(
 
 def deltas(model: Transformer, rank: int) -> dict[str, Delta]:
     """A random adapter of the published one's shape, on the model's device."""
-    generator = torch.Generator(model.device).manual_seed(2)
 
     def draw(*shape: int) -> Tensor:
         made = torch.empty(shape, device=model.device, dtype=model.dtype)
         return made.normal_(0, shape[-1] ** -0.5, generator=generator)
 
+    generator = torch.Generator(model.device).manual_seed(2)
     made = {}
     for index, block in enumerate(model.blocks):
         for name, parts in _TARGETS.items():

@@ -126,3 +126,9 @@ def _gather(x: Tensor, group: dist.ProcessGroup, size: int) -> list[Tensor]:
     parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(size)]
     dist.all_gather(parts, x.contiguous(), group=group)
     return parts
+
+
+def leave() -> None:
+    """At the end of a process that may have joined."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -11,7 +11,7 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -41,12 +41,14 @@ def choose_precision(device: torch.device) -> Precision:
 def load(
     tensors: Mapping[str, Tensor],
     config: LongCatConfig,
-    device: torch.device | str,
+    devices: Sequence[torch.device | str],
     dtype: torch.dtype,
     precision: Precision = "bf16",
     merged: Mapping[str, Delta] | None = None,
 ) -> Transformer:
     """The transformer of `tensors`, part by part; `merged` is added to the weights before they are rounded.
+
+    On several `devices` each has some of the blocks.
 
     Raises BackendUnavailable unless names and shapes are exactly the model's, and where all of `merged` has
     no place in it.
@@ -56,23 +58,26 @@ def load(
     checkpoint.fill(model, {name: tensor.to("meta") for name, tensor in tensors.items()}, "meta", dtype)
     if merged is not None:
         lora.check(model, merged)
-    for prefix, part in parts(model):
-        checkpoint.fill(part, _within(tensors, prefix), device, dtype)
+    for prefix, part, home in parts(model, devices):
+        checkpoint.fill(part, _within(tensors, prefix), home, dtype)
         if merged is not None:
             lora.merge(part, _within(merged, prefix))
         round_weights(part, precision)
-    return model
+    return connected(model, devices)
 
 
 def make_up(
-    config: LongCatConfig, device: torch.device | str, dtype: torch.dtype, precision: Precision = "bf16"
+    config: LongCatConfig,
+    devices: Sequence[torch.device | str],
+    dtype: torch.dtype,
+    precision: Precision = "bf16",
 ) -> Transformer:
-    """The transformer with random weights, made on the device."""
+    """The transformer with random weights, made on the devices."""
     model = empty(config)
-    for seed, (_, part) in enumerate(parts(model)):
-        checkpoint.fill_randomly(part, device, dtype, seed)
+    for seed, (_, part, home) in enumerate(parts(model, devices)):
+        checkpoint.fill_randomly(part, home, dtype, seed)
         round_weights(part, precision)
-    return model
+    return connected(model, devices)
 
 
 def empty(config: LongCatConfig) -> Transformer:
@@ -80,13 +85,38 @@ def empty(config: LongCatConfig) -> Transformer:
         return Transformer(config).requires_grad_(False).eval()
 
 
-def parts(model: Transformer) -> Iterator[tuple[str, nn.Module]]:
-    """Pieces of the model small enough to be on a device twice, and what their names begin with."""
+def parts(
+    model: Transformer, devices: Sequence[torch.device | str]
+) -> Iterator[tuple[str, nn.Module, torch.device | str]]:
+    """Pieces of the model small enough to be on a device twice: what their names begin with, and their home.
+
+    Every device has as many blocks in a row, the first one the rest too.
+    """
     for name, child in model.named_children():
         if isinstance(child, nn.ModuleList):
-            yield from ((f"{name}.{index}.", block) for index, block in enumerate(child))
+            for index, block in enumerate(child):
+                yield f"{name}.{index}.", block, devices[index * len(devices) // len(child)]
         else:
-            yield f"{name}.", child
+            yield f"{name}.", child, devices[0]
+
+
+def connected(model: Transformer, devices: Sequence[torch.device | str]) -> Transformer:
+    """The model, calls of which go from one device to the next and back: by accelerate's hooks.
+
+    Raises BackendUnavailable for several devices without accelerate.
+    """
+    if len(devices) == 1:
+        return model
+    try:
+        from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+    except ImportError as error:
+        raise BackendUnavailable(
+            "Blocks on several cards need accelerate, which is not installed: pip install accelerate."
+        ) from error
+    for block in model.blocks:
+        add_hook_to_module(block, AlignDevicesHook(execution_device=block.attn.q_norm.weight.device))
+    add_hook_to_module(model.final_layer, AlignDevicesHook(execution_device=model.device))
+    return model
 
 
 def round_weights(part: nn.Module, precision: Precision) -> None:
@@ -107,7 +137,7 @@ def round_weights(part: nn.Module, precision: Precision) -> None:
 
 
 def load_published(
-    device: torch.device,
+    devices: Sequence[torch.device],
     dtype: torch.dtype,
     precision: Precision,
     say: Callable[[str], None],
@@ -129,7 +159,7 @@ def load_published(
         else:
             say("There is no room on the disk for a copy in BF16: reading the published files")
     say("Loading LongCat-Video" + (" in 8 bits a weight" if precision == "int8" else ""))
-    return load(checkpoint.read(path), read_config(path), device, dtype, precision, merged)
+    return load(checkpoint.read(path), read_config(path), devices, dtype, precision, merged)
 
 
 def load_adapter() -> dict[str, Delta] | None:

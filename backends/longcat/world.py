@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,11 +68,14 @@ def load_world(
     precision: Precision | None = None,
     team: Team = ALONE,
     merge_adapter: bool = False,
+    beside: Sequence[torch.device] = (),
 ) -> World:
     """Raises BackendUnavailable when weights are missing or cannot be read.
 
-    `precision` None is what the device has room for. With `merge_adapter` the model is the distilled one for
-    good: nothing is added at every layer, and full sampling is not possible.
+    `precision` None is what the device has room for. Devices `beside` it take their share of the blocks, and
+    of the history: two 32 GB cards hold both in BF16, and are no faster than one that could. With
+    `merge_adapter` the model is the distilled one for good: it adds nothing at every layer, and cannot sample
+    any other way.
     """
     if (problem := spec.missing()) is not None:
         raise BackendUnavailable(problem)
@@ -81,7 +84,11 @@ def load_world(
     if merge_adapter and deltas is None:
         raise BackendUnavailable(f"{spec.ADAPTER.title} is not here: download it first.")
     transformer = weights.load_published(
-        device, dtype, precision or weights.choose_precision(device), say, deltas if merge_adapter else None
+        (device, *beside),
+        dtype,
+        precision or weights.choose_precision(device),
+        say,
+        deltas if merge_adapter else None,
     )
     if merge_adapter:
         adapter = Switch(for_good=True)

@@ -62,7 +62,9 @@ def transformer() -> Transformer:
 
 def world(**parts) -> World:
     """Everything tiny, with the weights and embeddings upstream was recorded with."""
-    parts = {"transformer": transformer(), "vae": vae(), "embed": embed, **parts}
+    for name, make in (("transformer", transformer), ("vae", vae), ("embed", lambda: embed)):
+        if name not in parts:
+            parts[name] = make()
     return World(sizes=((samples.HEIGHT, samples.WIDTH),), **parts)
 
 

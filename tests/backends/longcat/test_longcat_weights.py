@@ -43,6 +43,17 @@ def off(made: Tensor, expected: Tensor) -> float:
     return float((made - expected).norm() / expected.norm())
 
 
+def forbid(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest, **more):
+        if name.startswith(library):
+            raise ImportError(name)
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+
+
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder `dit`: two shards in FP32 and a configuration."""
@@ -159,7 +170,7 @@ class TestFiles:
         weights.convert(published, copy)
         config = weights.read_config(copy)
         models = [
-            weights.load(weights.checkpoint.read(path), config, "cpu", torch.bfloat16)
+            weights.load(weights.checkpoint.read(path), config, ["cpu"], torch.bfloat16)
             for path in (published, copy)
         ]
         first, second = (heard(model) for model in models)
@@ -168,7 +179,7 @@ class TestFiles:
 
     def test_the_adapter_can_be_merged_before_weights_are_rounded(self, published: Path) -> None:
         tensors, deltas = weights.checkpoint.read(published), lora.parse(samples.lora())
-        model = weights.load(tensors, weights.read_config(published), "cpu", torch.float32, merged=deltas)
+        model = weights.load(tensors, weights.read_config(published), ["cpu"], torch.float32, merged=deltas)
         torch.testing.assert_close(heard(model), recorded("forward/lora"), atol=2e-5, rtol=2e-5)
         with pytest.raises(BackendUnavailable, match="not this model's"):
             weights.load(
@@ -187,7 +198,7 @@ class TestFiles:
             ({**tensors, "t_embedder.mlp.0.weight": torch.zeros(2, 2)}, r"is \(2, 2\), but"),
         ]:
             with pytest.raises(BackendUnavailable, match=words):
-                weights.load(changed, CONFIG, "nowhere", torch.float32)
+                weights.load(changed, CONFIG, ["nowhere"], torch.float32)
 
     def test_files_that_cannot_be_read_or_written(self, published: Path, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
@@ -204,7 +215,7 @@ class TestEightBits:
     def test_large_matrices_only_and_little_is_lost(self, published: Path) -> None:
         pytest.importorskip("torchao")
         tensors = weights.checkpoint.read(published)
-        model = weights.load(tensors, CONFIG, "cpu", torch.float32, "int8")
+        model = weights.load(tensors, CONFIG, ["cpu"], torch.float32, "int8")
         linears = {name: layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)}
         rounded = {name for name, layer in linears.items() if type(layer.weight) is not torch.nn.Parameter}
         block = ("attn.qkv", "attn.proj", "cross_attn.q_linear", "cross_attn.kv_linear", "cross_attn.proj")
@@ -215,25 +226,18 @@ class TestEightBits:
     def test_with_an_adapter_beside_and_merged(self, published: Path) -> None:
         pytest.importorskip("torchao")
         tensors, deltas = weights.checkpoint.read(published), lora.parse(samples.lora())
-        model = weights.load(tensors, CONFIG, "cpu", torch.float32, "int8")
+        model = weights.load(tensors, CONFIG, ["cpu"], torch.float32, "int8")
         lora.put_beside(model, deltas).turn(True)
         assert off(heard(model), recorded("forward/lora")) < 0.02
-        merged = weights.load(tensors, CONFIG, "cpu", torch.float32, "int8", deltas)
+        merged = weights.load(tensors, CONFIG, ["cpu"], torch.float32, "int8", deltas)
         assert off(heard(merged), recorded("forward/lora")) < 0.02
         with pytest.raises(BackendUnavailable, match="is quantised"):
-            lora.merge(weights.load(tensors, CONFIG, "cpu", torch.float32, "int8"), deltas)
+            lora.merge(weights.load(tensors, CONFIG, ["cpu"], torch.float32, "int8"), deltas)
 
     def test_without_torchao_it_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        real = builtins.__import__
-
-        def without(name: str, *rest, **more):
-            if name.startswith("torchao"):
-                raise ImportError(name)
-            return real(name, *rest, **more)
-
-        monkeypatch.setattr(builtins, "__import__", without)
+        forbid(monkeypatch, "torchao")
         with pytest.raises(BackendUnavailable, match="pip install torchao"):
-            weights.make_up(made_up.TINY, "cpu", torch.float32, "int8")
+            weights.make_up(made_up.TINY, ["cpu"], torch.float32, "int8")
 
     def test_chosen_where_bf16_leaves_no_room(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert weights.choose_precision(torch.device("cpu")) == "bf16"
@@ -244,6 +248,38 @@ class TestEightBits:
                 lambda device, gib=gib: type("Card", (), {"total_memory": gib << 30}),
             )
             assert weights.choose_precision(torch.device("cuda")) == expected
+
+
+class TestSeveralCards:
+    def test_blocks_are_shared_out_and_connected(self, published: Path) -> None:
+        """There is one device here; tensors without data stand for the other."""
+        pytest.importorskip("accelerate")
+        tensors = weights.checkpoint.read(published)
+        homes = {prefix: home for prefix, _, home in weights.parts(transformer(), ["a", "b"])}
+        assert [homes[f"blocks.{index}."] for index in range(4)] == ["a", "a", "b", "b"]
+        assert {homes[name] for name in ("x_embedder.", "final_layer.")} == {"a"}
+        model = weights.load(tensors, CONFIG, ["cpu", "cpu"], torch.float32)
+        torch.testing.assert_close(heard(model), heard(transformer()), atol=2e-5, rtol=2e-5)
+        split = weights.load(tensors, CONFIG, ["cpu", "meta"], torch.float32)
+        text = split.read(samples.prompt("positive", 9))
+        assert [words.k.device.type for words in text] == ["cpu", "cpu", "meta", "meta"]
+        x = samples.values("tokens", (1, 2 * ROWS * COLUMNS, CONFIG.width))
+        seen = []
+
+        def attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            seen.append((layer, k.device.type))
+            return v
+
+        time = samples.values("time", (CONFIG.time_width,))
+        for layer in (1, 2):
+            x = split.blocks[layer](x, time, (text[layer],), layer, attention, True)
+        assert seen == [(1, "cpu"), (2, "meta")]
+        assert x.device.type == "meta"
+
+    def test_without_accelerate_it_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        forbid(monkeypatch, "accelerate")
+        with pytest.raises(BackendUnavailable, match="pip install accelerate"):
+            weights.make_up(made_up.TINY, ["cpu", "cpu"], torch.float32)
 
 
 class TestLoading:

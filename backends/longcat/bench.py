@@ -1,0 +1,316 @@
+"""LongCat-Video at full scale, step by step: `python -m backends.longcat.bench --random-weights`.
+
+For every precision of the weights and every codec: a step of a clip, a continuation's history (encoded by the
+autoencoder, read by the transformer, quantised), a step after it, decoding, and the most the allocator held
+in each. With `--whole`, blocks from noise to frames; with `--limit-gib`, in so much memory and no more. Under
+torchrun, shared by processes. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from backends import machine
+from backends.base import BackendUnavailable, Request, Stopped
+from backends.failure import is_out_of_memory
+from backends.longcat import made_up, make, parallel, pictures
+from backends.longcat.parallel import Team
+from backends.longcat.rollout import LongCatBackend
+from backends.longcat.settings import latents_of
+from backends.longcat.spec import SPEC
+from backends.longcat.weights import Precision
+from backends.longcat.world import load_world
+from backends.peak import PeakMemory
+from backends.session import free_memory
+from backends.wan import checkpoint, text
+from qvg import PRESETS, KVCache
+
+Row = dict[str, Any]
+GIB = 2**30
+
+
+@dataclass(slots=True)
+class Watch:
+    """A `Tick` that notes when each step begins, and stops once `steps` of them are done."""
+
+    steps: int
+    began: list[float] = field(default_factory=list)
+    asked: float = 0.0  # when the rollout asked before all that comes before the first step
+
+    def __call__(self, step: int, steps: int) -> None:
+        now = time.perf_counter()
+        if step == 0:
+            self.asked = self.began[-1] if self.began else now
+            self.began.clear()
+        self.began.append(now)
+        if len(self.began) > self.steps:
+            raise Stopped
+
+    @property
+    def ms(self) -> list[float]:
+        return [1e3 * (after - before) for before, after in zip(self.began, self.began[1:], strict=False)]
+
+    @property
+    def step_ms(self) -> float:
+        """The median, the first left out where there are others."""
+        return statistics.median(self.ms[1:] or self.ms)
+
+
+class Bench:
+    """One model with weights of one precision."""
+
+    def __init__(self, backend: LongCatBackend, device: torch.device, distilled: bool) -> None:
+        self.backend, self.device = backend, device
+        self._options = (("distilled", "yes"),) if distilled else ()
+
+    def clip(self, steps: int) -> Row:
+        """A step of a clip from nothing: the median of `steps`, the first left out."""
+        watch, peak = Watch(steps + 1), PeakMemory(self.device)
+        self._run(self._cache("BF16"), watch, None)
+        return {"clip_step_ms": watch.step_ms, "clip_peak_gib": peak.read() / GIB}
+
+    def continuation(self, codec: str, steps: int) -> Row:
+        """A step of a continuation of a whole history, what the history took to make and what it takes."""
+        cache = self._cache(codec)
+        # Kernels are built at their first use.
+        self._run(cache, Watch(1), self._frames())
+        cache.reset()
+        watch, peak = Watch(steps + 1), PeakMemory(self.device)
+        self._run(cache, watch, self._frames())
+        stats = cache.stats()
+        return {
+            "codec": codec,
+            "history_ms": 1e3 * (watch.began[0] - watch.asked),
+            "encode_ms": stats.encode_ms,
+            "step_ms": watch.step_ms,
+            "read_ms": stats.read_ms / len(watch.ms),
+            "kv_mib": stats.stored_bytes / 2**20,
+            "kv_mib_a_layer": stats.stored_bytes / 2**20 / cache.geometry.layers,
+            "ratio": stats.ratio,
+            "peak_gib": peak.read() / GIB,
+        }
+
+    def autoencoder(self) -> Row:
+        """What the frames of a continuation take to encode, and those of its window to decode."""
+        world, settings = self.backend.world, self.backend.settings
+        frames = self._frames()
+        latents = latents_of(settings.window)
+        sides = (side // world.vae.scale for side in frames.shape[1:3])
+        z = torch.randn(1, world.vae.channels, latents, *sides, device=self.device)
+        peak, ms = PeakMemory(self.device), {}
+        for name, work in (
+            ("vae_encode_ms", lambda: pictures.encode(world.vae, frames, torch.Generator(), torch.float32)),
+            ("vae_decode_ms", lambda: list(pictures.decode(world.vae, z, []))),
+        ):
+            for _ in range(2):  # the first one chooses convolutions
+                began = self._now()
+                work()
+                ms[name] = 1e3 * (self._now() - began)
+        return {**ms, "vae_peak_gib": peak.read() / GIB}
+
+    def whole(self, codec: str, blocks: int) -> Row:
+        """Blocks from noise to frames, as a run makes them."""
+        cache, peak = self._cache(codec), PeakMemory(self.device)
+        began = self._now()
+        request = Request(prompt=SPEC.examples[0], blocks=blocks, options=self._options)
+        video = self.backend.open(request, cache, lambda step, steps: None)
+        ms = []
+        while (segment := video.step()) is not None:
+            ms.append({"ms": 1e3 * (self._now() - began), "frames": len(segment.frames), **segment.ms})
+            began = self._now()
+        return {"codec": codec, "whole": ms, "peak_gib": peak.read() / GIB}
+
+    def prompt(self) -> Row:
+        """UMT5-XXL, made up, beside everything else: what reading a prompt takes, and leaves behind."""
+        from transformers import UMT5Config
+
+        before, peak, began = self._held(), PeakMemory(self.device), self._now()
+        encoder = text.build(UMT5Config(**text.XXL))
+        checkpoint.fill_randomly(encoder, self.device, torch.bfloat16, seed=3)
+        loaded = self._now()
+        with torch.inference_mode():
+            ids = torch.arange(1, 1 + text.LENGTH, device=self.device).unsqueeze(0)
+            encoder(ids, attention_mask=torch.ones_like(ids))
+        read_ms = 1e3 * (self._now() - loaded)
+        del encoder
+        free_memory()
+        return {
+            "prompt_load_ms": 1e3 * (loaded - began),
+            "prompt_ms": read_ms,
+            "prompt_peak_gib": peak.read() / GIB,
+            "prompt_left_mib": (self._held() - before) / 2**20,
+        }
+
+    def _run(self, cache: KVCache, watch: Watch, clip: np.ndarray | None) -> None:
+        """One block, up to where `watch` stops it."""
+        request = Request(prompt=SPEC.examples[0], clip=clip, blocks=1, options=self._options)
+        video = self.backend.open(request, cache, watch)
+        with suppress(Stopped):
+            video.step()
+
+    def _cache(self, codec: str) -> KVCache:
+        spec = self.backend.spec
+        return KVCache(
+            spec.geometry,
+            PRESETS[codec],
+            spec.policy,
+            frames_per_block=spec.latents_per_block,
+            device=self.device,
+        )
+
+    def _frames(self) -> np.ndarray:
+        spec, settings = self.backend.spec, self.backend.settings
+        shape = (settings.condition_frames, spec.height, spec.width, 3)
+        return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def _held(self) -> int:
+        return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
+
+
+def measure(bench: Bench, options: argparse.Namespace, tell: Callable[[Row], None]) -> None:
+    """All that was asked for, a row each; what does not fit is said and left out."""
+    stages: list[Callable[[], Row]] = []
+    if options.prompt_reader:
+        stages.append(bench.prompt)
+    if options.clip_steps:
+        stages.append(lambda: bench.clip(options.clip_steps))
+    if options.steps:
+        stages += [lambda codec=codec: bench.continuation(codec, options.steps) for codec in options.codec]
+    if not options.no_autoencoder and bench.backend.world.team.leads:
+        stages.append(bench.autoencoder)
+    if options.whole:
+        stages += [lambda codec=codec: bench.whole(codec, options.whole) for codec in options.codec]
+    for stage in stages:
+        try:
+            tell(stage())
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            tell({"out_of_memory": str(error).partition("\n")[0][:200]})
+        free_memory()
+
+
+def load(
+    options: argparse.Namespace, device: torch.device, precision: Precision, team: Team
+) -> LongCatBackend:
+    """Raises BackendUnavailable, and ValueError for what cannot be shared out."""
+    beside = [torch.device(name) for name in options.beside]
+    if options.random_weights:
+        world, settings, spec = made_up.make(
+            device, options.tiny, precision, team, adapter=options.distilled, beside=beside
+        )
+    else:
+        world = load_world(device, lambda words: None, precision, team, beside=beside)
+        settings, spec = make.FULL, SPEC
+    if options.condition_frames:
+        settings = dataclasses.replace(settings, condition_frames=options.condition_frames)
+    spec = dataclasses.replace(spec, geometry=make.sharded(spec.geometry, world))
+    return LongCatBackend(world, settings, spec)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser().parse_args(arguments)
+    device = make.pick_device(options.device)
+    here = machine.inspect(device)
+    if options.limit_gib and device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(options.limit_gib * GIB / here.memory_bytes, device)
+    try:
+        team = parallel.join(options.split == "guidance", device)
+        result: Row = {
+            "backend": "longcat",
+            "weights": "random" if options.random_weights else "its own",
+            "device": dataclasses.asdict(here),
+            "torch": torch.__version__,
+            "processes": max(1, int(torch.distributed.get_world_size())) if team is not parallel.ALONE else 1,
+            "split": options.split if team is not parallel.ALONE else None,
+            "limit_gib": options.limit_gib,
+            "distilled": options.distilled,
+            "condition_frames": options.condition_frames,
+            "rows": [],
+        }
+        if team.leads:
+            print(
+                f"LongCat-Video on {result['processes']} x {here.name}, {here.attention} attention",
+                flush=True,
+            )
+        for precision in options.weights:
+
+            def tell(row: Row, precision: str = precision) -> None:
+                row = {"weights": precision, **row}
+                result["rows"].append(row)
+                if team.leads:
+                    print("  ".join(f"{name} {value}" for name, value in _rounded(row).items()), flush=True)
+
+            began, peak = time.perf_counter(), PeakMemory(device)
+            backend = load(options, device, precision, team)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            tell({"load_ms": 1e3 * (time.perf_counter() - began), "load_peak_gib": peak.read() / GIB})
+            measure(Bench(backend, device, options.distilled), options, tell)
+            del backend
+            free_memory()
+    except (BackendUnavailable, ValueError) as error:
+        raise SystemExit(str(error)) from None
+    finally:
+        parallel.leave()
+    if team.leads:
+        line = json.dumps(_rounded(result))
+        if options.json:
+            options.json.write_text(line + "\n")
+        print(line)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="backends.longcat.bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--random-weights", action="store_true", help="full scale without files")
+    made.add_argument("--tiny", action="store_true", help="with random weights, as small as a CPU likes")
+    made.add_argument("--weights", nargs="+", default=["bf16", "int8"], choices=("bf16", "int8"))
+    made.add_argument(
+        "--codec", nargs="+", default=["BF16", "QVG INT2"], choices=list(PRESETS), metavar="PRESET"
+    )
+    made.add_argument("--clip-steps", type=int, default=2, help="of a clip to time, after one; 0: none")
+    made.add_argument("--steps", type=int, default=3, help="of a continuation to time, after one; 0: none")
+    made.add_argument("--condition-frames", type=int, help="that a continuation looks back on (73)")
+    made.add_argument("--no-autoencoder", action="store_true", help="leave it out")
+    made.add_argument("--distilled", action="store_true", help="with the adapter and without guidance")
+    made.add_argument("--whole", type=int, default=0, metavar="BLOCKS", help="also whole blocks")
+    made.add_argument("--prompt-reader", action="store_true", help="also UMT5-XXL, made up, beside the rest")
+    made.add_argument("--limit-gib", type=float, help="of GPU memory that torch may hold")
+    made.add_argument("--split", default="guidance", choices=("guidance", "heads"), help="under torchrun")
+    made.add_argument("--beside", nargs="*", default=[], metavar="cuda:1", help="cards that share the blocks")
+    made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    made.add_argument("--json", type=Path, help="a file for what the last line says")
+    return made
+
+
+if __name__ == "__main__":
+    main()

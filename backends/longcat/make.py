@@ -1,0 +1,252 @@
+"""A LongCat video from the command line, and on several GPUs:
+
+    python -m backends.longcat.make "a red fox in the snow" --blocks 4 --out fox.mp4
+    torchrun --nproc-per-node 2 -m backends.longcat.make "a red fox in the snow" --split heads --out fox.mp4
+
+Blocks are written as they are made. Another prompt is the next block's; the last one goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from collections import deque
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+
+from backends.base import BackendUnavailable, PromptChange, Request, Segment
+from backends.longcat import made_up, parallel
+from backends.longcat.rollout import LongCatBackend, LongCatRollout
+from backends.longcat.settings import FPS, FULL, NEGATIVE, WINDOW, Settings
+from backends.longcat.spec import SPEC
+from backends.longcat.world import World, load_world
+from qvg import PRESETS, KVCache
+from qvg.config import CacheGeometry
+
+
+class Film:
+    """An mp4 that can be played up to the last block added, even if nobody ever closes it."""
+
+    def __init__(self, path: Path) -> None:
+        import av
+
+        self._container = av.open(
+            str(path), "w", format="mp4", options={"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+        )
+        self._stream = self._container.add_stream("libx264", rate=FPS, options={"crf": "18", "bf": "0"})
+
+    def add(self, frames: np.ndarray) -> None:
+        """uint8 [T, H, W, 3]; all of one size, with even sides."""
+        import av
+
+        if not self._stream.codec_context.is_open:
+            self._stream.height, self._stream.width = frames.shape[1:3]
+            self._stream.pix_fmt = "yuv420p"
+        for index, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            if index == 0:
+                # A fragment ends where a key frame begins.
+                frame.pict_type = av.video.frame.PictureType.I
+            self._container.mux(self._stream.encode(frame))
+
+    def __enter__(self) -> Film:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+
+
+def read_clip(path: Path, frames: int) -> np.ndarray:
+    """The last `frames` frames uint8 [T, H, W, 3] of a video, at about 15 a second as upstream takes them.
+
+    Raises ValueError for a file that holds no video.
+    """
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stride = max(1, round(float(stream.average_rate or FPS) / FPS))
+            last: deque[np.ndarray] = deque(maxlen=frames)
+            for index, frame in enumerate(container.decode(stream)):
+                if index % stride == 0:
+                    last.append(frame.to_ndarray(format="rgb24"))
+    except (av.FFmpegError, IndexError) as error:
+        raise ValueError(f"{path} cannot be read as a video: {error}") from error
+    if not last:
+        raise ValueError(f"{path} holds no frames.")
+    return np.stack(last)
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """uint8 [H, W, 3]. Raises ValueError for a file that holds no picture."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+    except (OSError, UnidentifiedImageError) as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+
+
+def sharded(geometry: CacheGeometry, world: World) -> CacheGeometry:
+    """What this process keeps of a history. Raises ValueError where heads cannot be shared out evenly."""
+    heads = world.team.heads
+    if heads is None:
+        return geometry
+    if geometry.heads % heads.size:
+        raise ValueError(f"{geometry.heads} heads cannot be shared by {heads.size} processes")
+    return dataclasses.replace(geometry, heads=geometry.heads // heads.size)
+
+
+def film_blocks(rollout: LongCatRollout, blocks: int, out: Path, takes: int, seed: int, leads: bool) -> None:
+    """Makes `blocks` blocks, the last one `takes` times from one history: others in files beside `out`."""
+    with ExitStack() as open_files:
+        film = open_files.enter_context(Film(out)) if leads else None
+
+        def add(segment: Segment | None) -> None:
+            assert segment is not None
+            if film is not None:
+                film.add(segment.frames)
+                took = ", ".join(f"{name} {ms / 1e3:.1f} s" for name, ms in segment.ms.items())
+                print(
+                    f"block {segment.index + 1} of {blocks}: {len(segment.frames)} frames ({took})",
+                    flush=True,
+                )
+
+        for _ in range(blocks - 1):
+            add(rollout.step())
+        first = rollout.imagine()
+        for take in range(1, takes):
+            other = rollout.imagine(seed=seed + take)
+            if leads:
+                path = out.with_name(f"{out.stem}-take{take + 1}{out.suffix}")
+                with Film(path) as beside:
+                    beside.add(other.frames)
+                print(f"{path}: the last block with seed {seed + take}", flush=True)
+        add(rollout.accept(first))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser().parse_args(arguments)
+    try:
+        device = pick_device(options.device)
+        team = parallel.join(options.split == "guidance", device)
+        settings = settings_of(options)
+        backend = open_backend(options, device, team, settings)
+        spec = backend.spec
+        request = Request(
+            prompt=options.prompt[0],
+            changes=tuple(
+                PromptChange(block, text) for block, text in enumerate(options.prompt[1:], start=1)
+            ),
+            image=read_picture(options.image) if options.image else None,
+            clip=read_clip(options.clip, settings.condition_frames or WINDOW) if options.clip else None,
+            seed=options.seed,
+            blocks=options.blocks,
+        )
+        cache = KVCache(
+            spec.geometry,
+            PRESETS[options.codec],
+            spec.policy,
+            frames_per_block=spec.latents_per_block,
+            device=device,
+        )
+        rollout = backend.open(request, cache, lambda step, steps: None)
+        if team.leads:
+            for note in rollout.notes:
+                print(note, flush=True)
+        film_blocks(rollout, options.blocks, options.out, options.takes, options.seed, team.leads)
+        if team.leads:
+            held = cache.stats()
+            print(
+                f"{options.out}: KV cache {held.stored_bytes / 2**20:,.1f} MiB, {held.ratio:.2f}x under BF16"
+            )
+    except (BackendUnavailable, ValueError) as error:
+        raise SystemExit(str(error)) from None
+    finally:
+        parallel.leave()
+
+
+def pick_device(name: str) -> torch.device:
+    """Under torchrun every process has its own GPU."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """Raises ValueError for what does not go together."""
+    chosen = {
+        name: value
+        for name in ("steps", "guidance", "negative", "condition_frames", "source", "projection", "distilled")
+        if (value := getattr(options, name)) is not None
+    }
+    base = made_up.TINY_SETTINGS if options.tiny else FULL
+    return dataclasses.replace(base, **chosen)
+
+
+def open_backend(
+    options: argparse.Namespace, device: torch.device, team: parallel.Team, settings: Settings
+) -> LongCatBackend:
+    """Raises BackendUnavailable, and ValueError for what cannot be shared out."""
+    precision = None if options.weights == "auto" else options.weights
+    beside = [torch.device(name) for name in options.beside]
+    if options.random_weights:
+        world, _, spec = made_up.make(device, options.tiny, precision or "bf16", team, beside=beside)
+    else:
+        say = print if team.leads else (lambda text: None)
+        world = load_world(device, say, precision, team, options.merge_adapter, beside)
+        spec = SPEC
+    spec = dataclasses.replace(spec, geometry=sharded(spec.geometry, world))
+    return LongCatBackend(world, settings, spec)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="backends.longcat.make",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("prompt", nargs="+", help="of the first block, of the second, ...")
+    made.add_argument("--out", type=Path, default=Path("longcat.mp4"), help="(%(default)s)")
+    made.add_argument("--image", type=Path, help="a picture to begin with")
+    made.add_argument("--clip", type=Path, help="a video to go on from")
+    made.add_argument("--blocks", type=int, default=3, help="(%(default)s)")
+    made.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    made.add_argument(
+        "--takes", type=int, default=1, help="make the last block so often, of other seeds, from one history"
+    )
+    made.add_argument("--distilled", action="store_true", default=None, help="16 steps without guidance")
+    made.add_argument("--steps", type=int, help="50, or 16 of the distilled model")
+    made.add_argument("--guidance", type=float, help=f"({FULL.guidance})")
+    made.add_argument("--negative", help=f"({NEGATIVE[:40]}...)")
+    made.add_argument(
+        "--condition-frames", type=int, help=f"({FULL.condition_frames}) looked back on; 13, or 0 for all"
+    )
+    made.add_argument("--source", choices=("re-encoded", "kept", "latents"), help="what is looked back on")
+    made.add_argument("--projection", choices=("upstream", "consistent"), help="what CFG-zero compares")
+    made.add_argument("--codec", default="QVG INT2", choices=list(PRESETS), metavar="PRESET")
+    made.add_argument("--weights", default="auto", choices=("auto", "bf16", "int8"))
+    made.add_argument("--merge-adapter", action="store_true", help="only distilled sampling, a little faster")
+    made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    made.add_argument("--split", default="guidance", choices=("guidance", "heads"), help="under torchrun")
+    made.add_argument("--beside", nargs="*", default=[], metavar="cuda:1", help="cards that share the blocks")
+    made.add_argument("--random-weights", action="store_true", help="without files; frames are noise")
+    made.add_argument("--tiny", action="store_true", help="with random weights, as small as a CPU likes")
+    return made
+
+
+if __name__ == "__main__":
+    main()
