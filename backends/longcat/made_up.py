@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Sequence
 
@@ -16,33 +15,16 @@ from backends.longcat.parallel import ALONE, Team
 from backends.longcat.pictures import SIZES
 from backends.longcat.settings import FULL, Settings
 from backends.longcat.spec import SPEC
+from backends.longcat.tiny import TINY_SETTINGS, TINY_SPEC
 from backends.longcat.transformer import LongCatConfig, Transformer
 from backends.longcat.weights import Precision
 from backends.longcat.world import World
 from backends.wan import checkpoint, vae
-from qvg.config import CacheGeometry
 from qvg.device import choose
 
 RANK = 128  # of the published adapter
 TINY = LongCatConfig(
     width=256, layers=2, heads=2, text_width=48, text_length=32, time_width=32, frequencies=64
-)
-TINY_SETTINGS = Settings(steps=2, window=13, condition_frames=9)
-TINY_SPEC = dataclasses.replace(
-    SPEC,
-    width=96,
-    height=64,
-    latents_per_block=1,
-    frames_per_block=4,
-    first_block_frames=13,
-    default_blocks=3,
-    weights_bytes=10_000_000,
-    working_bytes=300_000_000,
-    memory=(("everything", 300_000_000),),
-    prompt_bytes=0,
-    geometry=CacheGeometry(layers=2, heads=2, head_dim=128, tokens_per_frame=24),
-    context_latents=3,
-    clusters=16,
 )
 _TINY_VAE = {"base_dim": 8, "num_res_blocks": 1}
 # The published adapter's targets: all of a block's large matrices but the last of cross-attention.

@@ -25,6 +25,7 @@ from backends.longcat import made_up, parallel
 from backends.longcat.rollout import LongCatBackend, LongCatRollout
 from backends.longcat.settings import FPS, FULL, NEGATIVE, WINDOW, Settings
 from backends.longcat.spec import SPEC
+from backends.longcat.tiny import TINY_SETTINGS
 from backends.longcat.world import World, load_world
 from qvg import PRESETS, KVCache
 from qvg.config import CacheGeometry
@@ -193,7 +194,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         for name in ("steps", "guidance", "negative", "condition_frames", "source", "projection", "distilled")
         if (value := getattr(options, name)) is not None
     }
-    base = made_up.TINY_SETTINGS if options.tiny else FULL
+    base = TINY_SETTINGS if options.tiny else FULL
     return dataclasses.replace(base, **chosen)
 
 

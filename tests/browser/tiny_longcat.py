@@ -1,0 +1,46 @@
+"""The program with a tiny LongCat-Video: `python -m tests.browser.tiny_longcat PORT OUTPUTS`.
+
+Its weights are random. Page, worker, the worker's process and every line of the generator are the real ones.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backends.base import Backend
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load(backend_id: str, device: torch.device, say: Callable[[str], None]) -> Backend:
+    """What the worker's process loads in place of `backends.registry.load`."""
+    import torch
+
+    from backends.longcat.rollout import load_random
+
+    assert backend_id == "longcat"
+    torch.set_num_threads(1)  # at this size threads cost more than they bring
+    return load_random(device, say, tiny=True)
+
+
+def main() -> None:
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    from backends.longcat import spec
+    from backends.longcat.tiny import TINY_SPEC
+    from backends.worker import Worker
+    from ui.build import build
+
+    spec.SPEC, spec.missing = TINY_SPEC, lambda: None
+    port, outputs = int(sys.argv[1]), Path(sys.argv[2])
+    build(Worker("cpu", "tests.browser.tiny_longcat:load"), outputs).launch(
+        server_name="127.0.0.1", server_port=port
+    )
+
+
+if __name__ == "__main__":
+    main()
