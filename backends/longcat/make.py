@@ -32,15 +32,24 @@ from qvg.config import CacheGeometry
 
 
 class Film:
-    """An mp4 that can be played up to the last block added, even if nobody ever closes it."""
+    """An mp4 that can be played up to where it is, all but one frame, even if nobody ever closes it."""
 
     def __init__(self, path: Path) -> None:
+        """Raises ValueError where nothing can be written."""
         import av
 
-        self._container = av.open(
-            str(path), "w", format="mp4", options={"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+        # Every frame is complete on the disk: a video takes hours, and may be ended by anything.
+        options = {"movflags": "empty_moov+default_base_moof+frag_every_frame", "flush_packets": "1"}
+        try:
+            # Now, not when the first block is done.
+            path.touch()
+        except OSError as error:
+            raise ValueError(f"{path} cannot be written: {error}") from error
+        self._container = av.open(str(path), "w", format="mp4", options=options)
+        # No frame waits for those after it.
+        self._stream = self._container.add_stream(
+            "libx264", rate=FPS, options={"crf": "18", "tune": "zerolatency"}
         )
-        self._stream = self._container.add_stream("libx264", rate=FPS, options={"crf": "18", "bf": "0"})
 
     def add(self, frames: np.ndarray) -> None:
         """uint8 [T, H, W, 3]; all of one size, with even sides."""
@@ -49,11 +58,8 @@ class Film:
         if not self._stream.codec_context.is_open:
             self._stream.height, self._stream.width = frames.shape[1:3]
             self._stream.pix_fmt = "yuv420p"
-        for index, pixels in enumerate(frames):
+        for pixels in frames:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            if index == 0:
-                # A fragment ends where a key frame begins.
-                frame.pict_type = av.video.frame.PictureType.I
             self._container.mux(self._stream.encode(frame))
 
     def __enter__(self) -> Film:
@@ -62,7 +68,8 @@ class Film:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._container.mux(self._stream.encode(None))
+        if self._stream.codec_context.is_open:
+            self._container.mux(self._stream.encode(None))
         self._container.close()
 
 

@@ -78,7 +78,7 @@ SPEC = BackendSpec(
     title="LongCat-Video 13.6B",
     summary=f"Prompt or picture to long video at 480p: each continuation attends to the {CONDITION} frames "
     "before it.",
-    needs="A 32 GB GPU and a 69 GB download.",
+    needs="A 32 GB GPU and a 68.7 GB download.",
     licence="Code and weights: MIT. Text encoder and autoencoder of the Wan family: Apache-2.0.",
     inputs=frozenset({"prompt", "image", "clip", "changes"}),
     width=WIDTH,

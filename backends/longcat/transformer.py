@@ -113,8 +113,8 @@ class Share(Protocol):
 class FP32Linear(nn.Linear):
     """Computes in FP32, whatever its weights are stored in: time and modulation, as upstream's autocast."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x.float(), self.weight.float(), None if self.bias is None else self.bias.float())
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input.float(), self.weight.float(), None if self.bias is None else self.bias.float())
 
 
 class RMSNorm(nn.Module):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from backends.base import PromptChange, Request, Stopped
+from backends.check import check
 from backends.longcat import lora, pictures, schedule
 from backends.longcat.rollout import LongCatBackend, LongCatRollout, seed_of
 from backends.longcat.sampler import Guidance, Sampler
@@ -329,3 +330,12 @@ def test_the_cache_reports_what_the_plan_said() -> None:
         made = plan(spec, QVG, spec.policy, blocks, None)
         assert (stats.stored_bytes, stats.bf16_bytes) == (made.kv_bytes, made.bf16_bytes)
         assert stats.scratch_bytes == 0
+
+
+def test_the_page_is_told_which_settings_there_are() -> None:
+    check(Request(prompt="a fox", options=(("distilled", "yes"), ("source", "kept"))), SPEC)
+    with pytest.raises(ValueError, match=r"Looks back on is one of re-encoded, kept, latents, not 'all'"):
+        check(Request(prompt="a fox", options=(("source", "all"),)), SPEC)
+    with pytest.raises(ValueError, match="has no setting 'steps'"):
+        check(Request(prompt="a fox", options=(("steps", "3"),)), SPEC)
+    check(Request(prompt="a fox", clip=frames(), blocks=2), SPEC)
