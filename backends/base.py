@@ -88,7 +88,7 @@ class BackendSpec:
     def clip_blocks(self, frames: int) -> int:
         """Whole blocks that the last ones of a clip's `frames` make; 0 where it is too short."""
         if self.context_latents is not None:
-            return 1  # of whatever length: it is looked back on as far as it goes
+            return min(frames, 1)  # of whatever length: it is looked back on as far as it goes
         first = self.frames_per_block if self.first_block_frames is None else self.first_block_frames
         return max(0, (frames - first) // self.frames_per_block + 1)
 

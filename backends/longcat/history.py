@@ -18,7 +18,7 @@ from qvg.ops.attention import partial_attention
 from qvg.ops.rotate import rotate
 from qvg.rope import Rope, grid_rope
 
-MAX_FRAMES = 256  # latents in a window; trained with 24
+MAX_FRAMES = 1024  # latents in a window; it was trained with 24
 
 
 @lru_cache(maxsize=8)
