@@ -232,10 +232,12 @@ class LayerCache:
         """
         self._check_heads("K", k)
         self._check_heads("V", v)
-        frames = k.shape[2] // self._tokens_per_frame if frames is None else frames
-        if frames < 1 or k.shape[2] % frames or v.shape != k.shape:
+        tokens = k.shape[2]
+        size = self._tokens_per_frame if frames is None else tokens // max(frames, 1)
+        frames = tokens // size if frames is None else frames
+        if frames < 1 or frames * size != tokens or v.shape != k.shape:
             raise ValueError(
-                f"K has {k.shape[2]} tokens and V {v.shape[2]}, which are not {frames} whole frames: "
+                f"K has {tokens} tokens and V {v.shape[2]}, which are not {frames} whole frames of {size}: "
                 "preload the same whole frames of both"
             )
         last = self._context if self._context and self._context.k.shape == k.shape else None

@@ -28,7 +28,7 @@ from backends.failure import is_out_of_memory
 from backends.longcat import made_up, make, parallel, pictures
 from backends.longcat.parallel import Team
 from backends.longcat.rollout import LongCatBackend
-from backends.longcat.settings import latents_of
+from backends.longcat.settings import FULL, latents_of
 from backends.longcat.spec import SPEC
 from backends.longcat.weights import Precision
 from backends.longcat.world import load_world
@@ -218,7 +218,7 @@ def load(
         )
     else:
         world = load_world(device, lambda words: None, precision, team, beside=beside)
-        settings, spec = make.FULL, SPEC
+        settings, spec = FULL, SPEC
     if options.condition_frames:
         settings = dataclasses.replace(settings, condition_frames=options.condition_frames)
     spec = dataclasses.replace(spec, geometry=make.sharded(spec.geometry, world))

@@ -23,12 +23,14 @@ import torch
 from backends.base import BackendUnavailable, PromptChange, Request, Segment
 from backends.longcat import made_up, parallel
 from backends.longcat.rollout import LongCatBackend, LongCatRollout
-from backends.longcat.settings import FPS, FULL, NEGATIVE, WINDOW, Settings
+from backends.longcat.settings import FPS, FULL, NEGATIVE, Settings
 from backends.longcat.spec import SPEC
 from backends.longcat.tiny import TINY_SETTINGS
 from backends.longcat.world import World, load_world
 from qvg import PRESETS, KVCache
 from qvg.config import CacheGeometry
+
+MOST_FRAMES = 600  # of a clip, where all of it is looked back on
 
 
 class Film:
@@ -146,6 +148,8 @@ def film_blocks(rollout: LongCatRollout, blocks: int, out: Path, takes: int, see
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
+    if min(options.blocks, options.takes) < 1:
+        raise SystemExit(f"--blocks {options.blocks} --takes {options.takes}: both are at least 1")
     try:
         device = pick_device(options.device)
         team = parallel.join(options.split == "guidance", device)
@@ -158,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 PromptChange(block, text) for block, text in enumerate(options.prompt[1:], start=1)
             ),
             image=read_picture(options.image) if options.image else None,
-            clip=read_clip(options.clip, settings.condition_frames or WINDOW) if options.clip else None,
+            clip=read_clip(options.clip, settings.condition_frames or MOST_FRAMES) if options.clip else None,
             seed=options.seed,
             blocks=options.blocks,
         )

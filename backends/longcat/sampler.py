@@ -36,7 +36,6 @@ class Sampler:
         With `norm`, returns the squared norm of what the model says of them, for `guide`.
         """
         attention = Alone(self._place(latents), latents.shape[2], cache)
-        # Even without `output`: a guess is needed for its norm only, and costs the last layer.
         guess = self._run(latents, torch.zeros(()), None, attention, output=norm)
         cache.commit()
         return None if guess is None else guess.square().sum()

@@ -12,7 +12,6 @@ from typing import Literal, get_args
 LATENT_FRAMES = 4  # video frames a latent stands for; the first one of a window stands for 1
 WINDOW = 93  # frames: what the model was trained on, and a clip made from nothing
 CONDITION = 73  # frames a continuation looks back on (QVG, scripts/LongCat); upstream's own demonstration: 13
-DISTILLED_STEPS = 16
 FPS = 15
 # run_demo_text_to_video.py of the authors' repository; Wan's own negative prompt, in English.
 NEGATIVE = (

@@ -152,8 +152,12 @@ def test_what_does_not_fit_is_refused_in_words() -> None:
     cache = make_cache()
     layer = cache.layer(0)
     k, v = random(3, 0)
-    with pytest.raises(ValueError, match="K has 17 tokens and V 17, which are not 2 whole frames"):
-        layer.preload(k[:, :, :17], v[:, :, :17])
+    for tokens in (17, 14, 5):
+        with pytest.raises(ValueError, match=f"K has {tokens} tokens and V {tokens}, which are not . whole"):
+            layer.preload(k[:, :, :tokens], v[:, :, :tokens])
+    for frames in (0, 4):
+        with pytest.raises(ValueError, match=f"not {frames} whole frames"):
+            layer.preload(k, v, frames=frames)
     with pytest.raises(ValueError, match="K has 18 tokens and V 12"):
         layer.preload(k, v[:, :, :12])
     with pytest.raises(ValueError, match=r"V is \(1, 1, 18, 64\)"):

@@ -93,6 +93,7 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
     ("options", "words"),
     [
         (["--condition-frames", "72"], "not whole latents"),
+        (["--blocks", "0"], "both are at least 1"),
         (["--image", "nowhere.png"], "cannot be read as a picture"),
     ],
 )
