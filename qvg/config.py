@@ -72,7 +72,7 @@ class PRQConfig:
 
     stages: int = 1
     clusters: int = 256  # centroids per stage, batch item and head; a span of fewer tokens uses one a token
-    group: int = 64  # neighbouring channels sharing one FP8 E4M3 scale
+    group: int = 64  # neighbouring channels sharing one FP8 E4M3 scale; a smaller head is one group
     code: Code = "int2"
     iterations: int = 2  # k-means rounds per stage
     centroids: Literal["bf16", "fp8"] = "bf16"  # FP8: E4M3 with a power of two for each stage and head
@@ -95,7 +95,11 @@ class PRQConfig:
 
     def check_head_dim(self, head_dim: int) -> None:
         """Raises ValueError when heads of this size cannot be cut into whole groups and whole bytes."""
-        _check_groups(head_dim, self.group, CODES[self.code] or 8)
+        _check_groups(head_dim, self.group_of(head_dim), CODES[self.code] or 8)
+
+    def group_of(self, head_dim: int) -> int:
+        """Channels of a group of heads of this size."""
+        return min(self.group, head_dim)
 
     def stored_bytes(
         self, batch: int, heads: int, tokens: int, head_dim: int, tensor: TensorName = "k"
@@ -104,7 +108,7 @@ class PRQConfig:
         self.check_head_dim(head_dim)
         bits = CODES[self.code]
         codes = tokens * head_dim * bits // 8 if bits else -(-tokens // TRITS_PER_BYTE) * head_dim
-        scales = tokens * (head_dim // self.group)
+        scales = tokens * (head_dim // self.group_of(head_dim))
         labels = self.stages * tokens
         count = self.stages * min(self.clusters, tokens) * head_dim
         # Of FP8 centroids the power of two takes two bytes.

@@ -47,7 +47,8 @@ class PRQCodec:
         if config.centroids == "fp8":
             centroids, powers = to_fp8(centroids)
             codebooks = centroids.bfloat16() * powers
-        codes, scales = quantise_residual(values, labels, codebooks, config.group, config.code, limit)
+        group = config.group_of(x.shape[-1])
+        codes, scales = quantise_residual(values, labels, codebooks, group, config.code, limit)
         return PRQPayload(codes, scales, labels, centroids, powers, config, x.dtype)
 
     @torch.no_grad()
