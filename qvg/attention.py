@@ -1,22 +1,30 @@
 """One softmax over the whole visible history and the staged block, a piece at a time.
 
 The history never exists decoded all at once: each span is decoded, its keys are rotated, attended to and let
-go, and the partial results are merged by their log-sum-exp.
+go, and the partial results are merged by their log-sum-exp. On a GPU some heads at a time go through all
+spans, in two lanes: while one attends to a span, the other decodes, and the little room each decodes to is
+used again for every span and every layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from qvg.cache import LayerCache
-from qvg.ops.attention import Partial, merge, partial_attention
+from qvg.cache import LayerCache, Stretch
+from qvg.ops.attention import Partial, Total, partial_attention
+from qvg.ops.rotate import rotate as apply_rope
+from qvg.rope import Rope
 
-Rotate = Callable[[Tensor, int], Tensor]
+Rotate = Rope | Callable[[Tensor, int], Tensor]
 # k, v [B, H, S, D] as they were staged, and their first frame's number; keys and values of each attention
 Prepare = Callable[[Tensor, Tensor, int], Sequence[tuple[Tensor, Tensor]]]
+
+LANE_BYTES = 60 << 20  # decoded keys and values of some heads of a span, in each of two lanes
 
 
 @torch.no_grad()
@@ -28,9 +36,9 @@ def attend(
 ) -> Tensor:
     """Attention of q [B, H, Q, D] over everything `layer` can see; the result has q's shape and dtype.
 
-    `q` is already rotated. `rotate(k, first_frame)` returns the keys k [B, H, S, D] of consecutive whole
-    frames with their position applied; it must not write to k. `first_frame` counts frames ever committed,
-    from 0.
+    `q` is already rotated. `rotate` is a `Rope`, which decoding applies on the way, or a function:
+    `rotate(k, first_frame)` returns the keys k [B, H, S, D] of consecutive whole frames with their position
+    applied; it must not write to k. `first_frame` counts frames ever committed, from 0.
 
     `working` are keys, not rotated, and values [B', H, S, D] of the block being denoised, in place of the one
     staged: nothing need be staged. B' may be a multiple of the cache's batch B, as for the branches of
@@ -40,29 +48,65 @@ def attend(
     Raises ValueError when there is nothing to attend to.
     """
     copies = _copies(q, layer, working)
-    choice = layer.choice
-    query = q.to(choice.dtype)
-    total: Partial | None = None
-    with layer.read_clock.running():
-        together = _fold(query, copies)
-        for first_frame, k, v in layer.pieces(choice.dtype, staged=working is None):
-            if rotate is not None:
-                k = rotate(k, first_frame).to(choice.dtype)
-            piece = partial_attention(together, k, v, choice.attention)
-            # Let go before the next span is decoded.
-            del k, v
-            total = merge(Partial(total.out.float(), total.lse), piece) if total else piece
-        if total is not None:
-            total = Partial(_unfold(total.out, copies), _unfold(total.lse, copies))
-        if working is not None:
-            k, v = working
-            if rotate is not None:
-                k = rotate(k, layer.next_frame)
-            piece = partial_attention(query, k.to(choice.dtype), v.to(choice.dtype), choice.attention)
-            total = merge(Partial(total.out.float(), total.lse), piece) if total else piece
-    if total is None:
+    query = q.to(layer.choice.dtype)
+    stretches = list(layer.stretches(staged=working is None))
+    if not stretches and working is None:
         raise ValueError("there is nothing to attend to: stage a block first")
-    return total.out.to(q.dtype)
+    groups = _head_groups(q, stretches)
+    with layer.read_clock.running():
+        if len(groups) == 1:
+            return _some_heads(query, layer, stretches, rotate, working, copies, groups[0], None).to(q.dtype)
+        result = torch.empty_like(q)
+        with _two_lanes(q.device) as lanes:
+            for number, heads in enumerate(groups):
+                lane = lanes[number % len(lanes)]
+                with torch.cuda.stream(lane):
+                    some = _some_heads(
+                        query, layer, stretches, rotate, working, copies, heads, number % len(lanes)
+                    )
+                    result[:, heads] = some
+    return result
+
+
+def _some_heads(
+    query: Tensor,
+    layer: LayerCache,
+    stretches: Sequence[Stretch],
+    rotate: Rotate | None,
+    working: tuple[Tensor, Tensor] | None,
+    copies: int,
+    heads: slice,
+    lane: int | None,
+) -> Tensor:
+    """Attention of some heads of the query, [B, h, Q, D]. A `lane` decodes to its own scratch memory."""
+    choice = layer.choice
+    query = query[:, heads]
+    together = _fold(query, copies)
+    total = Total()
+    for stretch in stretches:
+        rope = rotate if isinstance(rotate, Rope) else None
+        out = None
+        if lane is not None:
+            batch, count, _, head_dim = together.shape
+            shape = torch.Size((batch, count, stretch.tokens, head_dim))
+            out = layer.scratch.take(query.device, lane, shape)
+        k, v = layer.read(stretch, choice.dtype, heads, rope, out)
+        if rotate is not None and rope is None:
+            k = rotate(k, stretch.first_frame).to(choice.dtype)
+        total.add(partial_attention(together, k, v, choice.attention))
+        # Let go before the next span is decoded.
+        del k, v
+    if working is None:
+        return total.out
+    k, v = (x[:, heads] for x in working)
+    if isinstance(rotate, Rope):
+        k = apply_rope(k, rotate, layer.next_frame)
+    elif rotate is not None:
+        k = rotate(k, layer.next_frame)
+    if stretches:
+        total = Total(Partial(_unfold(total.out, copies), _unfold(total.lse, copies)))
+    total.add(partial_attention(query, k.to(choice.dtype), v.to(choice.dtype), choice.attention))
+    return total.out
 
 
 @torch.no_grad()
@@ -79,24 +123,45 @@ def attend_chosen(
     """
     choice = layer.choice
     asked = [q.to(choice.dtype) for q in queries]
-    totals: list[Partial] = []
+    totals = [Total() for _ in queries]
     with layer.read_clock.running():
         for first_frame, k, v in layer.chosen(blocks, choice.dtype):
-            pieces = [
-                partial_attention(q, keys.to(choice.dtype), values.to(choice.dtype), choice.attention)
-                for q, (keys, values) in zip(asked, prepare(k, v, first_frame), strict=True)
-            ]
+            for total, q, (keys, values) in zip(totals, asked, prepare(k, v, first_frame), strict=True):
+                total.add(
+                    partial_attention(q, keys.to(choice.dtype), values.to(choice.dtype), choice.attention)
+                )
             # Let go before the next span is decoded.
             del k, v
-            if totals:
-                pieces = [
-                    merge(Partial(total.out.float(), total.lse), piece)
-                    for total, piece in zip(totals, pieces, strict=True)
-                ]
-            totals = pieces
-    if not totals:
+    if any(total.empty for total in totals):
         raise ValueError("there is nothing to attend to: stage a block first")
     return [total.out.to(q.dtype) for total, q in zip(totals, queries, strict=True)]
+
+
+def _head_groups(q: Tensor, stretches: Sequence[Stretch]) -> list[slice]:
+    """Heads that go through the history together: all, unless what a lane decodes would be too large."""
+    heads = q.shape[1]
+    longest = max((stretch.tokens for stretch in stretches), default=0)
+    bytes_per_head = 2 * q.shape[0] * longest * q.shape[3] * q.element_size()
+    if not q.is_cuda or heads * bytes_per_head <= LANE_BYTES:
+        return [slice(0, heads)]
+    size = max(1, min(LANE_BYTES // bytes_per_head, -(-heads // 2)))
+    return [slice(first, min(first + size, heads)) for first in range(0, heads, size)]
+
+
+@contextmanager
+def _two_lanes(device: torch.device) -> Iterator[tuple[torch.cuda.Stream, torch.cuda.Stream]]:
+    """The current stream and another that runs beside it and is waited for at the end."""
+    here, beside = torch.cuda.current_stream(device), _side_stream(device)
+    beside.wait_stream(here)
+    try:
+        yield here, beside
+    finally:
+        here.wait_stream(beside)
+
+
+@lru_cache(maxsize=16)
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def _copies(q: Tensor, layer: LayerCache, working: tuple[Tensor, Tensor] | None) -> int:

@@ -17,11 +17,15 @@ from qvg.clock import Clock
 from qvg.codecs import build_codec
 from qvg.config import BF16, QVG, CacheGeometry, CodecConfig
 from qvg.device import choose
+from qvg.ops.rotate import rotate
 from qvg.payload import Payload
 from qvg.policy import CachePolicy, Layout
+from qvg.rope import Rope
+from qvg.scratch import Scratch
 from qvg.stats import CacheStats
 
 DEFAULT_POLICY = CachePolicy()
+EVERY = slice(None)
 
 
 class Span(NamedTuple):
@@ -46,6 +50,19 @@ class Piece(NamedTuple):
     first_frame: int
     k: Tensor  # [B, H, S, D]
     v: Tensor  # [B, H, S, D]
+
+
+class Stretch(NamedTuple):
+    """Keys before rotation and values of consecutive frames as they are held, encoded or not."""
+
+    first_frame: int
+    k: Payload | Tensor
+    v: Payload | Tensor
+    start: int = 0  # tokens at the beginning that are out of the window
+
+    @property
+    def tokens(self) -> int:
+        return self.k.shape[2] - self.start
 
 
 class KVCache:
@@ -87,10 +104,12 @@ class KVCache:
         self._context_frames = 0
         self._blocks = 0
         self._encoded = 0
+        # What spans are decoded to, whichever layer reads.
+        self.scratch = Scratch(self.choice.dtype)
         self._encode_clock = Clock(self.device)
         self._read_clock = Clock(self.device)
         for layer in self._layers:
-            layer.reset(self._encode_clock, self._read_clock)
+            layer.reset(self._encode_clock, self._read_clock, self.scratch)
 
     def layer(self, index: int) -> LayerCache:
         """What layer `index` of the model stages to and reads from."""
@@ -172,7 +191,7 @@ class KVCache:
         return CacheStats(
             stored_bytes=parts.total(),
             bf16_bytes=2 * self.geometry.layers * bf16_bytes,
-            scratch_bytes=scratch,
+            scratch_bytes=scratch + self.scratch.nbytes,
             parts=dict(parts),
             frames=self._context_frames + frames,
             total_frames=self.frames,
@@ -194,6 +213,7 @@ class LayerCache:
         self.preloaded = 0  # frames, until they are committed
         self.encode_clock = Clock(cache.device)
         self.read_clock = Clock(cache.device)
+        self.scratch = Scratch(self.choice.dtype)
         self._policy = cache.policy
         self._frames_per_block = cache.frames_per_block
         self._block = cache.frames_per_block * geometry.tokens_per_frame  # tokens
@@ -207,9 +227,9 @@ class LayerCache:
         self._context: Context | None = None
         self._spans: list[Span] = []
 
-    def reset(self, encode_clock: Clock, read_clock: Clock) -> None:
+    def reset(self, encode_clock: Clock, read_clock: Clock, scratch: Scratch) -> None:
         """Forgets everything and frees its memory."""
-        self.encode_clock, self.read_clock = encode_clock, read_clock
+        self.encode_clock, self.read_clock, self.scratch = encode_clock, read_clock, scratch
         self._context = None
         self._forget_blocks()
 
@@ -313,30 +333,56 @@ class LayerCache:
         """The number of the first frame after the history."""
         return self._context_frames + self._layout.recent.stop * self._frames_per_block
 
-    def pieces(self, dtype: torch.dtype, staged: bool = True) -> Iterator[Piece]:
-        """Visible history and, with `staged`, the staged block, decoded to `dtype` in turn.
-
-        Not to be written to.
-        """
+    def stretches(self, staged: bool = True) -> Iterator[Stretch]:
+        """Visible history and, with `staged`, the staged block, as they are held."""
         if self._context is not None:
-            yield Piece(
-                0, self._codec_k.decode(self._context.k, dtype), self._codec_v.decode(self._context.v, dtype)
-            )
+            yield Stretch(0, self._context.k, self._context.v)
         for span in self._spans:
             hidden = max(0, self._layout.first_visible - span.blocks.start)
-            yield Piece(
-                self._context_frames + (span.blocks.start + hidden) * self._frames_per_block,
-                self._codec_k.decode(span.k, dtype, hidden * self._block),
-                self._codec_v.decode(span.v, dtype, hidden * self._block),
-            )
+            first_frame = self._context_frames + (span.blocks.start + hidden) * self._frames_per_block
+            yield Stretch(first_frame, span.k, span.v, hidden * self._block)
         sinks, stop = len(self._layout.sink), self._full_precision_blocks + (self.staged and staged)
-        # Before anything is encoded the sinks and what follows them are consecutive frames: one piece.
+        # Before anything is encoded the sinks and what follows them are consecutive frames: one stretch.
         apart = self._layout.recent.start > sinks
         if apart and sinks:
-            yield self._piece(0, range(sinks), dtype)
+            yield self._stretch(0, range(sinks))
         slots = range(sinks if apart else 0, stop)
         if slots:
-            yield self._piece(self._layout.recent.start if apart else 0, slots, dtype)
+            yield self._stretch(self._layout.recent.start if apart else 0, slots)
+
+    def read(
+        self,
+        stretch: Stretch,
+        dtype: torch.dtype,
+        heads: slice = EVERY,
+        rope: Rope | None = None,
+        out: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Keys, rotated by `rope`, and values [B, H, S, D] of some heads of a stretch. Not to be written to.
+
+        What has to be made is made in `out`, where that is given: tensors of that shape.
+        """
+        k_out, v_out = out or (None, None)
+        if isinstance(stretch.k, Tensor) or isinstance(stretch.v, Tensor):
+            assert isinstance(stretch.k, Tensor) and isinstance(stretch.v, Tensor)
+            k = stretch.k[:, heads].to(dtype)
+            if rope is not None:
+                k = rotate(k, rope, stretch.first_frame, k_out)
+            return k, stretch.v[:, heads].to(dtype)
+        k = self._codec_k.decode(
+            stretch.k.heads(heads),
+            dtype,
+            stretch.start,
+            rope=rope,
+            first_frame=stretch.first_frame,
+            out=k_out,
+        )
+        return k, self._codec_v.decode(stretch.v.heads(heads), dtype, stretch.start, out=v_out)
+
+    def pieces(self, dtype: torch.dtype, staged: bool = True) -> Iterator[Piece]:
+        """`stretches`, decoded to `dtype` in turn. Not to be written to."""
+        for stretch in self.stretches(staged):
+            yield Piece(stretch.first_frame, *self.read(stretch, dtype))
 
     def chosen(self, blocks: Sequence[int], dtype: torch.dtype) -> Iterator[Piece]:
         """`blocks` of the history and the staged block, decoded to `dtype` in turn. Not to be written to.
@@ -366,7 +412,8 @@ class LayerCache:
         for slot, home in ((0, sink), (len(sink), range(recent.start, recent.stop + self.staged))):
             for place, run in _runs(wanted, home):
                 slots = range(slot + run.start - home.start, slot + run.stop - home.start)
-                yield self._piece(place, slots, dtype)
+                stretch = self._stretch(place, slots)
+                yield Piece(stretch.first_frame, *self.read(stretch, dtype))
 
     def whole_blocks(self, k: Tensor, v: Tensor) -> int:
         """How many blocks k and v are. Raises ValueError unless they are whole ones of this cache's shape."""
@@ -427,11 +474,11 @@ class LayerCache:
             shape = (batch, heads, self._policy.capacity * self._block, head_dim)
             return torch.empty(shape, dtype=self._dtype, device=self._device)
 
-    def _piece(self, first_block: int, slots: range, dtype: torch.dtype) -> Piece:
+    def _stretch(self, first_block: int, slots: range) -> Stretch:
         assert self._buffers is not None
         first, last = slots.start * self._block, slots.stop * self._block
-        k, v = (buffer[:, :, first:last].to(dtype) for buffer in self._buffers)
-        return Piece(self._context_frames + first_block * self._frames_per_block, k, v)
+        k, v = (buffer[:, :, first:last] for buffer in self._buffers)
+        return Stretch(self._context_frames + first_block * self._frames_per_block, k, v)
 
     def _check_heads(self, name: str, x: Tensor) -> None:
         batch, heads, head_dim = self.heads_shape

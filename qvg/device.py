@@ -1,4 +1,4 @@
-"""Which data type and attention to read a cache with on a device, and why. The only file that asks."""
+"""Which data type and attention to read a cache with on a device, and why."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-AttentionName = Literal["cpu-flash", "cuda-flash", "cudnn", "math"]
+AttentionName = Literal["cpu-flash", "cuda-flash", "cudnn", "flash-attn-2", "flash-attn-3", "math"]
 
 
 class Choice(NamedTuple):
@@ -18,9 +18,15 @@ class Choice(NamedTuple):
 
 
 def choose(device: torch.device, head_dim: int) -> Choice:
-    """What to read a cache with on `device`."""
+    """What to read a cache with on `device`. On a GPU attentions are timed, once a process."""
     if device.type == "cuda":
-        return _choose_cuda(torch.cuda.get_device_capability(device), head_dim)
+        usual = _choose_cuda(torch.cuda.get_device_capability(device), head_dim)
+        if usual.attention == "math":
+            return usual
+        # It needs what is imported here.
+        from qvg.ops.attention.fastest import fastest
+
+        return Choice(usual.dtype, *fastest(device, head_dim, usual.attention))
     if device.type != "cpu":
         return Choice(
             torch.float32, "math", f"no attention that returns its log-sum-exp is known on {device.type}"
@@ -44,7 +50,5 @@ def _choose_cuda(capability: tuple[int, int], head_dim: int) -> Choice:
     if head_dim % 8 or head_dim > 256:
         return Choice(torch.bfloat16, "math", f"head_dim={head_dim} is not a multiple of 8 up to 256")
     if capability[0] == 9 and head_dim <= 128 and torch.backends.cudnn.is_available():
-        return Choice(
-            torch.bfloat16, "cudnn", "cuDNN attention is 1.7 times faster than FlashAttention 2 on Hopper"
-        )
-    return Choice(torch.bfloat16, "cuda-flash", "FlashAttention 2 returns its log-sum-exp")
+        return Choice(torch.bfloat16, "cudnn", "usually the fastest on Hopper")
+    return Choice(torch.bfloat16, "cuda-flash", "usually the fastest")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -31,6 +31,10 @@ class Payload(Protocol):
     @property
     def stored_bytes(self) -> int: ...
 
+    def heads(self, part: slice) -> Payload:
+        """Some of the heads, as views of the same memory."""
+        ...
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class BF16Payload:
@@ -48,6 +52,9 @@ class BF16Payload:
     @property
     def stored_bytes(self) -> int:
         return total_bytes(self.parts)
+
+    def heads(self, part: slice) -> BF16Payload:
+        return replace(self, values=self.values[:, part])
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -85,6 +92,16 @@ class PRQPayload:
     def stored_bytes(self) -> int:
         return total_bytes(self.parts)
 
+    def heads(self, part: slice) -> PRQPayload:
+        return replace(
+            self,
+            codes=self.codes[:, part],
+            scales=self.scales[:, part],
+            labels=self.labels[:, :, part],
+            centroids=self.centroids[:, :, part],
+            powers=None if self.powers is None else self.powers[:, :, part],
+        )
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class GroupwisePayload:
@@ -108,6 +125,11 @@ class GroupwisePayload:
     @property
     def stored_bytes(self) -> int:
         return total_bytes(self.parts)
+
+    def heads(self, part: slice) -> GroupwisePayload:
+        return replace(
+            self, codes=self.codes[:, part], scales=self.scales[:, part], zeros=self.zeros[:, part]
+        )
 
 
 def total_bytes(parts: Mapping[str, Tensor]) -> int:

@@ -42,6 +42,8 @@ class Rule:
     lazily: tuple[str, ...] = ()  # of others, inside functions only
 
 
+FLASH_ATTENTION = ("flash_attn", "flash_attn_interface")
+
 # The first rule that matches a module holds. `{own}` is its first two names, such as backends.pocket.
 RULES = (
     Rule(
@@ -57,9 +59,10 @@ RULES = (
     Rule("qvg.policy", PLAIN_QVG),
     Rule("qvg.stats", PLAIN_QVG),
     Rule("qvg.payload", ("qvg.config",), ("torch",)),
-    Rule("qvg.device", (), ("torch",)),
+    Rule("qvg.device", ("qvg.ops.attention.fastest",), ("torch",)),
     Rule("qvg.rope", (), ("torch",)),
     Rule("qvg.codecs*", ("qvg.codecs*", "qvg.config", "qvg.payload", "qvg.rope", "qvg.ops*"), ("torch",)),
+    Rule("qvg.ops.attention.flash", ("qvg.ops*", "qvg.device"), ("torch",), FLASH_ATTENTION),
     Rule("qvg.ops*.triton", ("qvg.ops*", "qvg.device", "qvg.rope"), ("torch", "triton")),
     Rule("qvg.ops*", ("qvg.ops*", "qvg.device", "qvg.rope"), ("torch",)),
     Rule("qvg*", ("qvg", "qvg.*"), ("torch", "numpy"), ("triton",)),

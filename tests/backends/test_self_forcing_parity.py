@@ -1,6 +1,5 @@
 """Our transformer, sampler and cache against what the authors' classes computed: see sf_recorded."""
 
-import dataclasses
 import itertools
 
 import pytest
@@ -12,7 +11,9 @@ from backends.self_forcing.spec import SPEC
 from backends.self_forcing.transformer import WanConfig
 from backends.wan import schedule
 from qvg import BF16, CacheGeometry, CachePolicy, KVCache
+from qvg.codecs.identity import BF16Codec
 from qvg.device import Choice
+from qvg.payload import BF16Payload
 from qvg.rope import grid_rope
 from tests.backends.sf_recorded import COLUMNS, CONFIG, ROWS, SIZE, model, recorded
 
@@ -24,20 +25,9 @@ TOKENS = ROWS * COLUMNS  # of a frame
 def exact(monkeypatch):
     """Reads the cache in FP32, whatever this CPU is best at, and keeps encoded spans as they come."""
 
-    @dataclasses.dataclass(frozen=True)
-    class Kept:
-        values: torch.Tensor
-
-        @property
-        def parts(self):
-            return {"values": self.values}
-
-    class Keeping:
+    class Keeping(BF16Codec):
         def encode(self, x, warm=None):
-            return Kept(x.clone())
-
-        def decode(self, payload, dtype=None, start=0):
-            return payload.values[:, :, start:]
+            return BF16Payload(x.clone(), x.dtype)
 
     monkeypatch.setattr(
         "qvg.cache.choose", lambda device, head_dim: Choice(torch.float32, "math", "for comparison")

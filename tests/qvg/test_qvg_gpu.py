@@ -5,10 +5,24 @@ from __future__ import annotations
 import pytest
 import torch
 
-from qvg import BF16, PRESETS, QVG, CacheGeometry, CachePolicy, KVCache, attend, build_codec
+from qvg import (
+    BF16,
+    KIVI,
+    PRESETS,
+    QUAROT,
+    QVG,
+    QVG_MAX,
+    QVG_PLUS,
+    CacheGeometry,
+    CachePolicy,
+    KVCache,
+    attend,
+    build_codec,
+)
 from qvg.config import CodecConfig
 from qvg.device import AttentionName, choose
 from qvg.ops.attention import Partial, merge, partial_attention, partial_attention_reference
+from qvg.rope import grid_rope
 
 pytestmark = [
     pytest.mark.gpu,
@@ -72,7 +86,36 @@ def test_the_cache_on_a_gpu_agrees_with_the_cache_on_a_cpu(codec: CodecConfig) -
     assert min(stats.encode_ms, stats.read_ms) > 0
 
 
+@pytest.mark.parametrize("codec", [BF16, QVG, QVG_PLUS, QVG_MAX, KIVI, QUAROT], ids=str)
+def test_heads_in_two_lanes_see_what_all_heads_see(
+    codec: CodecConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rope = grid_rope(64, 5, 6, (22, 21, 21), device="cuda")
+    geometry = CacheGeometry(layers=1, heads=5, head_dim=128, tokens_per_frame=30)
+    cache = KVCache(geometry, codec, CachePolicy(every=2, recent=1), frames_per_block=3, device="cuda")
+    generator = torch.Generator("cuda").manual_seed(2)
+    for _ in range(8):
+        k, v = torch.randn(2, 1, 5, 90, 128, device="cuda", generator=generator).bfloat16()
+        cache.layer(0).stage(k, v)
+        cache.commit()
+    cache.layer(0).stage(k, v)
+    q = torch.randn(1, 5, 77, 128, device="cuda", generator=generator).bfloat16()
+    pieces = list(cache.layer(0).pieces(torch.float32))
+    keys = torch.cat([rope(piece.k, piece.first_frame) for piece in pieces], dim=2)
+    values = torch.cat([piece.v for piece in pieces], dim=2)
+    expected = partial_attention_reference(q.float(), keys, values).out
+    together = attend(q, cache.layer(0), rope)
+    assert (together - expected).norm() < 0.01 * expected.norm()
+    monkeypatch.setattr("qvg.attention.LANE_BYTES", 2 * 180 * 128 * 2 * 2)
+    for _ in range(5):
+        apart = attend(q, cache.layer(0), rope)
+        assert (apart - expected).norm() < 0.01 * expected.norm()
+    assert cache.scratch.nbytes == 2 * 2 * 180 * 128 * 2 * 2
+    elsewhere = attend(q, cache.layer(0), lambda k, first_frame: rope(k, first_frame))
+    assert (elsewhere - expected).norm() < 0.01 * expected.norm()
+
+
 def test_the_choice() -> None:
     choice = choose(torch.device("cuda", 0), 128)
-    assert choice.reason
+    assert "measured here" in choice.reason
     assert choose(torch.device("cuda", 0), 130).attention == "math"

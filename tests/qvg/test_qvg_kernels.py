@@ -21,6 +21,7 @@ from qvg.ops.affine import (
     quantise_affine,
     quantise_affine_reference,
 )
+from qvg.ops.attention import Partial, Total, merge
 from qvg.ops.finite import finite, largest, largest_reference
 from qvg.ops.hadamard import hadamard, hadamard_reference
 from qvg.ops.kmeans import Clusters, assigned, kmeans, kmeans_reference
@@ -296,6 +297,35 @@ def test_magnitudes(magnitude: float) -> None:
         assert decoded.isfinite().all()
         if magnitude in (0.0, 1e-30):
             assert decoded.abs().max() <= 1e-28
+
+
+@pytest.mark.parametrize("name", SMALLER)
+def test_heads_are_decoded_where_they_lie(name: str) -> None:
+    x = torch.cat([tokens(66), tokens(66, seed=1)], dim=1).repeat(2, 1, 1, 1)
+    codec = build_codec(SMALLER[name], "v")
+    payload = codec.encode(x)
+    whole = codec.decode(payload)
+    part = codec.decode(payload.heads(slice(1, 3)), start=3)
+    assert torch.equal(part, whole[:, 1:3, 3:])
+
+
+@pytest.mark.parametrize("queries", [1, 63, 100])
+def test_merging_partial_attentions(queries: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, 3, 2 * queries, 64)
+    outs = [torch.randn(shape, generator=generator).bfloat16().to(DEVICE) for _ in range(3)]
+    lses = [20 * torch.randn(shape[:3], generator=generator).to(DEVICE) for _ in range(3)]
+    # Every other query: not contiguous.
+    pieces = [Partial(out[:, :, ::2], lse[:, :, ::2]) for out, lse in zip(outs, lses, strict=True)]
+    expected = Partial(pieces[0].out.float(), pieces[0].lse)
+    total = Total()
+    for piece in pieces:
+        total.add(piece)
+    for piece in pieces[1:]:
+        expected = merge(expected, piece)
+    torch.testing.assert_close(total.out, expected.out, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(total.lse, expected.lse, atol=1e-5, rtol=1e-5)
+    assert torch.equal(pieces[0].out, outs[0][:, :, ::2])
 
 
 def test_centroids_of_tokens() -> None:

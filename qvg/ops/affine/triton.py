@@ -81,9 +81,9 @@ def dequantise_affine(
         out = torch.empty(batch, heads, tokens - start, head_dim, dtype=dtype, device=codes.device)
     check_out(out, (batch, heads, tokens - start), head_dim)
     _dequantise[(triton.cdiv(tokens - start, BLOCK), batch * heads)](
-        codes.contiguous(),
-        scales.contiguous().view(torch.uint8),
-        zeros.contiguous().view(torch.uint8),
+        codes,
+        scales.view(torch.uint8),
+        zeros.view(torch.uint8),
         out,
         None if rope is None else rope.frame,
         None if rope is None else rope.place,
@@ -92,6 +92,9 @@ def dequantise_affine(
         heads,
         1 if rope is None else len(rope.place),
         first_frame,
+        *codes.stride()[:2],
+        *scales.stride()[:2],
+        *zeros.stride()[:2],
         *out.stride()[:3],
         head_dim,
         group,
@@ -179,6 +182,12 @@ def _dequantise(
     H,
     P,
     first_frame,
+    c_b,
+    c_h,
+    g_b,
+    g_h,
+    z_b,
+    z_h,
     t_b,
     t_h,
     t_s,
@@ -189,21 +198,25 @@ def _dequantise(
     A: tl.constexpr,
     b_s: tl.constexpr,
 ):
-    """Grid (tiles of tokens, heads). A channels are rotated by frame; -1: none is rotated at all."""
+    """Grid (tiles of tokens, heads). A channels are rotated by frame; -1: none is rotated at all.
+
+    Strides are c_ of codes, g_ of scales, z_ of zero points, t_ of the result.
+    """
     n = tl.program_id(1)
+    b, h = (n // H).to(tl.int64), (n % H).to(tl.int64)
     rows = tl.program_id(0) * b_s + tl.arange(0, b_s)
     tokens = start + rows
     inside = tokens < S
-    row = n.to(tl.int64) * S + tokens
-    level = load_levels(p_codes, row, inside, b_s, D, BITS, "int", 0.0, 0.0)
+    level = load_levels(p_codes + b * c_b + h * c_h, tokens, inside, b_s, D, BITS, "int", 0.0, 0.0)
+    p_scales += b * g_b + h * g_h
+    p_zeros += b * z_b + h * z_h
     if ALONG_TOKENS:
-        part = n.to(tl.int64) * tl.cdiv(S, G) + tokens // G
-        o_g = part[:, None] * D + tl.arange(0, D)[None, :]
+        o_g = (tokens // G).to(tl.int64)[:, None] * D + tl.arange(0, D)[None, :]
         scale = e4m3_value(tl.load(p_scales + o_g, mask=inside[:, None], other=0).to(tl.int32))
         zero = e4m3_value(tl.load(p_zeros + o_g, mask=inside[:, None], other=0).to(tl.int32))
         x = level * scale + zero
     else:
-        o_g = row[:, None] * (D // G) + tl.arange(0, D // G)[None, :]
+        o_g = tokens.to(tl.int64)[:, None] * (D // G) + tl.arange(0, D // G)[None, :]
         scale = e4m3_value(tl.load(p_scales + o_g, mask=inside[:, None], other=0).to(tl.int32))
         zero = e4m3_value(tl.load(p_zeros + o_g, mask=inside[:, None], other=0).to(tl.int32))
         x = tl.reshape(level, (b_s, D // G, G)) * scale[:, :, None] + zero[:, :, None]

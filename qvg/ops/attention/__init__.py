@@ -1,7 +1,7 @@
 """Attention over one piece of the history, with what is needed to merge it with other pieces.
 
-torch's fused kernels return the log-sum-exp of every query's scores; `reference.py` computes the same by
-hand.
+torch's and flash-attn's fused kernels return the log-sum-exp of every query's scores; `reference.py` computes
+the same by hand.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from qvg.device import AttentionName
 from qvg.ops.attention.reference import Partial, merge, partial_attention_reference
+from qvg.ops.kernels import use_kernels
 
-__all__ = ["Partial", "merge", "partial_attention", "partial_attention_reference"]
+__all__ = ["Partial", "Total", "merge", "partial_attention", "partial_attention_reference"]
 
 
 def partial_attention(q: Tensor, k: Tensor, v: Tensor, name: AttentionName) -> Partial:
@@ -24,6 +25,43 @@ def partial_attention(q: Tensor, k: Tensor, v: Tensor, name: AttentionName) -> P
     elif name == "cudnn":
         out, lse = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True)[:2]
         lse = lse.reshape(q.shape[:3])
+    elif name in ("flash-attn-2", "flash-attn-3"):
+        from qvg.ops.attention.flash import flash_attention
+
+        return flash_attention(q, k, v, name)
     else:
         return partial_attention_reference(q, k, v)
     return Partial(out, lse)
+
+
+class Total:
+    """Attention over the pieces added so far: FP32 from the second on."""
+
+    def __init__(self, first: Partial | None = None) -> None:
+        self._sum = first
+
+    @property
+    def empty(self) -> bool:
+        return self._sum is None
+
+    @property
+    def out(self) -> Tensor:
+        """[B, H, Q, D]"""
+        assert self._sum is not None
+        return self._sum.out
+
+    @property
+    def lse(self) -> Tensor:
+        """fp32 [B, H, Q]"""
+        assert self._sum is not None
+        return self._sum.lse
+
+    def add(self, piece: Partial) -> None:
+        if self._sum is None:
+            self._sum = piece
+        elif use_kernels(piece.out, piece.out.shape[-1]):
+            from qvg.ops.attention.triton import merge as kernel
+
+            self._sum = kernel(self._sum, piece)
+        else:
+            self._sum = merge(Partial(self._sum.out.float(), self._sum.lse), piece)

@@ -10,7 +10,7 @@ from torch import Tensor
 from qvg.ops.pack.reference import LLOYD_MAX, TRITS, Code, bits_of
 from qvg.ops.rotate.reference import check_out
 from qvg.ops.rotate.triton import rotate_rows, turns
-from qvg.ops.triton import e4m3_value, token_rows
+from qvg.ops.triton import e4m3_value
 from qvg.rope import Rope
 
 BLOCK = 8  # tokens of a tile: a thread then writes eight neighbouring channels and need not exchange any
@@ -30,8 +30,8 @@ def reconstruct(
     first_frame: int = 0,
     out: Tensor | None = None,
 ) -> Tensor:
-    """See the reference. What is encoded must be contiguous."""
-    stages, batch, heads, count, head_dim = centroids.shape
+    """See the reference. Heads may be any part of a larger tensor; what is in a head lies together."""
+    stages, batch, heads, _, head_dim = centroids.shape
     tokens = labels.shape[-1]
     if rope is not None:
         rope.check(tokens - start, head_dim, first_frame)
@@ -40,20 +40,22 @@ def reconstruct(
     check_out(out, (batch, heads, tokens - start), head_dim)
     together = 1 if rope is None else HEADS
     _reconstruct[(triton.cdiv(tokens - start, BLOCK), triton.cdiv(heads, together), batch)](
-        codes.contiguous(),
-        scales.contiguous().view(torch.uint8),
-        labels.contiguous(),
-        centroids.contiguous(),
+        codes,
+        scales.view(torch.uint8),
+        labels,
+        centroids,
         out,
         None if rope is None else rope.frame,
         None if rope is None else rope.place,
         tokens,
-        codes.shape[2],
         start,
         heads,
-        count,
         1 if rope is None else len(rope.place),
         first_frame,
+        *codes.stride()[:2],
+        *scales.stride()[:2],
+        *labels.stride()[:3],
+        *centroids.stride()[:3],
         *out.stride()[:3],
         head_dim,
         head_dim // scales.shape[-1],
@@ -70,7 +72,7 @@ def reconstruct(
     return out
 
 
-@triton.jit(do_not_specialize=["S", "R", "start", "H", "K", "P", "first_frame"])
+@triton.jit(do_not_specialize=["S", "start", "H", "P", "first_frame"])
 def _reconstruct(
     p_codes,
     p_scales,
@@ -80,12 +82,20 @@ def _reconstruct(
     p_frame,
     p_place,
     S,
-    R,
     start,
     H,
-    K,
     P,
     first_frame,
+    c_b,
+    c_h,
+    g_b,
+    g_h,
+    l_n,
+    l_b,
+    l_h,
+    m_n,
+    m_b,
+    m_h,
     t_b,
     t_h,
     t_s,
@@ -101,8 +111,10 @@ def _reconstruct(
     INNER: tl.constexpr,
     OUTER: tl.constexpr,
 ):
-    """Grid (tiles of tokens, HEADS heads together, batch). A head has R rows of codes. A channels are rotated
-    by frame; -1: none is rotated at all."""
+    """Grid (tiles of tokens, HEADS heads together, batch). A channels turn by frame; -1: none turns at all.
+
+    Strides are c_ of codes, g_ of scales, l_ of labels, m_ of centroids, t_ of the result.
+    """
     rows = tl.program_id(0) * b_s + tl.arange(0, b_s)
     tokens = start + rows
     inside = tokens < S
@@ -112,21 +124,23 @@ def _reconstruct(
     for index in tl.static_range(HEADS):
         h = tl.program_id(1) * HEADS + index
         if h < H:
-            n = tl.program_id(2) * H + h
-            row = n.to(tl.int64) * S + tokens
+            b = tl.program_id(2).to(tl.int64)
+            wide = h.to(tl.int64)
+            p_head = p_codes + b * c_b + wide * c_h
             if CODE == "trit":
-                level = load_trits(p_codes, n.to(tl.int64) * R, tokens, inside, D, TRITS)
+                level = load_trits(p_head, tokens, inside, D, TRITS)
             else:
-                level = load_levels(p_codes, row, inside, b_s, D, BITS, CODE, INNER, OUTER)
-            x = scaled(level, p_scales, row, inside, b_s, D, G)
+                level = load_levels(p_head, tokens, inside, b_s, D, BITS, CODE, INNER, OUTER)
+            x = scaled(level, p_scales + b * g_b + wide * g_h, tokens, inside, b_s, D, G)
             for stage in tl.static_range(STAGES):
-                head = (stage * tl.num_programs(2) * H + n).to(tl.int64)
-                label = tl.load(p_labels + head * S + tokens, mask=inside, other=0).to(tl.int64)
-                o_c = (head * K + label)[:, None] * D + tl.arange(0, D)[None, :]
-                x += tl.load(p_centroids + o_c, mask=inside[:, None], other=0.0).to(tl.float32)
+                p_label = p_labels + stage * l_n + b * l_b + wide * l_h
+                label = tl.load(p_label + tokens, mask=inside, other=0).to(tl.int64)
+                p_row = p_centroids + stage * m_n + b * m_b + wide * m_h + label[:, None] * D
+                centroid = tl.load(p_row + tl.arange(0, D)[None, :], mask=inside[:, None], other=0.0)
+                x += centroid.to(tl.float32)
             if A >= 0:
                 x = rotate_rows(x, cos, sin, b_s, D)
-            o_out = token_rows(p_out, n, H, rows, t_b, t_h, t_s, D)
+            o_out = p_out + b * t_b + wide * t_h + rows.to(tl.int64)[:, None] * t_s + tl.arange(0, D)[None, :]
             tl.store(o_out, x.to(p_out.dtype.element_ty), mask=inside[:, None])
 
 
@@ -145,7 +159,7 @@ def load_levels(
     """fp32 [b_s, D] levels of the tokens `row`, of codes whose bytes are shared by channels."""
     PLACES: tl.constexpr = 8 // BITS
     BYTES: tl.constexpr = D // PLACES
-    o_b = row[:, None] * BYTES + tl.arange(0, BYTES)[None, :]
+    o_b = row.to(tl.int64)[:, None] * BYTES + tl.arange(0, BYTES)[None, :]
     packed = tl.load(p_codes + o_b, mask=inside[:, None], other=0).to(tl.int32)
     number = (packed[:, :, None] >> (tl.arange(0, PLACES) * BITS)[None, None, :]) & (2**BITS - 1)
     number = tl.reshape(number, (b_s, D))
@@ -158,9 +172,9 @@ def load_levels(
 
 
 @triton.jit
-def load_trits(p_codes, first, tokens, inside, D: tl.constexpr, TRITS: tl.constexpr):
+def load_trits(p_codes, tokens, inside, D: tl.constexpr, TRITS: tl.constexpr):
     """fp32 [len(tokens), D] levels -1, 0, 1: a digit of the byte that TRITS tokens share in every channel."""
-    o_b = (first + tokens // TRITS)[:, None] * D + tl.arange(0, D)[None, :]
+    o_b = (tokens // TRITS).to(tl.int64)[:, None] * D + tl.arange(0, D)[None, :]
     byte = tl.load(p_codes + o_b, mask=inside[:, None], other=0).to(tl.int32)
     place = tokens % TRITS
     # 65536 over 1, 3, 9, 27, 81, rounded up: the quotient of every byte is exact.
@@ -176,6 +190,6 @@ def load_trits(p_codes, first, tokens, inside, D: tl.constexpr, TRITS: tl.conste
 @triton.jit
 def scaled(level, p_scales, row, inside, b_s: tl.constexpr, D: tl.constexpr, G: tl.constexpr):
     """level fp32 [b_s, D] times the scale of its group of G channels."""
-    o_g = row[:, None] * (D // G) + tl.arange(0, D // G)[None, :]
+    o_g = row.to(tl.int64)[:, None] * (D // G) + tl.arange(0, D // G)[None, :]
     scale = e4m3_value(tl.load(p_scales + o_g, mask=inside[:, None], other=0).to(tl.int32))
     return tl.reshape(tl.reshape(level, (b_s, D // G, G)) * scale[:, :, None], (b_s, D))
