@@ -8,14 +8,13 @@ used again for every span and every layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from qvg.cache import LayerCache, Stretch
+from qvg.lanes import on, two_lanes
 from qvg.ops.attention import Partial, Total, partial_attention
 from qvg.ops.rotate import rotate as apply_rope
 from qvg.rope import Rope
@@ -57,10 +56,10 @@ def attend(
         if len(groups) == 1:
             return _some_heads(query, layer, stretches, rotate, working, copies, groups[0], None).to(q.dtype)
         result = torch.empty_like(q)
-        with _two_lanes(q.device) as lanes:
+        with two_lanes(q.device) as lanes:
             for number, heads in enumerate(groups):
                 lane = lanes[number % len(lanes)]
-                with torch.cuda.stream(lane):
+                with on(lane):
                     some = _some_heads(
                         query, layer, stretches, rotate, working, copies, heads, number % len(lanes)
                     )
@@ -146,22 +145,6 @@ def _head_groups(q: Tensor, stretches: Sequence[Stretch]) -> list[slice]:
         return [slice(0, heads)]
     size = max(1, min(LANE_BYTES // bytes_per_head, -(-heads // 2)))
     return [slice(first, min(first + size, heads)) for first in range(0, heads, size)]
-
-
-@contextmanager
-def _two_lanes(device: torch.device) -> Iterator[tuple[torch.cuda.Stream, torch.cuda.Stream]]:
-    """The current stream and another that runs beside it and is waited for at the end."""
-    here, beside = torch.cuda.current_stream(device), _side_stream(device)
-    beside.wait_stream(here)
-    try:
-        yield here, beside
-    finally:
-        here.wait_stream(beside)
-
-
-@lru_cache(maxsize=16)
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)
 
 
 def _copies(q: Tensor, layer: LayerCache, working: tuple[Tensor, Tensor] | None) -> int:

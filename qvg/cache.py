@@ -17,6 +17,7 @@ from qvg.clock import Clock
 from qvg.codecs import build_codec
 from qvg.config import BF16, QVG, CacheGeometry, CodecConfig
 from qvg.device import choose
+from qvg.lanes import on, two_lanes
 from qvg.ops.rotate import rotate
 from qvg.payload import Payload
 from qvg.policy import CachePolicy, Layout
@@ -262,11 +263,19 @@ class LayerCache:
             )
         last = self._context if self._context and self._context.k.shape == k.shape else None
         with self.encode_clock.running():
-            span_k = self._codec_k.encode(k.contiguous(), last.k if last else None)
-            span_v = self._codec_v.encode(v.contiguous(), last.v if last else None)
-        self._context = Context(frames, span_k, span_v)
+            pair = self._encode(k.contiguous(), v.contiguous(), last)
+        self._context = Context(frames, *pair)
         self._forget_blocks()
         self.preloaded = frames
+
+    def _encode(self, k: Tensor, v: Tensor, last: Span | Context | None) -> tuple[Payload, Payload]:
+        """Both side by side, k-means starting at `last`: placing centroids keeps little of a GPU busy."""
+        with two_lanes(k.device) as (lane_k, lane_v):
+            with on(lane_k):
+                span_k = self._codec_k.encode(k, last.k if last else None)
+            with on(lane_v):
+                span_v = self._codec_v.encode(v, last.v if last else None)
+        return span_k, span_v
 
     @torch.no_grad()
     def stage(self, k: Tensor, v: Tensor) -> None:
@@ -296,9 +305,7 @@ class LayerCache:
                 for buffer in self._buffers
             )
             last = self._spans[-1] if self._spans else None
-            span_k = self._codec_k.encode(k, last.k if last else None)
-            span_v = self._codec_v.encode(v, last.v if last else None)
-            self._spans.append(Span(due, span_k, span_v))
+            self._spans.append(Span(due, *self._encode(k, v, last)))
             # Block by block: source and destination of one copy never overlap.
             for slot in range(first, first + len(layout.recent)):
                 for buffer in self._buffers:
@@ -315,10 +322,9 @@ class LayerCache:
         for blocks in layout.spans:
             # What stood in the same place is the best start for k-means: keys change little when made anew.
             near = [*self._spans[len(spans) : len(spans) + 1], *spans[-1:]]
-            last_k, last_v = (near[0].k, near[0].v) if near else (None, None)
             part = slice(blocks.start * self._block, blocks.stop * self._block)
-            span_k = self._codec_k.encode(k[:, :, part], last_k)
-            spans.append(Span(blocks, span_k, self._codec_v.encode(v[:, :, part], last_v)))
+            pair = self._encode(k[:, :, part], v[:, :, part], near[0] if near else None)
+            spans.append(Span(blocks, *pair))
         if self._buffers is None:
             self._buffers = (self._allocate(), self._allocate())
         for slot, block in enumerate((*layout.sink, *layout.recent)):

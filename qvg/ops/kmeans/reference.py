@@ -1,8 +1,8 @@
 """k-means in plain torch: the same bits out on every call, and no atomics, so that comparisons repeat.
 
 Sums over a cluster are taken by sorting the tokens by label. Random choices come from a counter and a seed.
-A round looks at some tokens a cluster, every stride-th of a long span: the mean of 32 is known to 3 % of what
-they scatter, and labels are given to all tokens once, at the end.
+The last round is of all tokens. Those before it look at some tokens a cluster, every stride-th of a long
+span: the mean of 32 is known to 3 % of what they scatter.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def kmeans_reference(
 
     Batch items and heads are clustered separately. `start` [B, H, min(clusters, S), D] are centroids to begin
     with (streaming): of them those that are least missed move before the first round. Without, tokens are
-    drawn as k-means++ does, with `seed`. A cluster that gets no token keeps its centroid. Labels are those of
-    the returned, rounded centroids.
+    drawn as k-means++ does, with `seed`. A cluster that gets no token keeps its centroid. What is returned is
+    the last round's: labels, and the means of the tokens that have them.
     """
     batch, heads, tokens, head_dim = x.shape
     x = cleaned(x, limit).contiguous()
@@ -49,12 +49,16 @@ def kmeans_reference(
         start = seed_centroids_reference(x, count, seed, start)
     centroids = start.reshape(batch * heads, count, head_dim).float()
     stride = stride_of(tokens, count)
-    for number in range(iterations):
+    for number in range(iterations - 1):
         some = points[:, number % stride :: stride].contiguous()
         centroids = _update(some, _assign(some, centroids), centroids)
-    centroids = centroids.bfloat16()
-    labels = _assign(points, centroids.float()).to(torch.uint8)
-    return Clusters(labels.view(batch, heads, tokens), centroids.view(batch, heads, count, head_dim))
+    labels = _assign(points, centroids)
+    if iterations:
+        centroids = _update(points, labels, centroids)
+    return Clusters(
+        labels.to(torch.uint8).view(batch, heads, tokens),
+        centroids.bfloat16().view(batch, heads, count, head_dim),
+    )
 
 
 def stride_of(tokens: int, count: int) -> int:

@@ -1,11 +1,14 @@
 """k-means on a GPU: distances and sums as tensor-core products of BF16 tokens, sums added in a fixed order.
 
-A round is three launches. `_assign` multiplies tile after tile of tokens by all centroids and keeps the
-least score; `_sums` multiplies one-hot labels by tokens, some thousand tokens a program; `_means` adds those
-partial sums up in order. Nothing is added atomically: the same input gives the same bits.
+A round is three launches. `_assign` multiplies tile after tile of tokens by all centroids and keeps the least
+score; `_sums` multiplies one-hot labels by tokens; `_means` adds the programs' sums up in order. Nothing is
+added atomically: the same input gives the same bits on the same card. The first two in one kernel would
+read tokens once, but a program then needs all registers of a multiprocessor and waits alone: it took longer.
 """
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import torch
 import triton
@@ -16,8 +19,10 @@ from qvg.ops.kmeans.reference import Clusters, stride_of
 from qvg.ops.seeding.triton import seed_centroids
 from qvg.ops.triton import load_tokens, rows_contiguous
 
-TOKENS_PER_ASSIGN, TOKENS_PER_SUM = 1024, 1024  # of a program
-ASSIGN_TOKENS, SUM_TOKENS, MEANS = 128, 64, 16  # rows of a tile
+TILE = 64  # tokens a program looks at together
+TOGETHER = 2  # programs of a multiprocessor, one at work while the other waits for tokens
+SUMMED = 128  # centroids of a program that sums
+MEANS = 16  # centroids of a program that adds up
 
 
 def kmeans(
@@ -25,83 +30,98 @@ def kmeans(
 ) -> Clusters:
     """See `kmeans_reference`; between rounds too centroids are rounded to BF16."""
     x = rows_contiguous(x)
-    batch, heads, tokens, _ = x.shape
+    tokens = x.shape[2]
     count = min(clusters, tokens)
     if start is None or iterations:
         centroids = seed_centroids(x, count, seed, start, limit)
     else:
         centroids = start.bfloat16().clone(memory_format=torch.contiguous_format)
-    labels = torch.empty(batch, heads, tokens, dtype=torch.uint8, device=x.device)
     stride = stride_of(tokens, count)
-    for number in range(iterations):
+    for number in range(iterations - 1):
         some = x[:, :, number % stride :: stride]
-        some_labels = (
-            labels if stride == 1 else torch.empty(some.shape[:3], dtype=torch.uint8, device=x.device)
-        )
-        assign(some, centroids, limit, some_labels)
-        update(some, some_labels, limit, centroids)
-    assign(x, centroids, limit, labels)
+        update(some, assign(some, centroids, limit), limit, centroids)
+    labels = assign(x, centroids, limit)
+    if iterations:
+        update(x, labels, limit, centroids)
     return Clusters(labels, centroids)
 
 
-def assign(x: Tensor, centroids: Tensor, limit: Tensor | None, labels: Tensor) -> None:
-    """Writes the nearest of centroids bf16 [B, H, K, D] of every token of x [B, H, S, D] to labels uint8."""
+def assign(x: Tensor, centroids: Tensor, limit: Tensor | None) -> Tensor:
+    """uint8 [B, H, S]: the nearest of centroids bf16 [B, H, K, D] of every token of x [B, H, S, D]."""
     batch, heads, tokens, head_dim = x.shape
     count = centroids.shape[2]
-    _assign[(triton.cdiv(tokens, TOKENS_PER_ASSIGN), batch * heads)](
+    labels = torch.empty(batch, heads, tokens, dtype=torch.uint8, device=x.device)
+    parts, share = _divided(tokens, batch * heads, x.device)
+    _assign[(parts, batch * heads)](
         x,
         limit,
         centroids,
         labels,
         tokens,
+        share,
         heads,
         count,
         *x.stride()[:3],
         head_dim,
         max(16, triton.next_power_of_2(count)),
         limit is not None,
-        ASSIGN_TOKENS,
-        TOKENS_PER_ASSIGN,
-        num_warps=8,
+        TILE,
+        num_warps=4,
     )
+    return labels
 
 
 def update(x: Tensor, labels: Tensor, limit: Tensor | None, centroids: Tensor) -> None:
     """Writes the mean of every cluster's tokens over its centroid; an empty one keeps its own."""
     batch, heads, tokens, head_dim = x.shape
-    count = centroids.shape[2]
+    n, count = batch * heads, centroids.shape[2]
     block = max(16, triton.next_power_of_2(count))
-    parts = triton.cdiv(tokens, TOKENS_PER_SUM)
-    sums = torch.empty(batch * heads, parts, block, head_dim, dtype=torch.float32, device=x.device)
-    sizes = torch.empty(batch * heads, parts, block, dtype=torch.int32, device=x.device)
-    _sums[(parts, batch * heads)](
+    summed = min(SUMMED, block)
+    parts, share = _divided(tokens, n * (block // summed), x.device)
+    sums = torch.empty(n, parts, block, head_dim, dtype=torch.float32, device=x.device)
+    sizes = torch.empty(n, parts, block, dtype=torch.int32, device=x.device)
+    _sums[(block // summed, parts, n)](
         x,
         limit,
         labels,
         sums,
         sizes,
         tokens,
+        share,
         heads,
         *x.stride()[:3],
         head_dim,
         block,
+        summed,
         limit is not None,
-        SUM_TOKENS,
-        TOKENS_PER_SUM,
-        num_warps=8,
+        TILE,
+        num_warps=4,
     )
-    _means[(block // MEANS, batch * heads)](
+    _means[(triton.cdiv(block, MEANS), n)](
         sums, sizes, centroids, parts, count, head_dim, block, MEANS, num_warps=4
     )
 
 
-@triton.jit(do_not_specialize=["S", "H", "K"])
+def _divided(tokens: int, programs: int, device: torch.device) -> tuple[int, int]:
+    """Into how many parts tokens are divided so that all `programs` of each run at once, and its tokens."""
+    parts = max(1, min(TOGETHER * _processors(device) // programs, triton.cdiv(tokens, 4 * TILE)))
+    share = TILE * triton.cdiv(tokens, TILE * parts)
+    return triton.cdiv(tokens, share), share
+
+
+@lru_cache(maxsize=16)
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 8
+
+
+@triton.jit(do_not_specialize=["S", "TOKENS", "H", "K"])
 def _assign(
     p_x,
     p_limit,
     p_centroids,
     p_labels,
     S,
+    TOKENS,
     H,
     K,
     s_b,
@@ -111,7 +131,6 @@ def _assign(
     b_k: tl.constexpr,
     CLEAN: tl.constexpr,
     b_s: tl.constexpr,
-    TOKENS: tl.constexpr,
 ):
     """Grid (parts of TOKENS tokens, heads)."""
     first = tl.program_id(0) * TOKENS
@@ -126,15 +145,15 @@ def _assign(
         rows = o_s + tl.arange(0, b_s)
         x = load_tokens(p_x, p_limit, n, H, rows, S, s_b, s_h, s_s, D, CLEAN).to(tl.bfloat16)
         here = x.to(tl.float32)
-        # ||x - c||^2 / 2: not negative, so that its bits are in the order of its size. The last 8 of them
-        # make room for the number of the centroid, and one integer minimum finds the nearest.
-        score = (half[None, :] + tl.sum(here * here, axis=1)[:, None] * 0.5) - tl.dot(x, across)
-        bits = tl.maximum(score, 0.0).to(tl.int32, bitcast=True)
-        label = tl.min((bits & -256) | o_k[None, :], axis=1) & 255
+        # ||x - c||^2 / 2 and a little more, so that it is positive and its bits are in the order of its size.
+        # The last 8 of them make room for the number of the centroid: one integer minimum finds the nearest.
+        norm = tl.sum(here * here, axis=1) * 0.505 + 1e-30
+        score = (half[None, :] + norm[:, None]) - tl.dot(x, across)
+        label = tl.min((score.to(tl.int32, bitcast=True) & -256) | o_k[None, :], axis=1) & 255
         tl.store(p_labels + n.to(tl.int64) * S + rows, label.to(tl.uint8), mask=rows < S)
 
 
-@triton.jit(do_not_specialize=["S", "H"])
+@triton.jit(do_not_specialize=["S", "TOKENS", "H"])
 def _sums(
     p_x,
     p_limit,
@@ -142,34 +161,36 @@ def _sums(
     p_sums,
     p_sizes,
     S,
+    TOKENS,
     H,
     s_b,
     s_h,
     s_s,
     D: tl.constexpr,
     b_k: tl.constexpr,
+    SUMMED: tl.constexpr,
     CLEAN: tl.constexpr,
     b_s: tl.constexpr,
-    TOKENS: tl.constexpr,
 ):
-    """Grid (parts of TOKENS tokens, heads); p_sums [n, parts, K, D], p_sizes [n, parts, K]."""
-    part = tl.program_id(0)
-    n = tl.program_id(1)
-    o_k = tl.arange(0, b_k)
-    total = tl.zeros((b_k, D), tl.float32)
-    size = tl.zeros((b_k,), tl.int32)
+    """Grid (K in SUMMED, parts of TOKENS tokens, heads); p_sums [n, parts, K, D], p_sizes [n, parts, K]."""
+    part = tl.program_id(1)
+    n = tl.program_id(2)
+    o_k = tl.program_id(0) * SUMMED + tl.arange(0, SUMMED)
+    total = tl.zeros((SUMMED, D), tl.float32)
+    size = tl.zeros((SUMMED, 16), tl.float32)
+    ones = tl.full((b_s, 16), 1.0, tl.bfloat16)
     first = part * TOKENS
     for o_s in range(first, tl.minimum(first + TOKENS, S), b_s):
         rows = o_s + tl.arange(0, b_s)
         x = load_tokens(p_x, p_limit, n, H, rows, S, s_b, s_h, s_s, D, CLEAN).to(tl.bfloat16)
         label = tl.load(p_labels + n.to(tl.int64) * S + rows, mask=rows < S, other=0).to(tl.int32)
         label = tl.where(rows < S, label, -1)
-        member = o_k[:, None] == label[None, :]  # [K, tokens]
-        total = tl.dot(member.to(tl.bfloat16), x, total)
-        size += tl.sum(member.to(tl.int32), axis=1)
-    slot = n.to(tl.int64) * tl.num_programs(0) + part
-    tl.store(p_sums + (slot * b_k + o_k)[:, None] * D + tl.arange(0, D)[None, :], total)
-    tl.store(p_sizes + slot * b_k + o_k, size)
+        member = (o_k[:, None] == label[None, :]).to(tl.bfloat16)  # [SUMMED, tokens]
+        total = tl.dot(member, x, total)
+        size = tl.dot(member, ones, size)
+    slot = (n.to(tl.int64) * tl.num_programs(1) + part) * b_k + o_k
+    tl.store(p_sums + slot[:, None] * D + tl.arange(0, D)[None, :], total)
+    tl.store(p_sizes + slot, tl.max(size, axis=1).to(tl.int32))
 
 
 @triton.jit(do_not_specialize=["parts", "K"])

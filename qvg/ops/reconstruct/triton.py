@@ -13,8 +13,13 @@ from qvg.ops.rotate.triton import rotate_rows, turns
 from qvg.ops.triton import e4m3_value
 from qvg.rope import Rope
 
-BLOCK = 8  # tokens of a tile: a thread then writes eight neighbouring channels and need not exchange any
-HEADS = 4  # that share the cosines and sines of a tile
+# Tokens and warps of a tile. Rotation likes a thread to have eight neighbouring channels and no more.
+BLOCK, WARPS = 16, 2
+BLOCK_ROTATED, WARPS_ROTATED = 8, 4
+# From places -1.5, -0.5, 0.5, 1.5 of the code "quad" to its levels: the place times SLOPE + BEND place ** 2.
+BEND = LLOYD_MAX[1] / 3 - LLOYD_MAX[0]
+CURVE = (2 * LLOYD_MAX[0] - BEND / 4, BEND)
+HEADS = 6  # that share the cosines and sines of a tile
 
 
 def reconstruct(
@@ -39,7 +44,8 @@ def reconstruct(
         out = torch.empty(batch, heads, tokens - start, head_dim, dtype=dtype, device=codes.device)
     check_out(out, (batch, heads, tokens - start), head_dim)
     together = 1 if rope is None else HEADS
-    _reconstruct[(triton.cdiv(tokens - start, BLOCK), triton.cdiv(heads, together), batch)](
+    block = BLOCK if rope is None else BLOCK_ROTATED
+    _reconstruct[(triton.cdiv(tokens - start, block), triton.cdiv(heads, together), batch)](
         codes,
         scales.view(torch.uint8),
         labels,
@@ -63,11 +69,11 @@ def reconstruct(
         stages,
         code,
         -1 if rope is None else 2 * rope.frame.shape[1],
-        BLOCK,
+        block,
         together,
         TRITS,
-        *LLOYD_MAX,
-        num_warps=4,
+        *CURVE,
+        num_warps=WARPS if rope is None else WARPS_ROTATED,
     )
     return out
 
@@ -108,8 +114,8 @@ def _reconstruct(
     b_s: tl.constexpr,
     HEADS: tl.constexpr,
     TRITS: tl.constexpr,
-    INNER: tl.constexpr,
-    OUTER: tl.constexpr,
+    SLOPE: tl.constexpr,
+    BEND: tl.constexpr,
 ):
     """Grid (tiles of tokens, HEADS heads together, batch). A channels turn by frame; -1: none turns at all.
 
@@ -130,7 +136,7 @@ def _reconstruct(
             if CODE == "trit":
                 level = load_trits(p_head, tokens, inside, D, TRITS)
             else:
-                level = load_levels(p_head, tokens, inside, b_s, D, BITS, CODE, INNER, OUTER)
+                level = load_levels(p_head, tokens, inside, b_s, D, BITS, CODE, SLOPE, BEND)
             x = scaled(level, p_scales + b * g_b + wide * g_h, tokens, inside, b_s, D, G)
             for stage in tl.static_range(STAGES):
                 p_label = p_labels + stage * l_n + b * l_b + wide * l_h
@@ -153,8 +159,8 @@ def load_levels(
     D: tl.constexpr,
     BITS: tl.constexpr,
     CODE: tl.constexpr,
-    INNER: tl.constexpr,
-    OUTER: tl.constexpr,
+    SLOPE: tl.constexpr,
+    BEND: tl.constexpr,
 ):
     """fp32 [b_s, D] levels of the tokens `row`, of codes whose bytes are shared by channels."""
     PLACES: tl.constexpr = 8 // BITS
@@ -162,13 +168,14 @@ def load_levels(
     o_b = row.to(tl.int64)[:, None] * BYTES + tl.arange(0, BYTES)[None, :]
     packed = tl.load(p_codes + o_b, mask=inside[:, None], other=0).to(tl.int32)
     number = (packed[:, :, None] >> (tl.arange(0, PLACES) * BITS)[None, None, :]) & (2**BITS - 1)
-    number = tl.reshape(number, (b_s, D))
+    # The last bits of the float 2 ** 23: cheaper than a conversion.
+    number = (tl.reshape(number, (b_s, D)) | 0x4B000000).to(tl.float32, bitcast=True) - 8388608.0
     if CODE == "quad":
-        size = tl.where((number == 0) | (number == 3), OUTER, INNER)
-        return tl.where(number < 2, -size, size)
+        place = number - 1.5  # the two sizes lie on a curve: place times SLOPE + BEND place ** 2
+        return place * (SLOPE + BEND * (place * place))
     if CODE == "sign":
-        return (2 * number - 1).to(tl.float32)
-    return (number - (2 ** (BITS - 1) - 1)).to(tl.float32)
+        return 2 * number - 1
+    return number - (2 ** (BITS - 1) - 1)
 
 
 @triton.jit

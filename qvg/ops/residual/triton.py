@@ -12,7 +12,8 @@ from qvg.ops.kmeans.reference import Clusters
 from qvg.ops.pack.reference import TRITS, Code, bits_of
 from qvg.ops.triton import e4m3_bits, e4m3_value, inverse_or_zero, load_tokens, rounded, rows_contiguous
 
-BLOCK = 64  # tokens of a program
+BLOCK = 64  # rows of codes of a program
+BLOCK_TRITS = 8  # five tokens each
 
 
 def subtract(x: Tensor, clusters: Clusters, limit: Tensor | None = None) -> Tensor:
@@ -47,10 +48,11 @@ def quantise_residual(
     together = TRITS if code == "trit" else 1
     bits = 8 if code == "trit" else bits_of(code)
     rows = triton.cdiv(tokens, together)
+    block = BLOCK_TRITS if code == "trit" else BLOCK
     codes = torch.empty(batch, heads, rows, head_dim * bits // 8, dtype=torch.uint8, device=x.device)
     scales = torch.empty(batch, heads, tokens, head_dim // group, dtype=torch.uint8, device=x.device)
     inner, outer = SIZES.get(code, (0.0, 0.0))
-    _quantise[(triton.cdiv(rows, BLOCK), batch * heads)](
+    _quantise[(triton.cdiv(rows, block), batch * heads)](
         x,
         limit,
         labels.contiguous(),
@@ -68,7 +70,7 @@ def quantise_residual(
         len(labels),
         code,
         limit is not None,
-        BLOCK,
+        block,
         together,
         inner,
         outer,
