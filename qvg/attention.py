@@ -89,7 +89,7 @@ def _some_heads(
             batch, count, _, head_dim = together.shape
             shape = torch.Size((batch, count, stretch.tokens, head_dim))
             out = layer.scratch.take(query.device, lane, shape)
-        k, v = layer.read(stretch, choice.dtype, heads, rope, out)
+        k, v = layer.read(stretch, choice.dtype, heads, rope, out, lane or 0)
         if rotate is not None and rope is None:
             k = rotate(k, stretch.first_frame).to(choice.dtype)
         total.add(partial_attention(together, k, v, choice.attention))

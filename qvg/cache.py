@@ -18,6 +18,7 @@ from qvg.codecs import build_codec
 from qvg.config import BF16, QVG, CacheGeometry, CodecConfig
 from qvg.device import choose
 from qvg.lanes import on, two_lanes
+from qvg.offload import HostSpan, Offload
 from qvg.ops.rotate import rotate
 from qvg.payload import Payload
 from qvg.policy import CachePolicy, Layout
@@ -35,6 +36,7 @@ class Span(NamedTuple):
     blocks: range
     k: Payload
     v: Payload
+    host: HostSpan | None = None  # where k and v are, if not on the device: then they are without numbers
 
 
 class Context(NamedTuple):
@@ -43,6 +45,7 @@ class Context(NamedTuple):
     frames: int
     k: Payload
     v: Payload
+    host: HostSpan | None = None
 
 
 class Piece(NamedTuple):
@@ -60,6 +63,7 @@ class Stretch(NamedTuple):
     k: Payload | Tensor
     v: Payload | Tensor
     start: int = 0  # tokens at the beginning that are out of the window
+    host: HostSpan | None = None
 
     @property
     def tokens(self) -> int:
@@ -107,10 +111,11 @@ class KVCache:
         self._encoded = 0
         # What spans are decoded to, whichever layer reads.
         self.scratch = Scratch(self.choice.dtype)
+        self.offload = Offload(self.device)
         self._encode_clock = Clock(self.device)
         self._read_clock = Clock(self.device)
         for layer in self._layers:
-            layer.reset(self._encode_clock, self._read_clock, self.scratch)
+            layer.reset(self._encode_clock, self._read_clock, self.scratch, self.offload)
 
     def layer(self, index: int) -> LayerCache:
         """What layer `index` of the model stages to and reads from."""
@@ -181,10 +186,11 @@ class KVCache:
     def stats(self, wait: bool = True) -> CacheStats:
         """What the history takes now. Without `wait` for the device, times are those of what it has done."""
         parts: Counter[str] = Counter()
-        scratch = 0
+        scratch = on_host = 0
         for layer in self._layers:
             parts.update(layer.parts())
             scratch += layer.scratch_bytes
+            on_host += layer.host_bytes
         layout = self.policy.layout(self._blocks)
         frames = layout.visible_blocks * self.frames_per_block
         tokens = frames * self.geometry.tokens_per_frame + self._layers[0].context_tokens
@@ -192,7 +198,8 @@ class KVCache:
         return CacheStats(
             stored_bytes=parts.total(),
             bf16_bytes=2 * self.geometry.layers * bf16_bytes,
-            scratch_bytes=scratch + self.scratch.nbytes,
+            scratch_bytes=scratch + self.scratch.nbytes + self.offload.nbytes,
+            host_bytes=on_host,
             parts=dict(parts),
             frames=self._context_frames + frames,
             total_frames=self.frames,
@@ -215,7 +222,9 @@ class LayerCache:
         self.encode_clock = Clock(cache.device)
         self.read_clock = Clock(cache.device)
         self.scratch = Scratch(self.choice.dtype)
+        self._offload = Offload(cache.device)
         self._policy = cache.policy
+        self._layer_count = geometry.layers
         self._frames_per_block = cache.frames_per_block
         self._block = cache.frames_per_block * geometry.tokens_per_frame  # tokens
         self._tokens_per_frame = geometry.tokens_per_frame
@@ -228,9 +237,10 @@ class LayerCache:
         self._context: Context | None = None
         self._spans: list[Span] = []
 
-    def reset(self, encode_clock: Clock, read_clock: Clock, scratch: Scratch) -> None:
+    def reset(self, encode_clock: Clock, read_clock: Clock, scratch: Scratch, offload: Offload) -> None:
         """Forgets everything and frees its memory."""
-        self.encode_clock, self.read_clock, self.scratch = encode_clock, read_clock, scratch
+        self.encode_clock, self.read_clock = encode_clock, read_clock
+        self.scratch, self._offload = scratch, offload
         self._context = None
         self._forget_blocks()
 
@@ -264,17 +274,19 @@ class LayerCache:
         last = self._context if self._context and self._context.k.shape == k.shape else None
         with self.encode_clock.running():
             pair = self._encode(k.contiguous(), v.contiguous(), last)
-        self._context = Context(frames, *pair)
-        self._forget_blocks()
+            self._context = Context(frames, *pair)
+            self._forget_blocks()
+            self._settle([])
         self.preloaded = frames
 
     def _encode(self, k: Tensor, v: Tensor, last: Span | Context | None) -> tuple[Payload, Payload]:
         """Both side by side, k-means starting at `last`: placing centroids keeps little of a GPU busy."""
+        last_k, last_v = self._start(last)
         with two_lanes(k.device) as (lane_k, lane_v):
             with on(lane_k):
-                span_k = self._codec_k.encode(k, last.k if last else None)
+                span_k = self._codec_k.encode(k, last_k)
             with on(lane_v):
-                span_v = self._codec_v.encode(v, last.v if last else None)
+                span_v = self._codec_v.encode(v, last_v)
         return span_k, span_v
 
     @torch.no_grad()
@@ -311,7 +323,7 @@ class LayerCache:
                 for buffer in self._buffers:
                     moved = buffer[:, :, (slot + len(due)) * self._block :][:, :, : self._block]
                     buffer[:, :, slot * self._block : (slot + 1) * self._block].copy_(moved)
-        self._spans = [span for span in self._spans if span.blocks.stop > layout.first_visible]
+        self._spans = self._settle([span for span in self._spans if span.blocks.stop > layout.first_visible])
         self._layout = layout
         self.staged = False
 
@@ -324,7 +336,7 @@ class LayerCache:
             near = [*self._spans[len(spans) : len(spans) + 1], *spans[-1:]]
             part = slice(blocks.start * self._block, blocks.stop * self._block)
             pair = self._encode(k[:, :, part], v[:, :, part], near[0] if near else None)
-            spans.append(Span(blocks, *pair))
+            spans = self._settle([*spans, Span(blocks, *pair)])
         if self._buffers is None:
             self._buffers = (self._allocate(), self._allocate())
         for slot, block in enumerate((*layout.sink, *layout.recent)):
@@ -342,11 +354,11 @@ class LayerCache:
     def stretches(self, staged: bool = True) -> Iterator[Stretch]:
         """Visible history and, with `staged`, the staged block, as they are held."""
         if self._context is not None:
-            yield Stretch(0, self._context.k, self._context.v)
+            yield Stretch(0, self._context.k, self._context.v, host=self._context.host)
         for span in self._spans:
             hidden = max(0, self._layout.first_visible - span.blocks.start)
             first_frame = self._context_frames + (span.blocks.start + hidden) * self._frames_per_block
-            yield Stretch(first_frame, span.k, span.v, hidden * self._block)
+            yield Stretch(first_frame, span.k, span.v, hidden * self._block, span.host)
         sinks, stop = len(self._layout.sink), self._full_precision_blocks + (self.staged and staged)
         # Before anything is encoded the sinks and what follows them are consecutive frames: one stretch.
         apart = self._layout.recent.start > sinks
@@ -363,10 +375,12 @@ class LayerCache:
         heads: slice = EVERY,
         rope: Rope | None = None,
         out: tuple[Tensor, Tensor] | None = None,
+        lane: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Keys, rotated by `rope`, and values [B, H, S, D] of some heads of a stretch. Not to be written to.
 
-        What has to be made is made in `out`, where that is given: tensors of that shape.
+        What has to be made is made in `out`, where that is given: tensors of that shape. With a `lane` they
+        may share memory with what the next read with that lane gives, as `Offload.stage` says.
         """
         k_out, v_out = out or (None, None)
         if isinstance(stretch.k, Tensor) or isinstance(stretch.v, Tensor):
@@ -375,15 +389,16 @@ class LayerCache:
             if rope is not None:
                 k = rotate(k, rope, stretch.first_frame, k_out)
             return k, stretch.v[:, heads].to(dtype)
+        span_k, span_v = self._on_device(stretch.k, stretch.v, stretch.host, heads, lane)
         k = self._codec_k.decode(
-            stretch.k.heads(heads),
+            span_k,
             dtype,
             stretch.start,
             rope=rope,
             first_frame=stretch.first_frame,
             out=k_out,
         )
-        return k, self._codec_v.decode(stretch.v.heads(heads), dtype, stretch.start, out=v_out)
+        return k, self._codec_v.decode(span_v, dtype, stretch.start, out=v_out)
 
     def pieces(self, dtype: torch.dtype, staged: bool = True) -> Iterator[Piece]:
         """`stretches`, decoded to `dtype` in turn. Not to be written to."""
@@ -394,7 +409,8 @@ class LayerCache:
         """`blocks` of the history and the staged block, decoded to `dtype` in turn. Not to be written to.
 
         Frames are counted among the chosen, from 0 and without gaps; the staged block comes last. Only spans
-        that hold one of them are decoded. Raises ValueError unless `blocks` are held, visible and rising.
+        that hold one of them are decoded. A piece may be gone once the next is asked for. Raises ValueError
+        unless `blocks` are held, visible and rising.
         """
         sink, recent = self._layout.sink, self._layout.recent
         shown = [
@@ -411,7 +427,8 @@ class LayerCache:
                 continue
             first = runs[0][1].start
             start = (first - span.blocks.start) * self._block
-            k, v = self._codec_k.decode(span.k, dtype, start), self._codec_v.decode(span.v, dtype, start)
+            span_k, span_v = self._on_device(span.k, span.v, span.host, EVERY, lane=0)
+            k, v = self._codec_k.decode(span_k, dtype, start), self._codec_v.decode(span_v, dtype, start)
             for place, run in runs:
                 part = slice((run.start - first) * self._block, (run.stop - first) * self._block)
                 yield Piece(place * self._frames_per_block, k[:, :, part], v[:, :, part])
@@ -442,6 +459,11 @@ class LayerCache:
         for payload in (*context, *(payload for span in self._spans for payload in (span.k, span.v))):
             sizes.update({name: tensor.nbytes for name, tensor in payload.parts.items()})
         return dict(sizes)
+
+    @property
+    def host_bytes(self) -> int:
+        """Of the history's bytes, those in the host's memory."""
+        return sum(_nbytes(held) for held in (self._context, *self._spans) if held and held.host is not None)
 
     @property
     def blocks(self) -> int:
@@ -480,6 +502,38 @@ class LayerCache:
             shape = (batch, heads, self._policy.capacity * self._block, head_dim)
             return torch.empty(shape, dtype=self._dtype, device=self._device)
 
+    def _settle(self, spans: list[Span]) -> list[Span]:
+        """`spans`, and the context before them, with the oldest in the host's memory as the policy says."""
+        if self._policy.device_bytes is None:
+            return spans
+        newest_first = [held for held in (*reversed(spans), self._context) if held is not None]
+        stay = self._policy.on_device(map(_nbytes, newest_first), self._layer_count)
+        if self._context is not None and stay < len(newest_first) and self._context.host is None:
+            host = self._offload.store(self._context.k, self._context.v)
+            self._context = Context(self._context.frames, host.k, host.v, host)
+        for index, span in enumerate(spans[: max(0, len(spans) - stay)]):
+            if span.host is None:
+                host = self._offload.store(span.k, span.v)
+                spans[index] = Span(span.blocks, host.k, host.v, host)
+        return spans
+
+    def _start(self, near: Context | Span | None) -> tuple[Payload | None, Payload | None]:
+        """What k-means of keys and of values start from: those of `near`, wherever they are."""
+        if near is None:
+            return None, None
+        return (near.k, near.v) if near.host is None else self._offload.load(near.host)
+
+    def _on_device(
+        self, k: Payload, v: Payload, host: HostSpan | None, heads: slice, lane: int | None
+    ) -> tuple[Payload, Payload]:
+        """Some heads of a span: with a `lane`, in a slot of it; see `Offload`."""
+        if host is None:
+            return k.heads(heads), v.heads(heads)
+        if lane is not None:
+            return self._offload.stage(host, heads, lane)
+        k, v = self._offload.load(host)
+        return k.heads(heads), v.heads(heads)
+
     def _stretch(self, first_block: int, slots: range) -> Stretch:
         assert self._buffers is not None
         first, last = slots.start * self._block, slots.stop * self._block
@@ -500,6 +554,10 @@ class LayerCache:
                 f"{name} has {x.shape[2]} tokens, but a block is {self._frames_per_block} whole frames of "
                 f"{self._tokens_per_frame}: stage exactly {self._block} tokens"
             )
+
+
+def _nbytes(held: Context | Span) -> int:
+    return held.k.stored_bytes + held.v.stored_bytes
 
 
 def _runs(wanted: Sequence[int], home: range) -> list[tuple[int, range]]:

@@ -35,6 +35,10 @@ class Payload(Protocol):
         """Some of the heads, as views of the same memory."""
         ...
 
+    def with_parts(self, parts: Mapping[str, Tensor]) -> Payload:
+        """The same with other tensors, of the same names and meaning."""
+        ...
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class BF16Payload:
@@ -55,6 +59,9 @@ class BF16Payload:
 
     def heads(self, part: slice) -> BF16Payload:
         return replace(self, values=self.values[:, part])
+
+    def with_parts(self, parts: Mapping[str, Tensor]) -> BF16Payload:
+        return replace(self, **parts)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -102,6 +109,9 @@ class PRQPayload:
             powers=None if self.powers is None else self.powers[:, :, part],
         )
 
+    def with_parts(self, parts: Mapping[str, Tensor]) -> PRQPayload:
+        return replace(self, **parts)
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class GroupwisePayload:
@@ -130,6 +140,14 @@ class GroupwisePayload:
         return replace(
             self, codes=self.codes[:, part], scales=self.scales[:, part], zeros=self.zeros[:, part]
         )
+
+    def with_parts(self, parts: Mapping[str, Tensor]) -> GroupwisePayload:
+        return replace(self, **parts)
+
+
+def head_dim(name: str) -> int:
+    """Which dimension of the part called `name` counts heads."""
+    return 2 if name in ("labels", "centroids", "powers") else 1
 
 
 def total_bytes(parts: Mapping[str, Tensor]) -> int:

@@ -7,7 +7,10 @@ the forecast below.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate, takewhile
+from math import inf
 from typing import NamedTuple
 
 from qvg.config import BF16, CacheGeometry, CodecConfig
@@ -35,12 +38,17 @@ class CachePolicy:
     `window` limits what is read to the newest `window` committed blocks and the sinks; None reads everything.
     The block being denoised is always read and is not counted. A span's memory is freed once all its blocks
     are outside.
+
+    `device_bytes` is what the encoded spans of all layers together may take of the device's memory. Beyond it
+    the oldest are kept in the host's, and copied back, ahead of time, whenever they are read. None keeps all
+    on the device, 0 none.
     """
 
     every: int = 8
     sink: int = 0
     recent: int = 0
     window: int | None = None
+    device_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -52,11 +60,20 @@ class CachePolicy:
                 f"window={self.window} blocks is shorter than every + recent = {self.every + self.recent}: "
                 "blocks would leave before they are encoded; lower every or recent, or widen the window"
             )
+        if self.device_bytes is not None and self.device_bytes < 0:
+            raise ValueError(
+                f"device_bytes={self.device_bytes} must be 0 (no encoded span stays on the device) or more"
+            )
 
     @property
     def capacity(self) -> int:
         """Blocks that are ever in full precision at once, the one being denoised included."""
         return self.sink + self.recent + self.every
+
+    def on_device(self, sizes: Iterable[int], layers: int) -> int:
+        """How many spans of one of `layers` layers stay on the device, of `sizes` bytes, newest first."""
+        room = inf if self.device_bytes is None else self.device_bytes // layers
+        return sum(1 for _ in takewhile(lambda held: held <= room, accumulate(sizes)))
 
     def due(self, committed: int, spans: int) -> range | None:
         """The blocks to encode after `committed` commits and `spans` spans; None when too few wait."""
@@ -97,3 +114,23 @@ def cache_bytes(
     full_precision = len(layout.sink) + len(layout.recent)
     stored = layers(BF16, full_precision) + len(layout.spans) * layers(codec, policy.every)
     return stored, layers(BF16, layout.visible_blocks)
+
+
+def host_bytes(
+    geometry: CacheGeometry,
+    codec: CodecConfig,
+    policy: CachePolicy,
+    blocks: int,
+    frames_per_block: int,
+    batch: int = 1,
+) -> tuple[int, int]:
+    """Of the `stored_bytes` of `cache_bytes` those in the host's memory, and what it takes to read them.
+
+    They are copied to room on the device that all layers share, at most two spans of one: see `qvg.offload`.
+    """
+    tokens = policy.every * frames_per_block * geometry.tokens_per_frame
+    shape = (batch, geometry.heads, tokens, geometry.head_dim)
+    span = codec.stored_bytes(*shape, "k") + codec.stored_bytes(*shape, "v")
+    spans = len(policy.layout(blocks).spans)
+    away = spans - policy.on_device([span] * spans, geometry.layers)
+    return geometry.layers * away * span, 2 * span if away else 0

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 class CacheStats:
     """Keys and values of all layers. Bytes count tensors, not what an allocator rounds them to.
 
-    `stored_bytes` is what history takes: encoded spans and full-precision blocks. `bf16_bytes` is what the
-    same visible frames would take in BF16. `scratch_bytes` is held beside them: the block being denoised and
-    the unused part of preallocated buffers. `parts` splits `stored_bytes` by name: "sink" and "recent" (full
-    precision), and the parts of the codec's payloads ("values" of BF16; "codes", "scales", "labels",
-    "centroids" of QVG; "codes", "scales", "zeros" of RTN, KIVI and QuaRot).
+    `stored_bytes` is what history takes: encoded spans and full-precision blocks. `host_bytes` of them are in
+    the host's memory, the others on the device. `bf16_bytes` is what the same visible frames would take in
+    BF16. `scratch_bytes` is held beside them on the device: the block being denoised, the unused part of
+    preallocated buffers, and what spans are decoded and copied to. `parts` splits `stored_bytes` by name:
+    "sink" and "recent" (full precision), and the parts of the codec's payloads ("values" of BF16; "codes",
+    "scales", "labels", "centroids" of QVG; "codes", "scales", "zeros" of RTN, KIVI and QuaRot).
     """
 
     stored_bytes: int
@@ -26,6 +27,12 @@ class CacheStats:
     spans: int  # encoded and still held, per layer
     encode_ms: float  # spent encoding since the start
     read_ms: float  # spent in attention since the start: decoding, rotating, attending
+    host_bytes: int = 0
+
+    @property
+    def device_bytes(self) -> int:
+        """Of `stored_bytes`, those on the device."""
+        return self.stored_bytes - self.host_bytes
 
     @property
     def ratio(self) -> float:

@@ -78,7 +78,7 @@ def assigned(clusters: Clusters, dtype: torch.dtype = torch.float32) -> Tensor:
     batch, heads, count, head_dim = clusters.centroids.shape
     first = torch.arange(0, batch * heads * count, count, dtype=torch.int32, device=clusters.labels.device)
     rows = clusters.labels.int() + first.view(batch, heads, 1)
-    return embedding(rows, clusters.centroids.to(dtype).view(-1, head_dim))
+    return embedding(rows, clusters.centroids.to(dtype).reshape(-1, head_dim))
 
 
 def _assign(points: Tensor, centroids: Tensor) -> Tensor:

@@ -1,0 +1,239 @@
+"""Encoded spans in the host's memory: on their way there once, and back whenever they are read.
+
+A span lies in pinned memory head by head: whatever heads a lane of `qvg.attention` reads, their keys and
+values are one stretch of it, and one copy. Every lane has a copying stream and two slots on the device, which
+all layers share: while it attends to what is in one, the other is filled. Nothing is fetched ahead by name.
+Python issues work long before the device does it, so a copy starts as soon as its slot is free: under the
+attention before, or under what stands between two layers.
+
+Counted for Self-Forcing: a span of 24 latents is 31.5 MiB a layer in QVG INT2, 0.66 ms at 50 GB/s (PCIe 5
+x16), 1.3 at 25 (PCIe 4). Attention of a block to it is 1.08 TFLOP: 2.0 ms at 543 TFLOP/s, 7 at 150. So copies
+hide under attention where the link moves 31 GB/s for each PFLOP/s the card computes: three times over, here.
+BF16 is seven times as much, 4.6 ms at 50 GB/s, and does not hide.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import defaultdict
+from functools import lru_cache
+from itertools import accumulate
+from math import prod
+from operator import mul
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from qvg.payload import Payload, head_dim
+
+ALIGN = 256  # bytes: kernels built for strides of plain payloads serve these too
+PIECE_SPANS = 8  # at least so many spans of a layer in one piece of pinned memory
+
+
+class Field(NamedTuple):
+    """Where the row of a head has its part of one of a payload's tensors."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]  # without heads
+    start: int  # bytes
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+    def of(self, rows: Tensor) -> Tensor:
+        """The tensor of the heads in uint8 `rows` [h, row], as a view."""
+        at, size = head_dim(self.name), self.dtype.itemsize
+        strides = [*accumulate(reversed(self.shape[1:]), mul, initial=1)][::-1]
+        return rows.view(self.dtype).as_strided(
+            (*self.shape[:at], rows.shape[0], *self.shape[at:]),
+            (*strides[:at], rows.shape[1] // size, *strides[at:]),
+            (rows.storage_offset() + self.start) // size,
+        )
+
+
+class HostSpan:
+    """Keys and values of one span of one layer."""
+
+    def __init__(self, k: Payload, v: Payload, memory: HostMemory) -> None:
+        """Copies k and v in the current stream; they may be let go at once."""
+        self.device = next(iter(k.parts.values())).device
+        fields, row = _fields(k, 0)
+        v_fields, row = _fields(v, row)
+        self._fields = (fields, v_fields)
+        # What they are without their numbers: shapes, types and sizes are asked for all the time.
+        self.k, self.v = (
+            x.with_parts({name: torch.empty_like(part, device="meta") for name, part in x.parts.items()})
+            for x in (k, v)
+        )
+        held = memory.take(k.shape[1] * row)
+        # Not when a cache drops it: a snapshot of that cache may hold it too.
+        weakref.finalize(self, memory.give_back, held).atexit = False
+        self.rows = held.view(k.shape[1], row)  # uint8, a head each
+        packed = torch.empty(self.rows.shape, dtype=torch.uint8, device=self.device)
+        for payload, places in zip((k, v), self._fields, strict=True):
+            for field in places:
+                field.of(packed).copy_(payload.parts[field.name])
+        self.written: torch.cuda.Event | None = None
+        if self.device.type == "cuda":
+            here = torch.cuda.current_stream(self.device)
+            # What was held there before may still be on its way to the device.
+            for lane in (0, 1):
+                here.wait_stream(_copying_stream(self.device, lane))
+            self.rows.copy_(packed, non_blocking=True)
+            self.written = torch.cuda.Event()
+            self.written.record(here)
+        else:
+            self.rows.copy_(packed)
+
+    def payloads(self, rows: Tensor) -> tuple[Payload, Payload]:
+        """Keys and values of the heads in `rows`, as views."""
+        k, v = (
+            like.with_parts({field.name: field.of(rows) for field in fields})
+            for like, fields in zip((self.k, self.v), self._fields, strict=True)
+        )
+        return k, v
+
+
+class HostMemory:
+    """Pinned memory of a few sizes, used again: to pin a GiB takes some tenths of a second.
+
+    It comes in powers of two, which is what torch's allocator rounds pinned memory to.
+    """
+
+    def __init__(self, pinned: bool) -> None:
+        self._pinned = pinned
+        self._free: dict[int, list[Tensor]] = defaultdict(list)
+
+    def take(self, size: int) -> Tensor:
+        """uint8 [size]. Raises MemoryError where no more can be pinned."""
+        free = self._free[size]
+        if not free:
+            piece = 1 << (PIECE_SPANS * size - 1).bit_length()
+            try:
+                # A tensor made in inference mode could not be written to outside of it.
+                with torch.inference_mode(False):
+                    memory = torch.empty(piece, dtype=torch.uint8, pin_memory=self._pinned)
+            except RuntimeError as error:
+                raise MemoryError(
+                    f"out of memory: the host cannot pin {piece >> 20} MiB more for encoded history; raise "
+                    "device_bytes, choose a smaller codec, or make fewer blocks"
+                ) from error
+            free.extend(memory[: piece // size * size].split(size))
+        return free.pop()
+
+    def give_back(self, memory: Tensor) -> None:
+        self._free[len(memory)].append(memory)
+
+
+class Slot:
+    """Memory on the device that heads of spans are copied to, one after another."""
+
+    def __init__(self) -> None:
+        self._memory: Tensor | None = None
+        self._reader: torch.cuda.Stream | None = None
+        self._filled: torch.cuda.Event | None = None
+        self._read: torch.cuda.Event | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self._memory is None else self._memory.nbytes
+
+    def done(self) -> None:
+        """All that reads what it was filled with has been issued."""
+        if self._reader is not None:
+            self._read = self._read or torch.cuda.Event()
+            self._read.record(self._reader)
+
+    def fill(self, span: HostSpan, rows: Tensor, lane: int) -> Tensor:
+        """`rows` of `span` on its device, ready for the current stream."""
+        if span.written is None:
+            return self._room(rows, span.device).copy_(rows)
+        here, copying = torch.cuda.current_stream(span.device), _copying_stream(span.device, lane)
+        with torch.cuda.stream(copying):
+            copying.wait_event(span.written)
+            if self._read is not None:
+                copying.wait_event(self._read)
+            room = self._room(rows, span.device)
+            room.copy_(rows, non_blocking=True)
+            self._filled = self._filled or torch.cuda.Event()
+            self._filled.record(copying)
+        here.wait_event(self._filled)
+        if self._reader != here:
+            # The memory is the copying stream's: it must not give it away while this one reads.
+            room.record_stream(here)
+            self._reader = here
+        return room
+
+    def _room(self, rows: Tensor, device: torch.device) -> Tensor:
+        size = rows.numel()
+        if self._memory is None or len(self._memory) < size:
+            self._memory = self._reader = None
+            with torch.inference_mode(False):
+                self._memory = torch.empty(size, dtype=torch.uint8, device=device)
+        return self._memory[:size].view(rows.shape)
+
+
+class Offload:
+    """Moves spans of all layers of a cache to the host, and some of their heads back.
+
+    On a CPU the two memories are one: the same happens, and saves nothing.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._memory = HostMemory(pinned=device.type == "cuda")
+        # The slot that was filled last comes last.
+        self._slots: dict[tuple[torch.device, int], list[Slot]] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """On the device, of all slots."""
+        return sum(slot.nbytes for slots in self._slots.values() for slot in slots)
+
+    def store(self, k: Payload, v: Payload) -> HostSpan:
+        """Raises MemoryError where the host has no room."""
+        return HostSpan(k, v, self._memory)
+
+    def load(self, span: HostSpan) -> tuple[Payload, Payload]:
+        """All heads, in memory of their own, in the current stream."""
+        if span.written is not None:
+            torch.cuda.current_stream(span.device).wait_event(span.written)
+        rows = torch.empty(span.rows.shape, dtype=torch.uint8, device=span.device)
+        return span.payloads(rows.copy_(span.rows, non_blocking=True))
+
+    def stage(self, span: HostSpan, heads: slice, lane: int) -> tuple[Payload, Payload]:
+        """Some heads, in a slot of `lane`, 0 or 1, for what is issued to the current stream from here on.
+
+        They are good for all of it that is issued before the next call with this lane.
+        """
+        slots = self._slots.setdefault((span.device, lane), [Slot(), Slot()])
+        slots[1].done()
+        slots.reverse()
+        return span.payloads(slots[1].fill(span, span.rows[heads], lane))
+
+
+def empty_host_cache() -> None:
+    """Gives pinned memory that is no longer used back to the system."""
+    accelerator = getattr(torch, "accelerator", None)
+    if hasattr(accelerator, "empty_host_cache"):  # torch 2.10
+        torch.accelerator.empty_host_cache()
+    elif hasattr(torch._C, "_host_emptyCache"):
+        torch._C._host_emptyCache()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _fields(payload: Payload, start: int) -> tuple[list[Field], int]:
+    """Where the parts of a head of `payload` lie from byte `start` on, and where what follows may begin."""
+    fields = []
+    for name, part in payload.parts.items():
+        at = head_dim(name)
+        field = Field(name, part.dtype, (*part.shape[:at], *part.shape[at + 1 :]), start)
+        start += -(-field.nbytes // ALIGN) * ALIGN
+        fields.append(field)
+    return fields, start
+
+
+@lru_cache(maxsize=16)
+def _copying_stream(device: torch.device, lane: int) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
