@@ -207,6 +207,7 @@ def _held(cache: KVCache) -> Row:
     encoded = sum(size for name, size in stats.parts.items() if name not in ("sink", "recent"))
     return {
         "kv_gib": stats.stored_bytes / 2**30,
+        "kv_host_gib": stats.host_bytes / 2**30,
         "kv_scratch_gib": stats.scratch_bytes / 2**30,
         "encoded_mib_a_layer": encoded / 2**20 / cache.geometry.layers,
         "ratio": stats.ratio,
@@ -236,7 +237,7 @@ def _open(backend: Backend, cache: KVCache, blocks: int, mode: str) -> Rollout:
 
 
 def parse_case(backend: Backend, preset: str, policy: str, mode: str = "") -> Case:
-    """`every=1,clusters=64,sink=1`, or nothing for the mode's own. Raises ValueError."""
+    """`every=1,clusters=64,device_gib=0.5`, or nothing for the mode's own. Raises ValueError."""
     check(Request(mode=mode, blocks=1), backend.spec)
     codec, changes = codec_for(backend.spec, preset), {}
     usual = next((each.policy for each in backend.spec.modes if each.id == mode), backend.spec.policy)
@@ -246,8 +247,12 @@ def parse_case(backend: Backend, preset: str, policy: str, mode: str = "") -> Ca
             codec = with_clusters(codec, int(number))
         elif name in ("every", "sink", "recent", "window"):
             changes[name] = int(number)
+        elif name == "device_gib":
+            changes["device_bytes"] = int(float(number) * 2**30)
         else:
-            raise ValueError(f"{part!r} is not one of every=, sink=, recent=, window=, clusters=")
+            raise ValueError(
+                f"{part!r} is not one of every=, sink=, recent=, window=, device_gib=, clusters="
+            )
     name = " ".join(filter(None, (preset, mode, policy)))
     return Case(name, codec, dataclasses.replace(usual, **changes), mode)
 
@@ -371,7 +376,11 @@ def _parser() -> argparse.ArgumentParser:
         "--codec", nargs="+", default=["BF16", "QVG INT2"], choices=list(PRESETS), metavar="PRESET"
     )
     parser.add_argument(
-        "--policy", nargs="+", default=[""], metavar="every=N,clusters=N", help="each with every codec"
+        "--policy",
+        nargs="+",
+        default=[""],
+        metavar="every=N,clusters=N,device_gib=X",
+        help="each with every codec; encoded history beyond X GiB is kept in the host's memory",
     )
     parser.add_argument(
         "--mode", nargs="+", default=[""], metavar="MODE", help="each of a generator that has several"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from backends.base import BackendSpec
 from backends.machine import DeviceInfo
 from qvg.config import BF16, PRESETS, BF16Config, CodecConfig, with_clusters
-from qvg.policy import CachePolicy, cache_bytes
+from qvg.policy import CachePolicy, cache_bytes, host_bytes
 
 _GIB = 1 << 30
 
@@ -18,7 +18,8 @@ class Plan:
 
     `needs_bytes` is the most held at any time: weights and activations, encoded history, and the room set
     aside for full-precision blocks; or the text encoder and the weights, before the first block. `parts` say
-    what it is made of while blocks are made. `fits` is None while the device is not known.
+    what it is made of while blocks are made. `host_bytes` of history are beside it, in the host's memory.
+    `fits` is None while the device is not known; whether the host has that memory is not asked.
     """
 
     kv_bytes: int
@@ -28,6 +29,7 @@ class Plan:
     fits: bool | None
     blocks_that_fit: int | None  # of those asked for; None while the device is not known
     sentence: str
+    host_bytes: int = 0
 
 
 def codec_for(spec: BackendSpec, preset: str) -> CodecConfig:
@@ -39,6 +41,9 @@ def plan(
     spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int, device: DeviceInfo | None
 ) -> Plan:
     """What `blocks` blocks cost, and whether `device` can hold it."""
+    if device is not None and device.kind == "cpu":
+        # The host's memory is what is asked about.
+        policy = replace(policy, device_bytes=None)
     kv_bytes, bf16_bytes = _cache_bytes(spec, codec, policy, blocks)
     held = _most_held(spec, codec, policy, blocks)
     needs = max(spec.working_bytes + held, _prompt_bytes(spec, device))
@@ -47,7 +52,10 @@ def plan(
         lasts = _blocks_that_fit(spec, codec, policy, blocks, device.memory_bytes)
         fits = lasts == blocks
     sentence = _sentence(spec, policy, blocks, needs, device, lasts)
-    if lasts == blocks and not isinstance(codec, BF16Config):
+    on_host, _ = _host_bytes(spec, codec, policy, lasts or blocks)
+    if on_host:
+        sentence += f" Keeps {in_words(on_host)} of history in the host's memory."
+    elif lasts == blocks and not isinstance(codec, BF16Config):
         sentence += _without(spec, policy, blocks, needs, device)
     return Plan(
         kv_bytes=kv_bytes,
@@ -57,6 +65,7 @@ def plan(
         fits=fits,
         blocks_that_fit=lasts,
         sentence=sentence,
+        host_bytes=on_host,
     )
 
 
@@ -79,6 +88,8 @@ def _prompt_bytes(spec: BackendSpec, device: DeviceInfo | None) -> int:
 def _held(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> int:
     """Bytes the cache holds after `blocks` blocks: spans, and room for every full-precision block."""
     stored, _ = _cache_bytes(spec, codec, policy, blocks)
+    on_host, to_read_it = _host_bytes(spec, codec, policy, blocks)
+    stored += to_read_it - on_host
     if spec.context_latents is not None:
         return stored
     layout = policy.layout(blocks)
@@ -88,10 +99,19 @@ def _held(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: in
 
 def _cache_bytes(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> tuple[int, int]:
     """(stored_bytes, bf16_bytes) after `blocks` blocks."""
+    return cache_bytes(spec.geometry, codec, *_history(spec, policy, blocks))
+
+
+def _host_bytes(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> tuple[int, int]:
+    """What of it is in the host's memory, and what it takes of the device's to read that."""
+    return host_bytes(spec.geometry, codec, *_history(spec, policy, blocks))
+
+
+def _history(spec: BackendSpec, policy: CachePolicy, blocks: int) -> tuple[CachePolicy, int, int]:
+    """Policy, number and length of the blocks that are remembered after `blocks` blocks."""
     if spec.context_latents is None:
-        return cache_bytes(spec.geometry, codec, policy, blocks, spec.latents_per_block)
-    context = CachePolicy(every=1)
-    return cache_bytes(spec.geometry, codec, context, min(blocks - 1, 1), spec.context_latents)
+        return policy, blocks, spec.latents_per_block
+    return CachePolicy(every=1, device_bytes=policy.device_bytes), min(blocks - 1, 1), spec.context_latents
 
 
 def _block_bytes(spec: BackendSpec) -> int:

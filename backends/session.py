@@ -20,6 +20,7 @@ from backends.peak import PeakMemory
 from backends.plan import in_words
 from qvg.cache import KVCache
 from qvg.config import CodecConfig
+from qvg.offload import empty_host_cache
 from qvg.policy import CachePolicy
 
 
@@ -91,9 +92,10 @@ def run_session(
 
 
 def free_memory() -> None:
-    """Collects what is no longer referred to and gives the GPU allocator's unused blocks back."""
+    """Collects what is no longer referred to and gives unused memory of the GPU, and pinned for it, back."""
     gc.collect()
     if torch.cuda.is_initialized():
         # After a failed kernel every call raises its error again; whoever owns the process then replaces it.
         with suppress(RuntimeError):
             torch.cuda.empty_cache()
+            empty_host_cache()

@@ -58,6 +58,17 @@ def test_blocks_at_lengths(capsys, tmp_path):
     assert rows[-1]["ratio"] == pytest.approx(dense / stored, abs=1e-4)
 
 
+def test_history_in_the_hosts_memory_is_told_apart():
+    backend = bench.load("self_forcing", torch.device("cpu"), random_weights=True, tiny=True)
+    case = bench.parse_case(backend, "QVG INT2", "every=1,clusters=8,device_gib=0.0001")
+    assert case.policy == CachePolicy(every=1, device_bytes=107_374)
+    cache = case.cache(backend, torch.device("cpu"))
+    bench.fill(cache, 6)
+    held = bench._held(cache)
+    assert held["kv_gib"] == cache.stats().stored_bytes / 2**30
+    assert held["kv_host_gib"] == pytest.approx(4 / 6 * held["kv_gib"])  # room for two of six spans
+
+
 def test_codecs_are_compared_with_the_fastest_bf16_of_their_length():
     rows = [
         {"codec": "BF16", "latents": 21, "block_ms": 100.0},
@@ -111,6 +122,7 @@ def test_filling_is_as_committing():
     [
         (("--policy", "often=3"), "'often=3' is not one of every="),
         (("--policy", "every=0"), "every=0 must be at least 1"),
+        (("--policy", "device_gib=-1"), "device_bytes=-1073741824 must be 0"),
         (("--policy", "every=x"), "invalid literal"),
     ],
 )

@@ -33,7 +33,15 @@ def test_bytes_are_those_of_the_policy():
     assert made.sentence == f"Needs {in_words(made.needs_bytes)}."
 
 
-@pytest.mark.parametrize("policy", [CachePolicy(every=2), CachePolicy(every=3, sink=1, recent=1, window=6)])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        CachePolicy(every=2),
+        CachePolicy(every=3, sink=1, recent=1, window=6),
+        CachePolicy(every=2, device_bytes=0),
+        CachePolicy(every=1, device_bytes=200_000),
+    ],
+)
 @pytest.mark.parametrize("blocks", [1, 5, 8])
 def test_needs_are_the_most_a_real_cache_holds(policy, blocks):
     cache = KVCache(SPEC.geometry, BF16, policy, frames_per_block=SPEC.latents_per_block)
@@ -44,10 +52,13 @@ def test_needs_are_the_most_a_real_cache_holds(policy, blocks):
             cache.layer(index).stage(block.bfloat16(), block.bfloat16())
         cache.commit()
         stats = cache.stats()
-        held.append(stats.stored_bytes + stats.scratch_bytes)
+        # Spans in the host's memory are read through room for two of a layer.
+        span = 2 * BF16.stored_bytes(1, 1, policy.every * block.shape[2], block.shape[3])
+        held.append(stats.device_bytes + stats.scratch_bytes + (2 * span if stats.host_bytes else 0))
     made = plan(SPEC, BF16, policy, blocks, None)
     assert made.needs_bytes - SPEC.working_bytes == max(held)
     assert made.kv_bytes == stats.stored_bytes
+    assert made.host_bytes == stats.host_bytes
 
 
 def test_a_run_that_fits():
@@ -99,6 +110,30 @@ def test_180_latents_in_two_bits_fit_cards_that_bf16_does_not(gib):
         f"BF16 would need 60.0 GiB and run out at frame {frame}."
     )
     assert f"would run out at frame {frame}; QVG INT2 fits." in without.sentence
+
+
+def test_a_small_card_holds_any_length_with_the_hosts_memory():
+    spilling = dataclasses.replace(SELF_FORCING.policy, device_bytes=1 * GIB)
+    made = plan(SELF_FORCING, QVG, spilling, 341, device(23.6))
+    assert made.fits
+    assert made.kv_bytes == plan(SELF_FORCING, QVG, SELF_FORCING.policy, 341, device(23.6)).kv_bytes
+    # A span of all layers is 0.92 GiB: one stays.
+    assert made.host_bytes == pytest.approx(41 * 30 * 31.49 * 2**20, rel=1e-3)
+    assert made.sentence.endswith("fits. Keeps 37.8 GiB of history in the host's memory.")
+    # Where the device is the host, nothing is elsewhere.
+    same = plan(SELF_FORCING, QVG, spilling, 341, device(23.6, "cpu"))
+    assert not same.fits
+    assert same.host_bytes == 0
+
+
+def test_a_history_made_again_goes_to_the_host_whole():
+    longcat = registry.find("longcat")
+    away = CachePolicy(every=1, device_bytes=0)
+    made = plan(longcat, QVG, away, 4, device(80))
+    kept = plan(longcat, QVG, longcat.policy, 4, device(80))
+    assert made.host_bytes == made.kv_bytes == kept.kv_bytes
+    # All 48 layers read through room for two.
+    assert dict(made.parts)["KV cache"] * 24 == dict(kept.parts)["KV cache"] == kept.kv_bytes
 
 
 def test_on_a_large_card_bf16_is_only_more():

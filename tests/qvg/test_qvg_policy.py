@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from qvg.config import BF16, QVG, CacheGeometry
-from qvg.policy import CachePolicy, cache_bytes
+from qvg.policy import CachePolicy, cache_bytes, host_bytes
 from qvg.stats import CacheStats
 
 POLICIES = [
@@ -65,6 +65,7 @@ def test_due_waits_for_whole_spans_beyond_the_recent() -> None:
         ({"every": 0}, "every=0"),
         ({"sink": -1}, "sink=-1"),
         ({"recent": -1}, "recent=-1"),
+        ({"device_bytes": -1}, "device_bytes=-1 must be 0"),
         ({"every": 4, "recent": 1, "window": 4}, "window=4 blocks is shorter than every"),
     ],
 )
@@ -84,6 +85,32 @@ def test_forecast_by_hand() -> None:
     assert cache_bytes(geometry, QVG, policy, 7, 4) == (3 * block + 2 * span, 7 * block)
 
 
+def test_what_goes_to_the_host_by_hand() -> None:
+    geometry = CacheGeometry(layers=3, heads=2, head_dim=64, tokens_per_frame=10)
+    span = 2 * QVG.stored_bytes(1, 2, 2 * 4 * 10, 64)  # K and V of a layer
+
+    def away(device_bytes: int | None, blocks: int = 7) -> tuple[int, int]:
+        policy = CachePolicy(every=2, sink=1, recent=1, device_bytes=device_bytes)
+        return host_bytes(geometry, QVG, policy, blocks, 4)
+
+    # After 7: spans 1-2 and 3-4. What they are copied to when they are read has room for two of a layer.
+    assert away(None) == away(6 * span) == away(0, blocks=3) == (0, 0)
+    assert away(6 * span - 1) == away(3 * span) == (3 * span, 2 * span)
+    assert away(3 * span - 1) == away(0) == (6 * span, 2 * span)
+
+
+def test_the_newest_stay_on_the_device() -> None:
+    policy = CachePolicy(device_bytes=2 * 100)  # of two layers
+    assert [policy.on_device(sizes, 2) for sizes in ([], [101], [60, 41], [60, 40, 1], [0, 0])] == [
+        0,
+        0,
+        1,
+        2,
+        2,
+    ]
+    assert CachePolicy().on_device([1 << 50] * 3, 2) == 3
+
+
 def test_stats_are_a_value() -> None:
     stats = CacheStats(
         stored_bytes=10,
@@ -96,7 +123,9 @@ def test_stats_are_a_value() -> None:
         spans=1,
         encode_ms=0.0,
         read_ms=0.0,
+        host_bytes=7,
     )
     assert pickle.loads(pickle.dumps(stats)) == stats
     assert stats.ratio == 6.5
+    assert stats.device_bytes == 3
     assert cache_bytes(CacheGeometry(1, 1, 8, 1), BF16, CachePolicy(), 3, 1) == (96, 96)
