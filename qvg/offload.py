@@ -77,14 +77,11 @@ class HostSpan:
             for field in places:
                 field.of(packed).copy_(payload.parts[field.name])
         self.written: torch.cuda.Event | None = None
-        if self.device.type == "cuda":
-            here = torch.cuda.current_stream(self.device)
-            # What was held there before may still be on its way to the device.
-            for lane in (0, 1):
-                here.wait_stream(_copying_stream(self.device, lane))
+        if memory.pinned:
+            # What was held there before has been read: this stream comes after all attention to it.
             self.rows.copy_(packed, non_blocking=True)
             self.written = torch.cuda.Event()
-            self.written.record(here)
+            self.written.record(torch.cuda.current_stream(self.device))
         else:
             self.rows.copy_(packed)
 
@@ -104,7 +101,7 @@ class HostMemory:
     """
 
     def __init__(self, pinned: bool) -> None:
-        self._pinned = pinned
+        self.pinned = pinned  # a GPU's: copies are only issued, and must be waited for
         self._free: dict[int, list[Tensor]] = defaultdict(list)
 
     def take(self, size: int) -> Tensor:
@@ -115,7 +112,7 @@ class HostMemory:
             try:
                 # A tensor made in inference mode could not be written to outside of it.
                 with torch.inference_mode(False):
-                    memory = torch.empty(piece, dtype=torch.uint8, pin_memory=self._pinned)
+                    memory = torch.empty(piece, dtype=torch.uint8, pin_memory=self.pinned)
             except RuntimeError as error:
                 raise MemoryError(
                     f"out of memory: the host cannot pin {piece >> 20} MiB more for encoded history; raise "
