@@ -463,7 +463,7 @@ class LayerCache:
     @property
     def host_bytes(self) -> int:
         """Of the history's bytes, those in the host's memory."""
-        return sum(_nbytes(held) for held in (self._context, *self._spans) if held and held.host is not None)
+        return sum(held.host.nbytes for held in (self._context, *self._spans) if held and held.host)
 
     @property
     def blocks(self) -> int:
@@ -519,7 +519,8 @@ class LayerCache:
 
     def _start(self, near: Context | Span | None) -> tuple[Payload | None, Payload | None]:
         """What k-means of keys and of values start from: those of `near`, wherever they are."""
-        if near is None:
+        # Nothing but codebooks is started from: other spans are not worth fetching.
+        if near is None or "centroids" not in near.k.parts:
             return None, None
         return (near.k, near.v) if near.host is None else self._offload.load(near.host)
 

@@ -68,6 +68,7 @@ class HostSpan:
             x.with_parts({name: torch.empty_like(part, device="meta") for name, part in x.parts.items()})
             for x in (k, v)
         )
+        self.nbytes = k.stored_bytes + v.stored_bytes
         held = memory.take(k.shape[1] * row)
         # Not when a cache drops it: a snapshot of that cache may hold it too.
         weakref.finalize(self, memory.give_back, held).atexit = False
