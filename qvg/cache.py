@@ -8,25 +8,31 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from qvg.clock import Clock
 from qvg.codecs import build_codec
+from qvg.codecs.base import Codec
 from qvg.config import BF16, QVG, CacheGeometry, CodecConfig
 from qvg.device import choose
 from qvg.lanes import on, two_lanes
 from qvg.offload import HostSpan, Offload
 from qvg.ops.rotate import rotate
-from qvg.payload import Payload
+from qvg.payload import Payload, joined_codebooks
+from qvg.payload import split as payload_split
 from qvg.policy import CachePolicy, Layout
 from qvg.rope import Rope
 from qvg.scratch import Scratch
+from qvg.staging import Staging
 from qvg.stats import CacheStats
 
 DEFAULT_POLICY = CachePolicy()
+# Layers are encoded in the same launches until they fill a GPU, or 128 MiB to place centroids in.
+TOKENS_TOGETHER = 1 << 20  # over all heads
+HEADS_TOGETHER = 64
 EVERY = slice(None)
 
 
@@ -101,7 +107,8 @@ class KVCache:
         self.choice = choose(self.device, geometry.head_dim)
         # Fails now, not at the first commit, when the heads do not suit the codec.
         codec.stored_bytes(batch, geometry.heads, 1, geometry.head_dim)
-        self._layers = tuple(LayerCache(self) for _ in range(geometry.layers))
+        self._layers = tuple(LayerCache(self, index) for index in range(geometry.layers))
+        self._codecs = tuple(build_codec(codec, tensor) for tensor in ("k", "v"))
         self.reset()
 
     def reset(self) -> None:
@@ -112,10 +119,11 @@ class KVCache:
         # What spans are decoded to, whichever layer reads.
         self.scratch = Scratch(self.choice.dtype)
         self.offload = Offload(self.device)
+        self._staging = self._new_staging()
         self._encode_clock = Clock(self.device)
         self._read_clock = Clock(self.device)
         for layer in self._layers:
-            layer.reset(self._encode_clock, self._read_clock, self.scratch, self.offload)
+            layer.reset(self._encode_clock, self._read_clock, self.scratch, self.offload, self._staging)
 
     def layer(self, index: int) -> LayerCache:
         """What layer `index` of the model stages to and reads from."""
@@ -150,9 +158,34 @@ class KVCache:
         due = self.policy.due(self._blocks, self._encoded)
         layout = self.policy.layout(self._blocks)
         with self._encode_clock.running():
-            for layer in self._layers:
-                layer.commit(due, layout)
+            for layers in self._together(due):
+                pairs = [None] * len(layers) if due is None else self._encode(layers, due, layout)
+                for index, pair in zip(layers, pairs, strict=True):
+                    self._layers[index].commit(due, layout, pair)
         self._encoded += due is not None
+
+    def _together(self, due: range | None) -> Iterator[range]:
+        """Neighbouring layers whose blocks `due` are encoded in the same launches."""
+        layers, heads = self.geometry.layers, self.batch * self.geometry.heads
+        tokens = len(due or ()) * self.frames_per_block * self.geometry.tokens_per_frame
+        size = max(1, min(HEADS_TOGETHER // heads, TOKENS_TOGETHER // max(1, heads * tokens)))
+        for first in range(0, layers, size):
+            yield range(first, min(first + size, layers))
+
+    def _encode(self, layers: range, due: range, layout: Layout) -> list[tuple[Payload, Payload]]:
+        block = self.frames_per_block * self.geometry.tokens_per_frame
+        first = len(layout.sink) * block
+        k, v = self._staging.some(layers, slice(first, first + len(due) * block))
+        starts = [self._layers[index].start() for index in layers]
+        start_k, start_v = (joined_codebooks(some) for some in zip(*starts, strict=True))
+        pair = encode_pair(self._codecs, k, v, start_k, start_v)
+        return list(zip(*(payload_split(x, len(layers)) for x in pair), strict=True))
+
+    def _new_staging(self) -> Staging:
+        geometry = self.geometry
+        tokens = self.policy.capacity * self.frames_per_block * geometry.tokens_per_frame
+        shape = (geometry.layers, self.batch, geometry.heads, tokens, geometry.head_dim)
+        return Staging(shape, self.dtype, self.device)
 
     def rewrite(self, index: int, k: Tensor, v: Tensor) -> None:
         """Puts k, v [B, H, S, D] in place of all that layer `index` holds, the staged block included.
@@ -180,6 +213,7 @@ class KVCache:
                 )
         for layer in self._layers:
             layer.preloaded = 0
+        self._staging.free()
         self._context_frames = counts[0]
         self._blocks = self._encoded = 0
 
@@ -213,7 +247,7 @@ class KVCache:
 class LayerCache:
     """One layer's share of a `KVCache`: keys before rotation, and values."""
 
-    def __init__(self, cache: KVCache) -> None:
+    def __init__(self, cache: KVCache, index: int) -> None:
         geometry = cache.geometry
         self.choice = cache.choice
         self.heads_shape = (cache.batch, geometry.heads, geometry.head_dim)  # B, H, D
@@ -223,24 +257,33 @@ class LayerCache:
         self.read_clock = Clock(cache.device)
         self.scratch = Scratch(self.choice.dtype)
         self._offload = Offload(cache.device)
+        self._index = index
         self._policy = cache.policy
         self._layer_count = geometry.layers
         self._frames_per_block = cache.frames_per_block
         self._block = cache.frames_per_block * geometry.tokens_per_frame  # tokens
         self._tokens_per_frame = geometry.tokens_per_frame
-        self._device, self._dtype = cache.device, cache.dtype
+        self._dtype = cache.dtype
         self._codec_k = build_codec(cache.codec, "k")
         self._codec_v = build_codec(cache.codec, "v")
         self._layout: Layout = cache.policy.layout(0)
-        # k and v [B, H, capacity * block, D], from the first `stage` on.
+        self._staging = cache._new_staging()
+        # k and v [B, H, capacity * block, D], this layer's part of it, from the first `stage` on.
         self._buffers: tuple[Tensor, Tensor] | None = None
         self._context: Context | None = None
         self._spans: list[Span] = []
 
-    def reset(self, encode_clock: Clock, read_clock: Clock, scratch: Scratch, offload: Offload) -> None:
+    def reset(
+        self,
+        encode_clock: Clock,
+        read_clock: Clock,
+        scratch: Scratch,
+        offload: Offload,
+        staging: Staging,
+    ) -> None:
         """Forgets everything and frees its memory."""
         self.encode_clock, self.read_clock = encode_clock, read_clock
-        self.scratch, self._offload = scratch, offload
+        self.scratch, self._offload, self._staging = scratch, offload, staging
         self._context = None
         self._forget_blocks()
 
@@ -279,15 +322,8 @@ class LayerCache:
             self._settle([])
         self.preloaded = frames
 
-    def _encode(self, k: Tensor, v: Tensor, last: Span | Context | None) -> tuple[Payload, Payload]:
-        """Both side by side, k-means starting at `last`: placing centroids keeps little of a GPU busy."""
-        last_k, last_v = self._start(last)
-        with two_lanes(k.device) as (lane_k, lane_v):
-            with on(lane_k):
-                span_k = self._codec_k.encode(k, last_k)
-            with on(lane_v):
-                span_v = self._codec_v.encode(v, last_v)
-        return span_k, span_v
+    def _encode(self, k: Tensor, v: Tensor, near: Span | Context | None) -> tuple[Payload, Payload]:
+        return encode_pair((self._codec_k, self._codec_v), k, v, *self._start(near))
 
     @torch.no_grad()
     def stage(self, k: Tensor, v: Tensor) -> None:
@@ -300,24 +336,19 @@ class LayerCache:
         self._check("K", k)
         self._check("V", v)
         if self._buffers is None:
-            self._buffers = (self._allocate(), self._allocate())
+            self._buffers = self._staging.of(self._index)
         start = self._full_precision_blocks * self._block
         for buffer, x in zip(self._buffers, (k, v), strict=True):
             buffer[:, :, start : start + self._block].copy_(x)
         self.staged = True
 
     @torch.no_grad()
-    def commit(self, due: range | None, layout: Layout) -> None:
-        """Makes the staged block history, encodes the blocks `due`, drops what `layout` no longer shows."""
+    def commit(self, due: range | None, layout: Layout, pair: tuple[Payload, Payload] | None) -> None:
+        """Makes the staged block history, holds the blocks `due` as `pair`, drops what `layout` hides."""
         assert self._buffers is not None
-        if due is not None:
+        if due is not None and pair is not None:
             first = len(layout.sink)
-            k, v = (
-                buffer[:, :, first * self._block : (first + len(due)) * self._block]
-                for buffer in self._buffers
-            )
-            last = self._spans[-1] if self._spans else None
-            self._spans.append(Span(due, *self._encode(k, v, last)))
+            self._spans.append(Span(due, *pair))
             # Block by block: source and destination of one copy never overlap.
             for slot in range(first, first + len(layout.recent)):
                 for buffer in self._buffers:
@@ -338,7 +369,7 @@ class LayerCache:
             pair = self._encode(k[:, :, part], v[:, :, part], near[0] if near else None)
             spans = self._settle([*spans, Span(blocks, *pair)])
         if self._buffers is None:
-            self._buffers = (self._allocate(), self._allocate())
+            self._buffers = self._staging.of(self._index)
         for slot, block in enumerate((*layout.sink, *layout.recent)):
             for buffer, x in zip(self._buffers, (k, v), strict=True):
                 kept = x[:, :, block * self._block : (block + 1) * self._block]
@@ -495,13 +526,6 @@ class LayerCache:
         batch, heads, head_dim = self.heads_shape
         return 2 * batch * heads * self._block * head_dim * self._dtype.itemsize
 
-    def _allocate(self) -> Tensor:
-        batch, heads, head_dim = self.heads_shape
-        # A tensor made in inference mode could not be written to outside of it.
-        with torch.inference_mode(False):
-            shape = (batch, heads, self._policy.capacity * self._block, head_dim)
-            return torch.empty(shape, dtype=self._dtype, device=self._device)
-
     def _settle(self, spans: list[Span]) -> list[Span]:
         """`spans`, and the context before them, with the oldest in the host's memory as the policy says."""
         if self._policy.device_bytes is None:
@@ -516,6 +540,10 @@ class LayerCache:
                 host = self._offload.store(span.k, span.v)
                 spans[index] = Span(span.blocks, host.k, host.v, host)
         return spans
+
+    def start(self) -> tuple[Payload | None, Payload | None]:
+        """What k-means of the next blocks' keys and values start from."""
+        return self._start(self._spans[-1] if self._spans else None)
 
     def _start(self, near: Context | Span | None) -> tuple[Payload | None, Payload | None]:
         """What k-means of keys and of values start from: those of `near`, wherever they are."""
@@ -555,6 +583,20 @@ class LayerCache:
                 f"{name} has {x.shape[2]} tokens, but a block is {self._frames_per_block} whole frames of "
                 f"{self._tokens_per_frame}: stage exactly {self._block} tokens"
             )
+
+
+@torch.no_grad()
+def encode_pair(
+    codecs: Sequence[Codec[Any]], k: Tensor, v: Tensor, start_k: Payload | None, start_v: Payload | None
+) -> tuple[Payload, Payload]:
+    """Both [B, H, S, D], side by side: placing centroids keeps little of a GPU busy."""
+    codec_k, codec_v = codecs
+    with two_lanes(k.device) as (lane_k, lane_v):
+        with on(lane_k):
+            encoded_k = codec_k.encode(k, start_k)
+        with on(lane_v):
+            encoded_v = codec_v.encode(v, start_v)
+    return encoded_k, encoded_v
 
 
 def _nbytes(held: Context | Span) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -148,6 +148,25 @@ class GroupwisePayload:
 def head_dim(name: str) -> int:
     """Which dimension of the part called `name` counts heads."""
     return 2 if name in ("labels", "centroids", "powers") else 1
+
+
+def split(payload: Payload, count: int) -> list[Payload]:
+    """`payload` of B items as `count` of B / count items each, views of the same memory."""
+    parts = {name: part.chunk(count, head_dim(name) - 1) for name, part in payload.parts.items()}
+    return [payload.with_parts({name: some[index] for name, some in parts.items()}) for index in range(count)]
+
+
+def joined_codebooks(payloads: Sequence[Payload | None]) -> Payload | None:
+    """The first with the centroids of all, one after another: what k-means of all begins at."""
+    first = payloads[0]
+    if first is None or len(payloads) == 1:
+        return first
+    books = {
+        name: torch.cat([other.parts[name] for other in payloads if other is not None], head_dim(name) - 1)
+        for name in ("centroids", "powers")
+        if name in first.parts
+    }
+    return first.with_parts(books)
 
 
 def total_bytes(parts: Mapping[str, Tensor]) -> int:

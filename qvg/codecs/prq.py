@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,8 +42,8 @@ class PRQCodec:
             stages.append(
                 kmeans(residual, config.clusters, config.iterations, self.seed + stage, start, bound)
             )
-        labels = torch.stack([clusters.labels for clusters in stages])
-        centroids, powers = torch.stack([clusters.centroids for clusters in stages]), None
+        labels = _stacked([clusters.labels for clusters in stages])
+        centroids, powers = _stacked([clusters.centroids for clusters in stages]), None
         codebooks = centroids
         if config.centroids == "fp8":
             centroids, powers = to_fp8(centroids)
@@ -75,6 +76,10 @@ class PRQCodec:
             first_frame=first_frame,
             out=out,
         )
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack(tuple(tensors)) if len(tensors) > 1 else tensors[0].unsqueeze(0)
 
 
 def to_fp8(centroids: Tensor) -> tuple[Tensor, Tensor]:

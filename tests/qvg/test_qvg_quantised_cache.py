@@ -11,9 +11,11 @@ from torch import Tensor
 
 from qvg import (
     BF16,
+    KIVI,
     QUAROT,
     QVG,
     QVG_INT4,
+    QVG_MAX,
     QVG_PLUS,
     CacheGeometry,
     CachePolicy,
@@ -178,3 +180,35 @@ def test_the_clocks_run_and_stop_at_reset() -> None:
     assert stats.read_ms > 0
     cache.reset()
     assert (cache.stats().encode_ms, cache.stats().read_ms) == (0, 0)
+
+
+@pytest.mark.parametrize("codec", [QVG, QVG_MAX, KIVI, QUAROT, BF16], ids=str)
+def test_layers_encoded_together_are_as_if_encoded_alone(
+    codec: CodecConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the same launches or one after another, and with more than one item in a batch."""
+    geometry = CacheGeometry(layers=5, heads=2, head_dim=128, tokens_per_frame=20)
+    caches = []
+    for together in (1, 4, 64):
+        monkeypatch.setattr("qvg.cache.HEADS_TOGETHER", together)
+        cache = KVCache(geometry, codec, CachePolicy(every=2, sink=1, recent=1), frames_per_block=2, batch=2)
+        generator = torch.Generator().manual_seed(5)
+        for _ in range(8):
+            for index in range(geometry.layers):
+                k, v = torch.randn(2, 2, 2, 40, 128, generator=generator)
+                cache.layer(index).stage(k, v)
+            cache.commit()
+        caches.append(cache)
+    first, *others = caches
+    assert first.stats().spans == 3
+    for other in others:
+        assert other.stats().parts == first.stats().parts
+        for index in range(geometry.layers):
+            pairs = zip(
+                first.layer(index).pieces(torch.float32),
+                other.layer(index).pieces(torch.float32),
+                strict=True,
+            )
+            for expected, found in pairs:
+                assert (found.k - expected.k).norm() <= 1e-3 * expected.k.norm()
+                assert (found.v - expected.v).norm() <= 1e-3 * expected.v.norm()
