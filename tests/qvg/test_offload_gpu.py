@@ -131,7 +131,7 @@ def test_it_is_the_same_from_other_streams_and_while_the_history_grows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("qvg.attention.LANE_BYTES", LANE_BYTES // 2)
-    turn = rope()
+    turn = grid_rope(72, 5, 6, (22, 21, 21), device="cuda")
     here, away = (
         KVCache(
             GEOMETRY,
