@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -23,7 +23,7 @@ from torch import Tensor
 from qvg.attention import Rotate, attend
 from qvg.bench.data import Stream
 from qvg.bench.measure import Call, Row, Timing, alternating, describe, extra_bytes, finish, timed, usual_path
-from qvg.bench.settings import SETTINGS, Setting, chosen
+from qvg.bench.settings import POLICY, SETTINGS, Setting, chosen, parse_policy
 from qvg.bench.table import markdown
 from qvg.cache import KVCache, LayerCache, Stretch
 from qvg.config import BF16, PRESETS, CodecConfig
@@ -38,7 +38,6 @@ LATENTS = (21, 60, 180, 600, 1000)
 LATENTS_CPU = (24, 48, 96)
 USUAL = ("self-forcing", "worldplay", "longcat")
 CODECS = ("QVG INT2", "QVG-Plus INT2", "QVG-Max")
-POLICY = ("every", "sink", "recent", "window")
 ONE_CALL, OUT_OF_MEMORY = "one BF16 call", "out of memory"
 Tell = Callable[[Row], None]
 
@@ -249,7 +248,9 @@ def _decode_ms(case: Case, rotate: Rotate, seconds: float) -> float:
 
     def decode() -> None:
         for stretch in encoded:
-            out = scratch.take(device, 0, stretch.k.shape) if device.type == "cuda" else None
+            batch, heads, _, head_dim = stretch.k.shape
+            shape = torch.Size((batch, heads, stretch.tokens, head_dim))
+            out = scratch.take(device, 0, shape) if device.type == "cuda" else None
             _read(layer, stretch, rotate, out)
 
     return timed([decode], device, seconds).ms
@@ -281,20 +282,6 @@ def _cache(setting: Setting, config: CodecConfig, policy: CachePolicy, device: t
         frames_per_block=setting.block,
         device=device,
     )
-
-
-def parse_policy(text: str, usual: CachePolicy) -> CachePolicy:
-    """`every=1,sink=1,recent=1,window=8`, in blocks. Raises SystemExit for anything else."""
-    changes: dict[str, int] = {}
-    for part in filter(None, text.split(",")):
-        name, _, value = part.partition("=")
-        if name not in POLICY or not value.isdigit():
-            raise SystemExit(f"{part!r} is not one of {', '.join(f'{each}=N' for each in POLICY)}")
-        changes[name] = int(value)
-    try:
-        return replace(usual, **changes)
-    except ValueError as error:
-        raise SystemExit(f"--policy {text}: {error}") from None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -127,7 +127,7 @@ def measure(spans: Spans, codecs: Codecs, rate: float, seconds: float, cold: boo
 def measure_reference(spans: Spans, folder: Path, iterations: int, seconds: float) -> dict[str, Row]:
     """The authors' encoding and decoding of the same spans."""
     code = Reference(folder, iterations)
-    with torch.random.fork_rng([spans.device]):  # it draws from the global generator
+    with torch.random.fork_rng([torch.cuda.current_device()]):  # it draws from the global generator
         torch.manual_seed(0)
         encoded = [code.encode(*pair) for pair in spans.pairs[1:]]
         decoded = (code.decode(encoded[0][0]), code.decode(encoded[0][1]))

@@ -121,6 +121,8 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
 # What the authors of Quant VideoGen encode at once: Self-Forcing 37,440 tokens, LongCat 29,640 (73 frames).
 SPANS: Mapping[str, int] = MappingProxyType({"self-forcing": 24, "worldplay": 8, "longcat": 19, "pocket": 24})
 
+POLICY = ("every", "sink", "recent", "window")
+
 
 def chosen(names: list[str] | None, device: torch.device, usual: tuple[str, ...]) -> dict[str, Setting]:
     """Settings by name; without names, the `usual` on a GPU and Pocket World elsewhere.
@@ -130,3 +132,17 @@ def chosen(names: list[str] | None, device: torch.device, usual: tuple[str, ...]
     big = device.type != "cpu"
     picked = names or (usual if big else ("pocket",))
     return {name: SETTINGS[name] if big or name == "pocket" else SETTINGS[name].small() for name in picked}
+
+
+def parse_policy(text: str, usual: CachePolicy) -> CachePolicy:
+    """`every=1,sink=1,recent=1,window=8`, in blocks. Raises SystemExit for anything else."""
+    changes: dict[str, int] = {}
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        if name not in POLICY or not value.isdigit():
+            raise SystemExit(f"{part!r} is not one of {', '.join(f'{each}=N' for each in POLICY)}")
+        changes[name] = int(value)
+    try:
+        return replace(usual, **changes)
+    except ValueError as error:
+        raise SystemExit(f"--policy {text}: {error}") from None

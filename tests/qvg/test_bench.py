@@ -12,8 +12,8 @@ from qvg.bench import cache, checks, ops, table
 from qvg.bench.__main__ import main
 from qvg.bench.data import Stream
 from qvg.bench.measure import alternating, timed, usual_path
-from qvg.bench.settings import SETTINGS, SPANS
-from qvg.config import CacheGeometry
+from qvg.bench.settings import SETTINGS, SPANS, parse_policy
+from qvg.config import PRESETS, CacheGeometry
 from qvg.policy import CachePolicy
 
 CPU = torch.device("cpu")
@@ -23,7 +23,12 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> dict:
     return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
 
 
-def test_ops_prints_its_tables_and_one_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ops_prints_its_tables_and_one_object(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = ("BF16", "QVG INT2", "QVG-Plus INT2", "QVG-Max")
+    monkeypatch.setattr(ops, "PRESETS", {name: PRESETS[name] for name in some})
+    monkeypatch.setattr(ops, "LONG", 12)
     path = tmp_path / "deep" / "ops.json"
     main(["ops", "--device", "cpu", "--geometry", "self-forcing", "--seconds", "0", "--json", str(path)])
     printed = capsys.readouterr().out
@@ -144,7 +149,7 @@ def test_attention_that_runs_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("text", ["every", "each=2", "every=x", "every=0", "window=1"])
 def test_a_policy_that_is_none(text: str) -> None:
     with pytest.raises(SystemExit):
-        cache.parse_policy(text, CachePolicy())
+        parse_policy(text, CachePolicy())
 
 
 def test_a_stream_is_one_video_in_pieces() -> None:
