@@ -73,6 +73,18 @@ HISTORY: tuple[Column, ...] = (
 )
 
 
+def spread(mode: str, window: str) -> Callable[[Row], str]:
+    """Mean and standard deviation over scenes, in dB; videos that are equal to the bit have 100."""
+
+    def text(row: Row) -> str:
+        if mode not in row["psnr"]:
+            return ""
+        mean, deviation = row["psnr"][mode][window]
+        return "same" if mean >= 100 else f"{mean:.1f} ± {deviation:.1f}"
+
+    return text
+
+
 def grid(columns: Sequence[Column], rows: Sequence[Row]) -> str:
     """A Markdown table; columns that are empty in every row are left out."""
     cells = [[name, *(text(row) for row in rows)] for name, text in columns]
@@ -119,7 +131,26 @@ def _cache(result: Row) -> str:
     return "\n".join(parts)
 
 
-TABLES: Mapping[str, Callable[[Row], str]] = {"ops": _ops, "ops codecs": _codecs, "cache": _cache}
+def _end_to_end(result: Row) -> str:
+    psnr = result["rows"][0]["psnr"]
+    columns: list[Column] = [
+        ("codec", lambda row: row["codec"]),
+        ("policy", lambda row: row["policy"]),
+        ("ratio", number("ratio")),
+        ("NMSE K / V", errors()),
+        ("attention", number("attention", 4)),
+    ]
+    for mode, windows in psnr.items():
+        columns += [(f"{mode}, {window}", spread(mode, window)) for window in windows]
+    return grid(columns, result["rows"]) + "\n"
+
+
+TABLES: Mapping[str, Callable[[Row], str]] = {
+    "ops": _ops,
+    "ops codecs": _codecs,
+    "cache": _cache,
+    "end to end": _end_to_end,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
