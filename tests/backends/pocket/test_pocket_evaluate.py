@@ -24,25 +24,33 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def test_every_codec_is_held_against_bf16(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_codec_is_held_against_bf16(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One denoising step a block is enough to tell videos apart.
+    monkeypatch.setattr("backends.pocket.rollout.LEVELS", (1.0,))
+    monkeypatch.setattr("backends.pocket.evaluate.OPENING", (1.0,))
+    monkeypatch.setattr(
+        "backends.pocket.judge.WINDOWS", {"first chunk": (0, 4), "4-8": (4, 8), "all": (0, 9)}
+    )
     path = tmp_path / "end-to-end.json"
-    codecs = ["BF16", "QVG INT2", "QVG INT4"]
-    some = ["--device", "cpu", "--scenes", "2", "--frames", "12", "--policy", "every=1", "--json", str(path)]
+    codecs = ["BF16", "QVG INT2"]
+    some = ["--device", "cpu", "--scenes", "1", "--frames", "8", "--policy", "every=1", "--json", str(path)]
     main(["--codecs", *codecs, *some])
     printed = capsys.readouterr().out
     result = json.loads(path.read_text())
     assert json.loads(printed.splitlines()[-1]) == result
-    exact, int2, int4 = result["rows"]
+    exact, int2 = result["rows"]
     assert [row["codec"] for row in result["rows"]] == codecs
     assert {row["policy"] for row in result["rows"]} == {"every=1"}
-    for row in result["rows"]:
-        assert list(row["psnr"]) == ["first frame given", "prompt only"]
-        for windows in row["psnr"].values():
-            # The first chunk reads nothing that was encoded.
-            assert windows == {"first chunk": [100.0, 0.0]}
+    for mode in ("first frame given", "prompt only"):
+        # The first chunk reads nothing that was encoded; what is longer than the video is not measured.
+        assert [list(row["psnr"][mode]) for row in result["rows"]] == [["first chunk", "4-8"]] * 2
+        assert exact["psnr"][mode]["first chunk"] == int2["psnr"][mode]["first chunk"] == [100.0, 0.0]
+        assert 20 < int2["psnr"][mode]["4-8"][0] < exact["psnr"][mode]["4-8"][0]
     assert exact["nmse_k"] == exact["nmse_v"] == 0 and exact["attention"] < 0.01 and exact["ratio"] == 1
-    assert 0 < int4["nmse_k"] < int2["nmse_k"] < 0.2 and int4["attention"] < int2["attention"] < 0.5
-    assert int2["ratio"] > int4["ratio"] > 2
+    assert 0 < int2["nmse_k"] < 0.2 and 0.01 < int2["attention"] < 0.5
+    assert int2["ratio"] > 2
     bench(["table", str(path)])
     assert "| QVG INT2 | every=1 |" in capsys.readouterr().out
 
