@@ -65,6 +65,7 @@ RULES = (
     Rule("qvg.ops.attention.flash", ("qvg.ops*", "qvg.device"), ("torch",), FLASH_ATTENTION),
     Rule("qvg.ops*.triton", ("qvg.ops*", "qvg.device", "qvg.rope"), ("torch", "triton")),
     Rule("qvg.ops*", ("qvg.ops*", "qvg.device", "qvg.rope"), ("torch",)),
+    Rule("qvg.bench*", ("qvg", "qvg.*"), ("torch",), ("matplotlib",)),
     Rule("qvg*", ("qvg", "qvg.*"), ("torch", "numpy"), ("triton",)),
     Rule("backends", ()),
     Rule("backends.camera", ()),

@@ -1,0 +1,79 @@
+"""Scenes that Pocket World never saw, and its videos of all of them at once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from backends.camera import each_latent, parse_path
+from backends.pocket.render import render
+from backends.pocket.rollout import OPENING, Sampler, World
+from backends.pocket.spec import BLOCK_FRAMES, HEIGHT, SPEC, WIDTH
+from backends.pocket.world import Scenes, advance, sample_prompts, sample_scenes
+from qvg import BF16, CachePolicy, KVCache
+from qvg.config import CodecConfig
+
+SEED = 20_000
+
+
+def poses_along(path: str, frames: int) -> Tensor:
+    """[frames, 4] along a path in the page's grammar, starting where the camera stands."""
+    poses = [(0.0, 0.0, 0.0, 0.0)]
+    for keys in each_latent(parse_path(path)):
+        poses.append(advance(poses[-1], keys))
+    return torch.tensor((poses + [poses[-1]] * frames)[:frames])
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """dB for [B, F, 3, H, W] in 0..1: of each video's mean squared error, then the mean over B."""
+    return (-10 * (a - b).square().mean(dim=(1, 2, 3, 4)).clamp_min(1e-10).log10()).mean().item()
+
+
+def rendered(scenes: Scenes, poses: Tensor) -> Tensor:
+    """[B, F, 3, H, W] of every scene along `poses` [F, 4]."""
+    every = poses.repeat(len(scenes), 1).to(scenes.theme.device)
+    return render(scenes.repeat(len(poses)), every, HEIGHT, WIDTH).unflatten(0, (len(scenes), len(poses)))
+
+
+class HeldOut:
+    """`scenes` scenes, a theme each in turn, and prompts that describe them."""
+
+    def __init__(self, world: World, scenes: int, opening: tuple[float, ...] = OPENING) -> None:
+        self.world, self.opening = world, opening
+        generator = torch.Generator(world.device).manual_seed(SEED)
+        self.scenes = sample_scenes(scenes, generator)
+        self.scenes.theme.copy_(torch.arange(scenes, device=world.device) % 5)
+        self.prompts = sample_prompts(self.scenes, generator)
+
+    def cache(self, codec: CodecConfig, policy: CachePolicy = SPEC.policy) -> KVCache:
+        return KVCache(SPEC.geometry, codec, policy, frames_per_block=BLOCK_FRAMES, batch=len(self.scenes),
+                       device=self.world.device)  # fmt: skip
+
+    def roll(
+        self,
+        poses: Tensor,
+        codec: CodecConfig = BF16,
+        policy: CachePolicy = SPEC.policy,
+        history: Tensor | None = None,
+        first: Tensor | None = None,
+        seed: int = 1,
+    ) -> tuple[Tensor, KVCache]:
+        """Frames [B, F, 3, H, W] generated along poses [F, 4], and the cache after the last.
+
+        `history` [B, F', 3, H, W] is given for the first F' poses, `first` [B, 3, H, W] for the first one.
+        """
+        batch = len(self.scenes)
+        cache = self.cache(codec, policy)
+        sampler = Sampler(self.world, cache, self.prompts, seed, self.opening)
+        blocks = list(poses.expand(batch, -1, -1).split(BLOCK_FRAMES, dim=1))
+        if history is not None:
+            known = self.world.encode(history.flatten(0, 1)).unflatten(0, history.shape[:2])
+            for latents in known.split(BLOCK_FRAMES, dim=1):
+                sampler.absorb(latents, blocks.pop(0))
+        given = None if first is None else self.world.encode(first)
+        frames = []
+        for block in blocks:
+            latents = sampler.generate(block, given)
+            given = None
+            frames.append(self.world.decode(latents.flatten(0, 1)).unflatten(0, latents.shape[:2]))
+        return torch.cat(frames, 1), cache

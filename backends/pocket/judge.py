@@ -1,0 +1,146 @@
+"""What codecs do to Pocket World: the same videos, same seed, against BF16, and the errors behind them.
+
+Videos of one seed drift apart once anything differs, and after that every codec measures the same distance:
+the early windows tell codecs apart. `BF16` with another policy shows how far rounding alone takes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backends.pocket.held_out import HeldOut, poses_along, rendered
+from backends.pocket.spec import BLOCK_FRAMES, SPEC
+from backends.pocket.transformer import ray_features
+from qvg import BF16, CachePolicy, KVCache, attend
+from qvg.config import CodecConfig, with_clusters
+
+PATH = "right-16, w-12, left-24, w-12, right-32"
+# Frames, from and to. Spans are of 24 frames: 24 to 32 are the first that read one.
+WINDOWS: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {"first chunk": (0, BLOCK_FRAMES), "0-32": (0, 32), "24-32": (24, 32), "0-96": (0, 96)}
+)
+MODES = ("first frame given", "prompt only")
+NOISE_LEVEL = 0.6  # of the block whose queries are taken, halfway through denoising
+SAME = 100.0  # dB, of videos that do not differ
+Case = tuple[str, CodecConfig, CachePolicy]
+
+
+class Judge:
+    """BF16's videos, and its keys, values and queries, which codecs are held against."""
+
+    def __init__(self, evaluation: HeldOut, frames: int = 96) -> None:
+        self.evaluation = evaluation
+        self.poses = poses_along(PATH, frames)
+        first = rendered(evaluation.scenes, self.poses[:1])[:, 0]
+        self.given: dict[str, Tensor | None] = dict(zip(MODES, (first, None), strict=True))
+        self.exact: dict[str, Tensor] = {}
+        for mode, given in self.given.items():
+            self.exact[mode], cache = evaluation.roll(self.poses, first=given)
+            if mode == MODES[0]:
+                self.history = [_whole(cache, layer) for layer in range(SPEC.geometry.layers)]
+                self.queries, self.staged = self._ask(cache)
+        self.answers = self._answers(self._filled(BF16, SPEC.policy))
+
+    def row(self, case: Case) -> dict[str, Any]:
+        """Bytes, errors and PSNR of one codec and policy."""
+        name, codec, policy = case
+        row: dict[str, Any] = {"codec": name, "policy": policy_name(policy), **self._errors(codec, policy)}
+        row["psnr"] = {}
+        for mode, given in self.given.items():
+            made, cache = self.evaluation.roll(self.poses, codec, policy, first=given)
+            row["ratio"] = cache.stats().ratio
+            row["psnr"][mode] = dict(_windows(made, self.exact[mode]))
+        return row
+
+    def _errors(self, codec: CodecConfig, policy: CachePolicy) -> dict[str, float]:
+        """NMSE of keys and values over all layers, and of the attention to them the relative error.
+
+        What the policy leaves in BF16 counts too: this is what a video feels.
+        """
+        cache = self._filled(codec, policy)
+        error, square = torch.zeros(2, 2, dtype=torch.float64)
+        for layer, exact in enumerate(self.history):
+            for index, (x, right) in enumerate(zip(_whole(cache, layer), exact, strict=True)):
+                error[index] += (x.float() - right.float()).square().sum(dtype=torch.float64).cpu()
+                square[index] += right.float().square().sum(dtype=torch.float64).cpu()
+        apart = [
+            ((out - right).norm() / right.norm()).square()
+            for out, right in zip(self._answers(cache), self.answers, strict=True)
+        ]
+        nmse_k, nmse_v = (error / square).tolist()
+        attention = torch.stack(apart).mean().sqrt().item()
+        return {"nmse_k": nmse_k, "nmse_v": nmse_v, "attention": attention}
+
+    def _filled(self, codec: CodecConfig, policy: CachePolicy) -> KVCache:
+        """A cache of BF16's keys and values, the block being denoised staged."""
+        cache = self.evaluation.cache(codec, policy)
+        block = BLOCK_FRAMES * SPEC.geometry.tokens_per_frame
+        for start in range(0, self.history[0][0].shape[2], block):
+            for layer, (k, v) in enumerate(self.history):
+                cache.layer(layer).stage(k[:, :, start : start + block], v[:, :, start : start + block])
+            cache.commit()
+        for layer, (k, v) in enumerate(self.staged):
+            cache.layer(layer).stage(k, v)
+        return cache
+
+    @torch.inference_mode()
+    def _ask(self, cache: KVCache) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+        """Every layer's queries, rotated, and keys and values of a noisy block after the history."""
+        world = self.evaluation.world
+        poses = self.poses[-1:].expand(len(self.evaluation.scenes), BLOCK_FRAMES, -1).to(world.device)
+        last = self.exact[MODES[0]][:, -BLOCK_FRAMES:]
+        clean = world.encode(last.flatten(0, 1)).unflatten(0, last.shape[:2]).float()
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(7)).to(clean.device)
+        x = (1 - NOISE_LEVEL) * clean + NOISE_LEVEL * noise
+        queries: list[Tensor] = []
+        staged: list[tuple[Tensor, Tensor]] = []
+
+        def attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            queries.append(world.rotary(q, cache.frames))
+            staged.append((k, v))
+            cache.layer(layer).stage(k, v)
+            return attend(queries[-1], cache.layer(layer), world.rotary)
+
+        level = torch.full(x.shape[:2], NOISE_LEVEL, device=x.device)
+        rays, prompts = (part.to(world.dtype) for part in (ray_features(poses), self.evaluation.prompts))
+        world.transformer(x.to(world.dtype), level, rays, prompts, attention)
+        return queries, staged
+
+    def _answers(self, cache: KVCache) -> list[Tensor]:
+        """What every layer's queries get, fp32 [B, H, Q, D]."""
+        rotary = self.evaluation.world.rotary
+        return [attend(q, cache.layer(layer), rotary).float() for layer, q in enumerate(self.queries)]
+
+
+def cases(presets: Mapping[str, CodecConfig], policies: list[CachePolicy]) -> Iterator[Case]:
+    """Every codec with every policy, as Pocket World uses it; of BF16 only what is not the reference."""
+    for policy in policies:
+        for name, codec in presets.items():
+            if codec != BF16 or policy != SPEC.policy:
+                yield name, with_clusters(codec, SPEC.clusters), policy
+
+
+def policy_name(policy: CachePolicy) -> str:
+    """`every=6`: what is not off."""
+    return ",".join(f"{name}={value}" for name, value in asdict(policy).items() if value)
+
+
+def _whole(cache: KVCache, layer: int) -> tuple[Tensor, Tensor]:
+    """Keys, not rotated, and values [B, H, S, D] of the committed history, decoded."""
+    pieces = list(cache.layer(layer).pieces(torch.bfloat16, staged=False))
+    return torch.cat([piece.k for piece in pieces], dim=2), torch.cat([piece.v for piece in pieces], dim=2)
+
+
+def _windows(made: Tensor, exact: Tensor) -> Iterator[tuple[str, list[float]]]:
+    """Mean and standard deviation over scenes of the PSNR of each window that the videos reach."""
+    for name, (first, last) in WINDOWS.items():
+        if last <= made.shape[1]:
+            error = (made[:, first:last] - exact[:, first:last]).square().mean(dim=(1, 2, 3, 4))
+            each = -10 * error.clamp_min(10 ** (-SAME / 10)).log10()
+            yield name, [each.mean().item(), each.std(correction=0).item()]
