@@ -16,6 +16,8 @@ from torch import Tensor
 from qvg.cache import LayerCache, Stretch
 from qvg.lanes import on, two_lanes
 from qvg.ops.attention import Partial, Total, partial_attention
+from qvg.ops.eight_bit import eight_bit_attention
+from qvg.ops.eight_bit import query as eight_bit_query
 from qvg.ops.rotate import rotate as apply_rope
 from qvg.rope import Rope
 
@@ -81,6 +83,7 @@ def _some_heads(
     choice = layer.choice
     query = query[:, heads]
     together = _fold(query, copies)
+    small = eight_bit_query(together) if layer.eight_bit else None
     total = Total()
     for stretch in stretches:
         rope = rotate if isinstance(rotate, Rope) else None
@@ -92,7 +95,10 @@ def _some_heads(
         k, v = layer.read(stretch, choice.dtype, heads, rope, out, lane or 0)
         if rotate is not None and rope is None:
             k = rotate(k, stretch.first_frame).to(choice.dtype)
-        total.add(partial_attention(together, k, v, choice.attention))
+        if small is not None and not isinstance(stretch.k, Tensor):
+            total.add(eight_bit_attention(small, k, v))
+        else:
+            total.add(partial_attention(together, k, v, choice.attention))
         # Let go before the next span is decoded.
         del k, v
     if working is None:

@@ -20,6 +20,7 @@ from qvg.config import BF16, QVG, CacheGeometry, CodecConfig
 from qvg.device import choose
 from qvg.lanes import on, two_lanes
 from qvg.offload import HostSpan, Offload
+from qvg.ops.eight_bit import supports as eight_bit_support
 from qvg.ops.rotate import rotate
 from qvg.payload import Payload, joined_codebooks
 from qvg.payload import split as payload_split
@@ -82,6 +83,9 @@ class KVCache:
     stage every layer (any number of times) -> commit once the block is clean -> stage the next block.
 
     A history that does not arrive block by block is given whole: preload every layer -> commit.
+
+    With `eight_bit`, attention to what is encoded computes in 8-bit floats (`qvg.ops.eight_bit`). Raises
+    ValueError where the device cannot, and where the codec does not suit the heads.
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class KVCache:
         batch: int = 1,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.bfloat16,
+        eight_bit: bool = False,
     ) -> None:
         if frames_per_block < 1 or batch < 1:
             raise ValueError(f"frames_per_block={frames_per_block} and batch={batch} must be at least 1")
@@ -104,7 +109,11 @@ class KVCache:
         self.batch = batch
         self.device = torch.device(device)
         self.dtype = dtype
+        self.eight_bit = eight_bit
         self.choice = choose(self.device, geometry.head_dim)
+        why_not = eight_bit_support(self.device, geometry.head_dim) if eight_bit else None
+        if why_not:
+            raise ValueError(why_not)
         # Fails now, not at the first commit, when the heads do not suit the codec.
         codec.stored_bytes(batch, geometry.heads, 1, geometry.head_dim)
         self._layers = tuple(LayerCache(self, index) for index in range(geometry.layers))
@@ -250,6 +259,7 @@ class LayerCache:
     def __init__(self, cache: KVCache, index: int) -> None:
         geometry = cache.geometry
         self.choice = cache.choice
+        self.eight_bit = cache.eight_bit
         self.heads_shape = (cache.batch, geometry.heads, geometry.head_dim)  # B, H, D
         self.staged = False
         self.preloaded = 0  # frames, until they are committed

@@ -22,6 +22,7 @@ from qvg import (
 from qvg.config import CodecConfig
 from qvg.device import AttentionName, choose
 from qvg.ops.attention import Partial, merge, partial_attention, partial_attention_reference
+from qvg.ops.eight_bit import supports as eight_bit_support
 from qvg.rope import grid_rope
 
 pytestmark = [
@@ -120,3 +121,25 @@ def test_the_choice() -> None:
     choice = choose(torch.device("cuda", 0), 128)
     assert "measured here" in choice.reason
     assert choose(torch.device("cuda", 0), 130).attention == "math"
+
+
+@pytest.mark.parametrize("codec", [QVG, QVG_MAX, KIVI], ids=str)
+def test_eight_bit_attention_adds_little_to_the_error(codec: CodecConfig) -> None:
+    if eight_bit_support(torch.device("cuda"), 128):
+        pytest.skip("needs a GPU that multiplies 8-bit floats")
+    rope = grid_rope(64, 5, 6, (22, 21, 21), device="cuda")
+    geometry = CacheGeometry(layers=1, heads=5, head_dim=128, tokens_per_frame=30)
+    outs = []
+    for eight_bit in (False, True):
+        cache = KVCache(
+            geometry, codec, CachePolicy(every=2), frames_per_block=3, device="cuda", eight_bit=eight_bit
+        )
+        generator = torch.Generator("cuda").manual_seed(2)
+        for _ in range(9):
+            k, v = torch.randn(2, 1, 5, 90, 128, device="cuda", generator=generator).bfloat16()
+            cache.layer(0).stage(k, v)
+            cache.commit()
+        cache.layer(0).stage(k, v)
+        q = torch.randn(1, 5, 77, 128, device="cuda", generator=generator).bfloat16()
+        outs.append(attend(q, cache.layer(0), rope).float())
+    assert 0 < (outs[1] - outs[0]).norm() < 0.08 * outs[0].norm()

@@ -1,0 +1,58 @@
+"""Attention in 8-bit floats over one piece of the history: an option, off unless asked for.
+
+The history is 2 bits a number and a codebook; its keys and values are decoded to BF16 and rounded to E4M3,
+which adds less to the error of attention than encoding did. See `triton.py` for how.
+"""
+
+from __future__ import annotations
+
+from math import log
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from qvg.ops.attention.reference import Partial
+
+HEAD_DIMS = (64, 128)
+LARGEST = 448.0  # of E4M3
+LOG2_E = 1 / log(2.0)
+
+
+class Query(NamedTuple):
+    """Queries in 8 bits, for any number of pieces."""
+
+    values: Tensor  # e4m3 [B, H, Q, D]
+    scale: Tensor  # fp32 [B, H, Q]; of scores in powers of two
+
+
+def supports(device: torch.device, head_dim: int) -> str | None:
+    """Why this cannot be used for `head_dim` channels on `device`; None where it can."""
+    if head_dim not in HEAD_DIMS:
+        return f"8-bit attention is for heads of {' or '.join(map(str, HEAD_DIMS))} channels, not {head_dim}"
+    if device.type != "cuda":
+        return (
+            f"8-bit attention needs an NVIDIA GPU of compute capability 9.0 or more; this is a {device.type}"
+        )
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (9, 0):
+        return (
+            "8-bit attention needs an NVIDIA GPU of compute capability 9.0 or more; "
+            f"{torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}"
+        )
+    return None
+
+
+def query(q: Tensor) -> Query:
+    """q: [B, H, Q, D]"""
+    wide = q.float()
+    most = wide.abs().amax(dim=-1, keepdim=True).clamp_(min=1e-30)
+    values = (wide * (LARGEST / most)).to(torch.float8_e4m3fn)
+    return Query(values, most.squeeze(-1) * (LOG2_E / (LARGEST * q.shape[-1] ** 0.5)))
+
+
+def eight_bit_attention(q: Query, k: Tensor, v: Tensor) -> Partial:
+    """k, v: bf16 [B, H, S, D], channels side by side. Scores are scaled by D ** -0.5; the result is BF16."""
+    from qvg.ops.eight_bit.triton import attention
+
+    return Partial(*attention(q.values, q.scale, k, v))
