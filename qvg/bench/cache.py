@@ -14,7 +14,6 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -22,7 +21,18 @@ from torch import Tensor
 
 from qvg.attention import Rotate, attend
 from qvg.bench.data import Stream
-from qvg.bench.measure import Call, Row, Timing, alternating, describe, extra_bytes, finish, timed, usual_path
+from qvg.bench.measure import (
+    Call,
+    Row,
+    Timing,
+    alternating,
+    common_arguments,
+    describe,
+    extra_bytes,
+    finish,
+    start,
+    timed,
+)
 from qvg.bench.settings import POLICY, SETTINGS, Setting, chosen, parse_policy
 from qvg.bench.table import markdown
 from qvg.cache import KVCache, LayerCache, Stretch
@@ -285,7 +295,7 @@ def _cache(setting: Setting, config: CodecConfig, policy: CachePolicy, device: t
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    common_arguments(parser)
     parser.add_argument("--geometry", nargs="+", choices=list(SETTINGS), help="models whose shapes to take")
     parser.add_argument(
         "--codec",
@@ -298,19 +308,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--latents", nargs="+", type=int, help=f"lengths of the video ({LATENTS})")
     parser.add_argument("--policy", default="", metavar="every=N,sink=N", help="in blocks; the model's usual")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each length (%(default)s)")
-    parser.add_argument(
-        "--json",
-        nargs="?",
-        type=Path,
-        const=Path(),
-        metavar="FILE",
-        help="write the result there, or to assets/bench",
-    )
-    parser.add_argument("--commit", help="what to write down where this is no git checkout")
 
 
 def run(options: argparse.Namespace) -> None:
-    device = torch.device(options.device)
+    device = start(options)
     settings = chosen(options.geometry, device, USUAL)
     latents = options.latents or (LATENTS if device.type == "cuda" else LATENTS_CPU)
     result: Row = {"kind": "cache", **describe(device, options.commit), "shapes": {}}
@@ -334,4 +335,4 @@ def run(options: argparse.Namespace) -> None:
         choice = _cache(setting, BF16, policy, device).choice
         shape["attention"] = f"{choice.attention}: {choice.reason}"
         print(markdown({"kind": "cache", "shapes": {name: shape}}), flush=True)
-    finish(result, usual_path("cache", device) if options.json == Path() else options.json)
+    finish(result, options.json)

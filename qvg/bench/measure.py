@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import platform
@@ -143,19 +144,42 @@ def _commit() -> str:
         return "unknown"
 
 
+def common_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every measurement asks for."""
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, help="of the CPU; every core by default")
+    parser.add_argument("--commit", help="what to write down where this is no git checkout")
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        type=Path,
+        const=Path(),
+        metavar="FILE",
+        help="write the result there, or under assets/bench by kind and card",
+    )
+
+
+def start(options: argparse.Namespace) -> torch.device:
+    """Where to measure."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return torch.device(options.device)
+
+
 def finish(result: Row, path: Path | None) -> None:
     """Prints the result as one line, and writes it where asked to."""
     text = json.dumps(_rounded(result))
+    if path == Path():
+        path = usual_path(result["kind"], result["card"])
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n")
     print(text)
 
 
-def usual_path(kind: str, device: torch.device) -> Path:
+def usual_path(kind: str, card: str) -> Path:
     """assets/bench/ops-nvidia-h200.json"""
-    slug = re.sub(r"[^a-z0-9]+", "-", _card(device).lower()).strip("-")
-    return ASSETS / f"{kind}-{slug}.json"
+    return ASSETS / (re.sub(r"[^a-z0-9]+", "-", f"{kind}-{card}".lower()).strip("-") + ".json")
 
 
 def _rounded(value: Any) -> Any:

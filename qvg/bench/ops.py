@@ -22,7 +22,7 @@ from torch import Tensor
 
 from qvg.bench.checks import checks
 from qvg.bench.data import Stream
-from qvg.bench.measure import Row, copy_rate, describe, finish, timed, usual_path
+from qvg.bench.measure import Row, common_arguments, copy_rate, describe, finish, start, timed
 from qvg.bench.reference import Reference
 from qvg.bench.settings import SETTINGS, SPANS, Setting, chosen
 from qvg.bench.table import markdown
@@ -203,24 +203,15 @@ def refuse_if_wrong(device: torch.device) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    common_arguments(parser)
     parser.add_argument("--geometry", nargs="+", choices=list(SETTINGS), help="models whose shapes to take")
     parser.add_argument("--reference", type=Path, metavar="DIR", help="a checkout of Quant-VideoGen")
     parser.add_argument("--seconds", type=float, default=0.4, help="for each time (%(default)s)")
     parser.add_argument("--no-codecs", action="store_true", help="leave out the table of all codecs")
-    parser.add_argument(
-        "--json",
-        nargs="?",
-        type=Path,
-        const=Path(),
-        metavar="FILE",
-        help="write the result there, or to assets/bench",
-    )
-    parser.add_argument("--commit", help="what to write down where this is no git checkout")
 
 
 def run(options: argparse.Namespace) -> None:
-    device = torch.device(options.device)
+    device = start(options)
     if options.reference is not None and device.type != "cuda":
         raise SystemExit("The authors' code runs on CUDA only: leave out --reference, or give --device cuda")
     began = time.perf_counter()
@@ -241,5 +232,4 @@ def run(options: argparse.Namespace) -> None:
         if not options.no_codecs:
             shape["codecs"] = codec_rows(spans, rate, options.seconds)
             print(markdown({"kind": "ops codecs", "shapes": {name: shape}}), flush=True)
-    path = usual_path("ops", device) if options.json == Path() else options.json
-    finish(result, path)
+    finish(result, options.json)

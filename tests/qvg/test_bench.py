@@ -186,8 +186,8 @@ def test_times_are_of_the_call() -> None:
 
 
 def test_where_results_are_written() -> None:
-    assert usual_path("ops", CPU).parent.name == "bench"
-    assert usual_path("ops", CPU).name.startswith("ops-") and usual_path("ops", CPU).suffix == ".json"
+    path = usual_path("ops", "NVIDIA H100 80GB HBM3")
+    assert path.parts[-3:] == ("assets", "bench", "ops-nvidia-h100-80gb-hbm3.json")
 
 
 def test_a_result_without_a_table() -> None:
