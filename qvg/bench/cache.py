@@ -157,7 +157,7 @@ def grow(
         for name in dict.fromkeys(["BF16", *codecs])
     ]
     streams = [Stream(setting.geometry, tensor, device, seed=1) for tensor in ("k", "v")]
-    asking = Stream(setting.geometry, "k", device, seed=1)
+    asking = Stream(setting.geometry, "q", device, seed=1)
     with_dense = True
     for number in range(1, blocks[-1] + 1):
         if not cases:
@@ -173,8 +173,7 @@ def grow(
             continue
         for case in cases:
             case.layer.stage(k, v)
-        # Queries look for what is there: like the keys, and less sharply.
-        q = rotate(asking.frames(setting.block) / 2, length - setting.block).to(cases[0].layer.choice.dtype)
+        q = rotate(asking.frames(setting.block), length - setting.block).to(cases[0].layer.choice.dtype)
         with_dense = _measure(setting, cases, q, rotate, length, with_dense, tell, seconds)
         for case in list(cases):
             try:
