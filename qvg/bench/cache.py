@@ -33,7 +33,7 @@ from qvg.bench.measure import (
     start,
     timed,
 )
-from qvg.bench.settings import POLICY, SETTINGS, Setting, chosen, parse_policy
+from qvg.bench.settings import SETTINGS, Setting, chosen, parse_policy, policy_name
 from qvg.bench.table import markdown
 from qvg.cache import KVCache, LayerCache, Stretch
 from qvg.config import BF16, PRESETS, CodecConfig
@@ -214,7 +214,9 @@ def _measure(
             _give_up(case, cases, length, tell)
             continue
         if extra is not None:
-            row["extra_mib"] = (extra + case.cache.scratch.nbytes) / 2**20
+            # What reading keeps for the next time was taken by the first call.
+            kept = case.cache.stats().scratch_bytes - case.layer.scratch_bytes
+            row["extra_mib"] = (extra + kept) / 2**20
         if dense is not None:
             row["error"] = ((out - dense.out).norm() / dense.out.norm()).item()
         rows[case.name] = row
@@ -237,7 +239,8 @@ def _row(setting: Setting, case: Case) -> Row:
     stats = case.cache.stats()
     return {
         "held_mib": stats.stored_bytes / 2**20,
-        "beside_mib": (stats.scratch_bytes - case.cache.scratch.nbytes) / 2**20,
+        **({"host_mib": stats.host_bytes / 2**20} if stats.host_bytes else {}),
+        "beside_mib": case.layer.scratch_bytes / 2**20,
         "model_gib": setting.layers * stats.stored_bytes / 2**30,
         "bf16_gib": setting.layers * stats.bf16_bytes / 2**30,
         "ratio": stats.ratio,
@@ -305,7 +308,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="beside BF16",
     )
     parser.add_argument("--latents", nargs="+", type=int, help=f"lengths of the video ({LATENTS})")
-    parser.add_argument("--policy", default="", metavar="every=N,sink=N", help="in blocks; the model's usual")
+    parser.add_argument(
+        "--policy", default="", metavar="every=N,sink=N", help="in blocks, and device_bytes=N"
+    )
     parser.add_argument("--seconds", type=float, default=2.0, help="for each length (%(default)s)")
 
 
@@ -326,7 +331,7 @@ def run(options: argparse.Namespace) -> None:
             "heads": setting.heads,
             "tokens_per_frame": setting.geometry.tokens_per_frame,
             "block": setting.block,
-            "policy": ",".join(f"{name}={getattr(policy, name)}" for name in POLICY),
+            "policy": policy_name(policy),
             "rows": rows,
         }
         result["shapes"][name] = shape

@@ -26,6 +26,7 @@ from qvg.bench.measure import Row, common_arguments, copy_rate, describe, finish
 from qvg.bench.reference import Reference
 from qvg.bench.settings import SETTINGS, SPANS, Setting, chosen
 from qvg.bench.table import markdown
+from qvg.cache import encode_pair
 from qvg.codecs import build_codec
 from qvg.config import BF16, PRESETS, QVG, CodecConfig
 from qvg.rope import Rope
@@ -66,8 +67,8 @@ class Codecs:
         self._k, self._v = build_codec(config, "k"), build_codec(config, "v")
 
     def encode(self, pair: Pair, warm: tuple[Any, Any] | None = None) -> tuple[Any, Any]:
-        warm_k, warm_v = warm or (None, None)
-        return self._k.encode(pair[0], warm_k), self._v.encode(pair[1], warm_v)
+        """Side by side, as the cache does."""
+        return encode_pair((self._k, self._v), *pair, *(warm or (None, None)))
 
     def decode(self, payloads: tuple[Any, Any], out: Pair, rope: Rope | None = None) -> Pair:
         k = self._k.decode(payloads[0], rope=rope, out=out[0])

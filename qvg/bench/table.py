@@ -63,6 +63,7 @@ HISTORY: tuple[Column, ...] = (
     ("in a row", number("wall_ms")),
     ("extra MiB", number("extra_mib", 0)),
     ("held MiB a layer", number("held_mib", 1)),
+    ("of them on the host", number("host_mib", 1)),
     ("GiB, all layers", number("model_gib")),
     ("ratio", number("ratio")),
     ("decode ms", number("decode_ms")),

@@ -12,7 +12,7 @@ from qvg.bench import cache, checks, ops, table
 from qvg.bench.__main__ import main
 from qvg.bench.data import Stream
 from qvg.bench.measure import alternating, timed, usual_path
-from qvg.bench.settings import SETTINGS, SPANS, parse_policy
+from qvg.bench.settings import SETTINGS, SPANS, parse_policy, policy_name
 from qvg.config import PRESETS, CacheGeometry
 from qvg.policy import CachePolicy
 
@@ -76,7 +76,7 @@ def test_cache_measures_every_length_and_codec(tmp_path: Path, capsys: pytest.Ca
     main(["cache", *arguments, *more])
     capsys.readouterr()
     shape = json.loads(path.read_text())["shapes"]["worldplay"]
-    assert shape["policy"] == "every=2,sink=1,recent=0,window=None"
+    assert shape["policy"] == "every=2,sink=1"
     rows = {(row["latents"], row["codec"]): row for row in shape["rows"]}
     names = ["one BF16 call", "BF16", "QVG INT2", "KIVI INT2"]
     assert list(rows) == [(length, name) for length in (4, 24) for name in names]
@@ -150,6 +150,11 @@ def test_attention_that_runs_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_policy_that_is_none(text: str) -> None:
     with pytest.raises(SystemExit):
         parse_policy(text, CachePolicy())
+
+
+@pytest.mark.parametrize("text", ["every=8", "every=1,sink=1,recent=2,window=9,device_bytes=0"])
+def test_a_policy_in_words_and_back(text: str) -> None:
+    assert policy_name(parse_policy(text, CachePolicy(every=5))) == text
 
 
 def test_a_stream_is_one_video_in_pieces() -> None:
