@@ -226,11 +226,15 @@ def run(options: argparse.Namespace) -> None:
     result["shapes"] = {}
     for name, setting in chosen(options.geometry, device, USUAL).items():
         spans = Spans(setting, SPANS[name], device)
-        shape: Row = {"title": setting.title, "shape": spans.shape, "note": "K and V of one layer"}
-        result["shapes"][name] = shape
-        shape["kernels"] = kernel_rows(spans, rate, options.reference, options.seconds)
-        print(markdown({"kind": "ops", "shapes": {name: shape}}), flush=True)
+        head: Row = {"title": setting.title, "shape": spans.shape, "note": "K and V of one layer"}
+        rows = result["shapes"][name] = {**head}
+        rows["kernels"] = kernel_rows(spans, rate, options.reference, options.seconds)
+        _show({**head, "kernels": rows["kernels"]})
         if not options.no_codecs:
-            shape["codecs"] = codec_rows(spans, rate, options.seconds)
-            print(markdown({"kind": "ops codecs", "shapes": {name: shape}}), flush=True)
+            rows["codecs"] = codec_rows(spans, rate, options.seconds)
+            _show({**head, "codecs": rows["codecs"]})
     finish(result, options.json)
+
+
+def _show(shape: Row) -> None:
+    print(markdown({"kind": "ops", "shapes": {"": shape}}), flush=True)

@@ -44,7 +44,7 @@ def test_ops_prints_its_tables_and_one_object(
     assert codecs["QVG-Max"]["ratio"] > codecs["QVG INT2"]["ratio"]
     main(["table", str(path)])
     again = capsys.readouterr().out
-    assert table.markdown(result).splitlines()[4] in again
+    assert table.markdown(result) in again and table.markdown(result).splitlines()[4] in printed
     assert "| QVG-Max |" in again
 
 
@@ -85,8 +85,11 @@ def test_cache_measures_every_length_and_codec(tmp_path: Path, capsys: pytest.Ca
     assert rows[24, "QVG INT2"]["held_mib"] < rows[24, "BF16"]["held_mib"]
     assert rows[24, "QVG INT2"]["spans"] == 2 and rows[24, "QVG INT2"]["decode_ms"] > 0
     assert rows[4, "QVG INT2"]["spans"] == 0
-    main(["table", str(path)])
-    assert "| 24 | KIVI INT2 |" in capsys.readouterr().out
+    main(["table", str(path), "--columns", "latents", "history", "error"])
+    printed = capsys.readouterr().out
+    assert "| latents | history | error |" in printed and "| 24 | KIVI INT2 | 0." in printed
+    with pytest.raises(SystemExit, match="no column 'colour'"):
+        main(["table", str(path), "--columns", "colour"])
     picture(path, tmp_path, capsys)
 
 
