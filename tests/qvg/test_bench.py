@@ -185,9 +185,11 @@ def test_settings_are_those_of_the_models() -> None:
     assert SETTINGS["self-forcing"].video_frames(180) == 717 and SETTINGS["pocket"].video_frames(96) == 96
 
 
-def test_times_are_of_the_call() -> None:
+def test_times_are_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     import time
 
+    assert timed([lambda: time.sleep(0.003)], CPU, 0).ms < 2  # one thread, which does nothing meanwhile
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     took = alternating({"short": lambda: time.sleep(0.002), "long": lambda: time.sleep(0.01)}, CPU, 0)
     assert took["short"].ms < took["long"].ms and took["long"].wall_ms > 9
     assert timed([lambda: time.sleep(0.003)] * 2, CPU, 0).ms > 2.9
