@@ -28,7 +28,7 @@ from backends.pocket.judge import Judge, cases
 from backends.pocket.rollout import LEVELS, OPENING, load_world
 from backends.pocket.spec import BLOCK_FRAMES, HEIGHT, SPEC, WEIGHTS, WIDTH
 from qvg import BF16, PRESETS, QVG, CachePolicy
-from qvg.bench.measure import describe, finish
+from qvg.bench.measure import common_arguments, describe, finish, start
 from qvg.bench.settings import parse_policy
 from qvg.bench.table import markdown
 from qvg.config import CodecConfig
@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scenes", type=int, default=20)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    common_arguments(parser)
     parser.add_argument("--only", choices=["autoencoder", "recall", "revisit", "codec", "sheet"], nargs="*")
     parser.add_argument(
         "--codecs", nargs="+", choices=["all", *PRESETS], metavar="PRESET", help="all, or names of presets"
@@ -132,13 +132,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--plain-opening", action="store_true", help="no extra steps for the first block")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of the weights to judge")
     parser.add_argument("--sheet", type=Path, default=WEIGHTS / "contact_sheet.png")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="for what the last line says")
-    parser.add_argument("--commit", help="what to write down where this is no git checkout")
     options = parser.parse_args(arguments)
     if options.frames < BLOCK_FRAMES or options.frames % BLOCK_FRAMES:
         raise SystemExit(f"--frames {options.frames} must be whole blocks of {BLOCK_FRAMES}")
     policies = [parse_policy(text, SPEC.policy) for text in options.policy]
-    device = torch.device(options.device)
+    device = start(options)
     evaluation = Evaluation(
         load_world(device, options.weights), options.scenes, LEVELS if options.plain_opening else OPENING
     )

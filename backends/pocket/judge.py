@@ -7,7 +7,6 @@ the early windows tell codecs apart. `BF16` with another policy shows how far ro
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +17,7 @@ from backends.pocket.held_out import HeldOut, poses_along, rendered
 from backends.pocket.spec import BLOCK_FRAMES, SPEC
 from backends.pocket.transformer import ray_features
 from qvg import BF16, CachePolicy, KVCache, attend
+from qvg.bench.settings import policy_name
 from qvg.config import CodecConfig, with_clusters
 
 PATH = "right-16, w-12, left-24, w-12, right-32"
@@ -124,11 +124,6 @@ def cases(presets: Mapping[str, CodecConfig], policies: list[CachePolicy]) -> It
         for name, codec in presets.items():
             if codec != BF16 or policy != SPEC.policy:
                 yield name, with_clusters(codec, SPEC.clusters), policy
-
-
-def policy_name(policy: CachePolicy) -> str:
-    """`every=6`: what is not off."""
-    return ",".join(f"{name}={value}" for name, value in asdict(policy).items() if value)
 
 
 def _whole(cache: KVCache, layer: int) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,6 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -22,8 +21,19 @@ from torch import Tensor
 
 from qvg.attention import Rotate, attend
 from qvg.bench.data import Stream
-from qvg.bench.measure import Call, Row, Timing, alternating, describe, extra_bytes, finish, timed, usual_path
-from qvg.bench.settings import POLICY, SETTINGS, Setting, chosen, parse_policy
+from qvg.bench.measure import (
+    Call,
+    Row,
+    Timing,
+    alternating,
+    common_arguments,
+    describe,
+    extra_bytes,
+    finish,
+    start,
+    timed,
+)
+from qvg.bench.settings import SETTINGS, Setting, chosen, parse_policy, policy_name
 from qvg.bench.table import markdown
 from qvg.cache import KVCache, LayerCache, Stretch
 from qvg.config import BF16, PRESETS, CodecConfig
@@ -147,7 +157,7 @@ def grow(
         for name in dict.fromkeys(["BF16", *codecs])
     ]
     streams = [Stream(setting.geometry, tensor, device, seed=1) for tensor in ("k", "v")]
-    asking = Stream(setting.geometry, "k", device, seed=1)
+    asking = Stream(setting.geometry, "q", device, seed=1)
     with_dense = True
     for number in range(1, blocks[-1] + 1):
         if not cases:
@@ -163,8 +173,7 @@ def grow(
             continue
         for case in cases:
             case.layer.stage(k, v)
-        # Queries look for what is there: like the keys, and less sharply.
-        q = rotate(asking.frames(setting.block) / 2, length - setting.block).to(cases[0].layer.choice.dtype)
+        q = rotate(asking.frames(setting.block), length - setting.block).to(cases[0].layer.choice.dtype)
         with_dense = _measure(setting, cases, q, rotate, length, with_dense, tell, seconds)
         for case in list(cases):
             try:
@@ -205,7 +214,9 @@ def _measure(
             _give_up(case, cases, length, tell)
             continue
         if extra is not None:
-            row["extra_mib"] = (extra + case.cache.scratch.nbytes) / 2**20
+            # What reading keeps for the next time was taken by the first call.
+            kept = case.cache.stats().scratch_bytes - case.layer.scratch_bytes
+            row["extra_mib"] = (extra + kept) / 2**20
         if dense is not None:
             row["error"] = ((out - dense.out).norm() / dense.out.norm()).item()
         rows[case.name] = row
@@ -228,7 +239,8 @@ def _row(setting: Setting, case: Case) -> Row:
     stats = case.cache.stats()
     return {
         "held_mib": stats.stored_bytes / 2**20,
-        "beside_mib": (stats.scratch_bytes - case.cache.scratch.nbytes) / 2**20,
+        **({"host_mib": stats.host_bytes / 2**20} if stats.host_bytes else {}),
+        "beside_mib": case.layer.scratch_bytes / 2**20,
         "model_gib": setting.layers * stats.stored_bytes / 2**30,
         "bf16_gib": setting.layers * stats.bf16_bytes / 2**30,
         "ratio": stats.ratio,
@@ -285,7 +297,7 @@ def _cache(setting: Setting, config: CodecConfig, policy: CachePolicy, device: t
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    common_arguments(parser)
     parser.add_argument("--geometry", nargs="+", choices=list(SETTINGS), help="models whose shapes to take")
     parser.add_argument(
         "--codec",
@@ -296,21 +308,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="beside BF16",
     )
     parser.add_argument("--latents", nargs="+", type=int, help=f"lengths of the video ({LATENTS})")
-    parser.add_argument("--policy", default="", metavar="every=N,sink=N", help="in blocks; the model's usual")
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each length (%(default)s)")
     parser.add_argument(
-        "--json",
-        nargs="?",
-        type=Path,
-        const=Path(),
-        metavar="FILE",
-        help="write the result there, or to assets/bench",
+        "--policy", default="", metavar="every=N,sink=N", help="in blocks, and device_bytes=N"
     )
-    parser.add_argument("--commit", help="what to write down where this is no git checkout")
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each length (%(default)s)")
 
 
 def run(options: argparse.Namespace) -> None:
-    device = torch.device(options.device)
+    device = start(options)
     settings = chosen(options.geometry, device, USUAL)
     latents = options.latents or (LATENTS if device.type == "cuda" else LATENTS_CPU)
     result: Row = {"kind": "cache", **describe(device, options.commit), "shapes": {}}
@@ -326,7 +331,7 @@ def run(options: argparse.Namespace) -> None:
             "heads": setting.heads,
             "tokens_per_frame": setting.geometry.tokens_per_frame,
             "block": setting.block,
-            "policy": ",".join(f"{name}={getattr(policy, name)}" for name in POLICY),
+            "policy": policy_name(policy),
             "rows": rows,
         }
         result["shapes"][name] = shape
@@ -334,4 +339,4 @@ def run(options: argparse.Namespace) -> None:
         choice = _cache(setting, BF16, policy, device).choice
         shape["attention"] = f"{choice.attention}: {choice.reason}"
         print(markdown({"kind": "cache", "shapes": {name: shape}}), flush=True)
-    finish(result, usual_path("cache", device) if options.json == Path() else options.json)
+    finish(result, options.json)

@@ -18,13 +18,14 @@ OUTLIERS = 32  # in keys every how manyeth channel is far from zero and four tim
 class Stream:
     """One layer's keys or values, bf16 [B, H, S, D], frame after frame from a generator of its own.
 
-    A place of the picture keeps its prototype, drifts slowly over the frames and is noisy in each.
+    A place of the picture keeps its prototype, drifts slowly over the frames and is noisy in each. "q" are
+    queries that look for what keys of the same seed show, without the keys' outliers.
     """
 
     def __init__(
         self,
         geometry: CacheGeometry,
-        tensor: Literal["k", "v"],
+        tensor: Literal["q", "k", "v"],
         device: torch.device,
         seed: int,
         batch: int = 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import platform
@@ -24,7 +25,8 @@ Call = Callable[[], object]
 
 
 class Timing(NamedTuple):
-    ms: float  # of the device alone: the call's launches were queued before it began
+    # Of a GPU alone, the call's launches queued before it began; of a CPU, or of its one thread alone.
+    ms: float
     wall_ms: float  # a call in a row of calls, launching included
 
 
@@ -75,9 +77,11 @@ def alternating(
 
 def _once(call: Call, device: torch.device, launch: float) -> tuple[Any, Any]:
     if device.type != "cuda":
-        began = time.perf_counter()
+        # One thread's own time: what else runs on the machine does not count.
+        clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+        began = clock()
         call()
-        return began, time.perf_counter()
+        return began, clock()
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     # The device is kept busy until everything is queued behind it. Two cycles a nanosecond, generously.
     torch.cuda._sleep(int((1.5 * launch + 5e-5) * 2e9))
@@ -132,7 +136,8 @@ def _card(device: torch.device) -> str:
     described = Path("/proc/cpuinfo")
     lines = described.read_text().splitlines() if described.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{names[0] if names else platform.machine()}, {threads} thread{'s' * (threads > 1)}"
 
 
 def _commit() -> str:
@@ -143,19 +148,42 @@ def _commit() -> str:
         return "unknown"
 
 
+def common_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every measurement asks for."""
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, help="of the CPU; every core by default")
+    parser.add_argument("--commit", help="what to write down where this is no git checkout")
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        type=Path,
+        const=Path(),
+        metavar="FILE",
+        help="write the result there, or under assets/bench by kind and card",
+    )
+
+
+def start(options: argparse.Namespace) -> torch.device:
+    """Where to measure."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return torch.device(options.device)
+
+
 def finish(result: Row, path: Path | None) -> None:
     """Prints the result as one line, and writes it where asked to."""
     text = json.dumps(_rounded(result))
+    if path == Path():
+        path = usual_path(result["kind"], result["card"])
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n")
     print(text)
 
 
-def usual_path(kind: str, device: torch.device) -> Path:
+def usual_path(kind: str, card: str) -> Path:
     """assets/bench/ops-nvidia-h200.json"""
-    slug = re.sub(r"[^a-z0-9]+", "-", _card(device).lower()).strip("-")
-    return ASSETS / f"{kind}-{slug}.json"
+    return ASSETS / (re.sub(r"[^a-z0-9]+", "-", f"{kind}-{card}".lower()).strip("-") + ".json")
 
 
 def _rounded(value: Any) -> Any:

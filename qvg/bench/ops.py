@@ -22,10 +22,11 @@ from torch import Tensor
 
 from qvg.bench.checks import checks
 from qvg.bench.data import Stream
-from qvg.bench.measure import Row, copy_rate, describe, finish, timed, usual_path
+from qvg.bench.measure import Row, common_arguments, copy_rate, describe, finish, start, timed
 from qvg.bench.reference import Reference
 from qvg.bench.settings import SETTINGS, SPANS, Setting, chosen
 from qvg.bench.table import markdown
+from qvg.cache import encode_pair
 from qvg.codecs import build_codec
 from qvg.config import BF16, PRESETS, QVG, CodecConfig
 from qvg.rope import Rope
@@ -66,8 +67,8 @@ class Codecs:
         self._k, self._v = build_codec(config, "k"), build_codec(config, "v")
 
     def encode(self, pair: Pair, warm: tuple[Any, Any] | None = None) -> tuple[Any, Any]:
-        warm_k, warm_v = warm or (None, None)
-        return self._k.encode(pair[0], warm_k), self._v.encode(pair[1], warm_v)
+        """Side by side, as the cache does."""
+        return encode_pair((self._k, self._v), *pair, *(warm or (None, None)))
 
     def decode(self, payloads: tuple[Any, Any], out: Pair, rope: Rope | None = None) -> Pair:
         k = self._k.decode(payloads[0], rope=rope, out=out[0])
@@ -203,24 +204,15 @@ def refuse_if_wrong(device: torch.device) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    common_arguments(parser)
     parser.add_argument("--geometry", nargs="+", choices=list(SETTINGS), help="models whose shapes to take")
     parser.add_argument("--reference", type=Path, metavar="DIR", help="a checkout of Quant-VideoGen")
     parser.add_argument("--seconds", type=float, default=0.4, help="for each time (%(default)s)")
     parser.add_argument("--no-codecs", action="store_true", help="leave out the table of all codecs")
-    parser.add_argument(
-        "--json",
-        nargs="?",
-        type=Path,
-        const=Path(),
-        metavar="FILE",
-        help="write the result there, or to assets/bench",
-    )
-    parser.add_argument("--commit", help="what to write down where this is no git checkout")
 
 
 def run(options: argparse.Namespace) -> None:
-    device = torch.device(options.device)
+    device = start(options)
     if options.reference is not None and device.type != "cuda":
         raise SystemExit("The authors' code runs on CUDA only: leave out --reference, or give --device cuda")
     began = time.perf_counter()
@@ -234,12 +226,15 @@ def run(options: argparse.Namespace) -> None:
     result["shapes"] = {}
     for name, setting in chosen(options.geometry, device, USUAL).items():
         spans = Spans(setting, SPANS[name], device)
-        shape: Row = {"title": setting.title, "shape": spans.shape, "note": "K and V of one layer"}
-        result["shapes"][name] = shape
-        shape["kernels"] = kernel_rows(spans, rate, options.reference, options.seconds)
-        print(markdown({"kind": "ops", "shapes": {name: shape}}), flush=True)
+        head: Row = {"title": setting.title, "shape": spans.shape, "note": "K and V of one layer"}
+        rows = result["shapes"][name] = {**head}
+        rows["kernels"] = kernel_rows(spans, rate, options.reference, options.seconds)
+        _show({**head, "kernels": rows["kernels"]})
         if not options.no_codecs:
-            shape["codecs"] = codec_rows(spans, rate, options.seconds)
-            print(markdown({"kind": "ops codecs", "shapes": {name: shape}}), flush=True)
-    path = usual_path("ops", device) if options.json == Path() else options.json
-    finish(result, path)
+            rows["codecs"] = codec_rows(spans, rate, options.seconds)
+            _show({**head, "codecs": rows["codecs"]})
+    finish(result, options.json)
+
+
+def _show(shape: Row) -> None:
+    print(markdown({"kind": "ops", "shapes": {"": shape}}), flush=True)

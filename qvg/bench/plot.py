@@ -10,9 +10,15 @@ from typing import Any
 
 from qvg.bench.measure import Row
 
-COLOURS = {"BF16": "#8a8f98", "QVG INT2": "#3f51b5", "QVG-Plus INT2": "#00897b", "QVG-Max": "#e07b00"}
-OTHERS = ("#ad1457", "#6d4c41", "#7cb342", "#5e35b1")
 ONE_CALL = "one BF16 call"
+COLOURS = {
+    ONE_CALL: "#30343a",
+    "BF16": "#8a8f98",
+    "QVG INT2": "#3f51b5",
+    "QVG-Plus INT2": "#00897b",
+    "QVG-Max": "#e07b00",
+}
+OTHERS = ("#ad1457", "#6d4c41", "#7cb342", "#5e35b1")
 
 
 def draw(result: Row, shape: Row, path: Path) -> None:
@@ -27,34 +33,50 @@ def draw(result: Row, shape: Row, path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
 
-    style: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-             "grid.color": "#e6e8eb", "axes.axisbelow": True}  # fmt: skip
+    rows = shape["rows"]
+    panels = [
+        ("model_gib", f"KV cache of {shape['layers']} layers, GiB", True),
+        ("ms", "attention of one layer, ms", False),
+    ]
+    if any("extra_mib" in row for row in rows):
+        panels.append(("extra_mib", "memory it takes meanwhile, MiB", True))
+    style: Any = {
+        "font.size": 8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "#e6e8eb",
+        "axes.axisbelow": True,
+    }
     with pyplot.rc_context(style):
-        figure, (memory, speed) = pyplot.subplots(1, 2, figsize=(8, 3.5), layout="constrained")
-        figure.suptitle(f"{shape['title']}, {result['card']}", fontsize=10)
-        names = list(dict.fromkeys(row["codec"] for row in shape["rows"]))
+        figure, every = pyplot.subplots(1, len(panels), figsize=(8, 3.5), layout="constrained")
+        figure.suptitle(f"{shape['title']} on {result['card']}", fontsize=10)
         spare = iter(OTHERS)
-        for name in names:
-            rows = [row for row in shape["rows"] if row["codec"] == name and "ms" in row]
-            colour = COLOURS.get(name) or ("#30343a" if name == ONE_CALL else next(spare, "#30343a"))
-            _line(speed, rows, name, "ms", colour, dashed=name == ONE_CALL)
-            if name != ONE_CALL:
-                _line(memory, rows, name, "model_gib", colour)
-        memory.set_title(f"KV cache of {shape['layers']} layers, GiB", fontsize=9, loc="left")
-        speed.set_title("attention of a layer and block, ms", fontsize=9, loc="left")
-        for axes in (memory, speed):
+        names = list(dict.fromkeys(row["codec"] for row in rows))
+        colours = {name: COLOURS.get(name) or next(spare, "#30343a") for name in names}
+        for axes, (key, title, caches) in zip(every, panels, strict=True):
+            for place, name in enumerate(names):
+                some = [row for row in rows if row["codec"] == name and key in row]
+                if some and not (caches and name == ONE_CALL):
+                    # Thinner on top of thicker: lines that coincide are still seen.
+                    _line(axes, some, key, colours[name], width=max(1.0, 3.5 - 0.6 * place))
+            axes.set_title(title, fontsize=8, loc="left")
             axes.set_xlabel("frames of video")
             axes.set_xlim(left=0)
+            axes.margins(y=0.1)
             axes.set_ylim(bottom=0)
-            axes.legend(frameon=False, fontsize=8, loc="upper left")
+        lines = every[1].get_lines()
+        labels = [line.get_label() for line in lines]
+        figure.legend(lines, labels, frameon=False, ncols=len(labels), loc="outside lower center")
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=200, facecolor="white")
         pyplot.close(figure)
 
 
-def _line(axes: Any, rows: Sequence[Row], name: str, key: str, colour: str, dashed: bool = False) -> None:
+def _line(axes: Any, rows: Sequence[Row], key: str, colour: str, width: float) -> None:
     x, y = [row["video_frames"] for row in rows], [row[key] for row in rows]
-    axes.plot(x, y, label=name, color=colour, marker="o", markersize=3, linestyle="--" if dashed else "-")
+    name = rows[0]["codec"]
+    axes.plot(x, y, label=name, color=colour, linewidth=width, marker="o", markersize=width + 2)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

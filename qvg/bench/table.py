@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from qvg.bench.measure import Row
 
 Column = tuple[str, Callable[[Row], str]]
+Table = tuple[str, Sequence[Column], Sequence[Row]]  # a heading before it
 
 
 def number(key: str, digits: int = 2, scale: float = 1.0, unit: str = "") -> Callable[[Row], str]:
@@ -63,6 +64,7 @@ HISTORY: tuple[Column, ...] = (
     ("in a row", number("wall_ms")),
     ("extra MiB", number("extra_mib", 0)),
     ("held MiB a layer", number("held_mib", 1)),
+    ("of them on the host", number("host_mib", 1)),
     ("GiB, all layers", number("model_gib")),
     ("ratio", number("ratio")),
     ("decode ms", number("decode_ms")),
@@ -85,54 +87,49 @@ def spread(mode: str, window: str) -> Callable[[Row], str]:
     return text
 
 
-def grid(columns: Sequence[Column], rows: Sequence[Row]) -> str:
-    """A Markdown table; columns that are empty in every row are left out."""
-    cells = [[name, *(text(row) for row in rows)] for name, text in columns]
-    cells = [column for column in cells if any(column[1:])]
-    lines = [f"| {' | '.join(line)} |" for line in zip(*cells, strict=True)]
-    return "\n".join([lines[0], "|" + " --- |" * len(cells), *lines[1:]])
+def markdown(result: Row, names: Sequence[str] | None = None) -> str:
+    """Its tables, columns called `names` only; columns that are empty in every row are left out.
 
-
-def markdown(result: Row) -> str:
-    """Raises ValueError for a kind of result that has no table."""
+    Raises ValueError for a kind of result that has no table and for names of no column.
+    """
     kind = str(result.get("kind"))
     if kind not in TABLES:
         raise ValueError(f"a result of kind {kind!r} has no table; there are {', '.join(TABLES)}")
-    return TABLES[kind](result)
-
-
-def _shapes(result: Row, key: str, columns: Sequence[Column]) -> str:
-    parts = []
-    for shape in result["shapes"].values():
-        if key in shape:
-            parts.append(
-                f"{shape['title']}, {shape['shape']}, {shape['note']}\n\n{grid(columns, shape[key])}\n"
+    tables = list(TABLES[kind](result))
+    known = {name for _, columns, _ in tables for name, _ in columns}
+    for name in names or ():
+        if name not in known:
+            raise ValueError(
+                f"there is no column {name!r}; there are {', '.join(sorted(filter(None, known)))}"
             )
+    parts = []
+    for heading, columns, rows in tables:
+        wanted = [column for column in columns if names is None or column[0] in names]
+        cells = [[name, *(text(row) for row in rows)] for name, text in wanted]
+        cells = [column for column in cells if any(column[1:])]
+        lines = [f"| {' | '.join(line)} |" for line in zip(*cells, strict=True)]
+        parts.append("\n".join([f"{heading}\n", lines[0], "|" + " --- |" * len(cells), *lines[1:], ""]))
     return "\n".join(parts)
 
 
-def _ops(result: Row) -> str:
-    return _shapes(result, "kernels", KERNELS)
+def _ops(result: Row) -> Iterator[Table]:
+    for shape in result["shapes"].values():
+        for key, columns in (("kernels", KERNELS), ("codecs", CODECS)):
+            if key in shape:
+                yield f"{shape['title']}, {shape['shape']}, {shape['note']}", columns, shape[key]
 
 
-def _codecs(result: Row) -> str:
-    return _shapes(result, "codecs", CODECS)
-
-
-def _cache(result: Row) -> str:
-    parts = []
+def _cache(result: Row) -> Iterator[Table]:
     for shape in result["shapes"].values():
         heading = (
             f"{shape['title']}: one layer of {shape['layers']}, {shape['heads']} heads, blocks of "
             f"{shape['block']} latents of {shape['tokens_per_frame']} tokens, {shape['policy']}; "
             f"{shape['attention']}"
         )
-        parts.append(f"{heading}\n\n{grid(HISTORY, shape['rows'])}\n")
-    return "\n".join(parts)
+        yield heading, HISTORY, shape["rows"]
 
 
-def _end_to_end(result: Row) -> str:
-    psnr = result["rows"][0]["psnr"]
+def _end_to_end(result: Row) -> Iterator[Table]:
     columns: list[Column] = [
         ("codec", lambda row: row["codec"]),
         ("policy", lambda row: row["policy"]),
@@ -140,14 +137,14 @@ def _end_to_end(result: Row) -> str:
         ("NMSE K / V", errors()),
         ("attention", number("attention", 4)),
     ]
-    for mode, windows in psnr.items():
+    for mode, windows in result["rows"][0]["psnr"].items():
         columns += [(f"{mode}, {window}", spread(mode, window)) for window in windows]
-    return grid(columns, result["rows"]) + "\n"
+    heading = f"PSNR in dB against BF16, mean ± standard deviation over {result['scenes']} scenes"
+    yield heading, columns, result["rows"]
 
 
-TABLES: Mapping[str, Callable[[Row], str]] = {
+TABLES: Mapping[str, Callable[[Row], Iterator[Table]]] = {
     "ops": _ops,
-    "ops codecs": _codecs,
     "cache": _cache,
     "end to end": _end_to_end,
 }
@@ -155,13 +152,15 @@ TABLES: Mapping[str, Callable[[Row], str]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", type=Path, help="what --json wrote")
+    parser.add_argument("--columns", nargs="+", metavar="NAME", help="only these")
 
 
 def run(options: argparse.Namespace) -> None:
     for path in options.files:
         result = json.loads(path.read_text())
         heading = f"{result['card']}, torch {result['torch']}, triton {result['triton']}, {result['date']}"
-        print(f"{heading}, {result['commit']}\n")
-        print(markdown(result))
-        if result["kind"] == "ops":
-            print(_codecs(result))
+        try:
+            tables = markdown(result, options.columns)
+        except ValueError as error:
+            raise SystemExit(f"{path}: {error}") from None
+        print(f"{heading}, {result['commit']}\n\n{tables}")
