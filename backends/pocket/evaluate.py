@@ -129,6 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--policy", nargs="+", default=[""], metavar="every=N,recent=N,sink=N", help="each with every codec"
     )
     parser.add_argument("--frames", type=int, default=96, help="of the videos of --codecs (%(default)s)")
+    parser.add_argument("--eight-bit", action="store_true", help="8-bit attention to what is encoded")
     parser.add_argument("--plain-opening", action="store_true", help="no extra steps for the first block")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of the weights to judge")
     parser.add_argument("--sheet", type=Path, default=WEIGHTS / "contact_sheet.png")
@@ -137,10 +138,15 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"--frames {options.frames} must be whole blocks of {BLOCK_FRAMES}")
     policies = [parse_policy(text, SPEC.policy) for text in options.policy]
     device = start(options)
-    evaluation = Evaluation(
-        load_world(device, options.weights), options.scenes, LEVELS if options.plain_opening else OPENING
-    )
-    result: dict = {"kind": "end to end", **describe(device, options.commit), "scenes": options.scenes}
+    opening = LEVELS if options.plain_opening else OPENING
+    world = load_world(device, options.weights)
+    evaluation = Evaluation(world, options.scenes, opening, options.eight_bit)
+    result: dict = {
+        "kind": "end to end",
+        **describe(device, options.commit),
+        "scenes": options.scenes,
+        "eight_bit": options.eight_bit,
+    }
     if options.codecs is None:
         result |= {"kind": "pocket", **parts(evaluation, options.only, options.sheet)}
     else:

@@ -38,16 +38,25 @@ def rendered(scenes: Scenes, poses: Tensor) -> Tensor:
 class HeldOut:
     """`scenes` scenes, a theme each in turn, and prompts that describe them."""
 
-    def __init__(self, world: World, scenes: int, opening: tuple[float, ...] = OPENING) -> None:
-        self.world, self.opening = world, opening
+    def __init__(
+        self, world: World, scenes: int, opening: tuple[float, ...] = OPENING, eight_bit: bool = False
+    ) -> None:
+        self.world, self.opening, self.eight_bit = world, opening, eight_bit
         generator = torch.Generator(world.device).manual_seed(SEED)
         self.scenes = sample_scenes(scenes, generator)
         self.scenes.theme.copy_(torch.arange(scenes, device=world.device) % 5)
         self.prompts = sample_prompts(self.scenes, generator)
 
     def cache(self, codec: CodecConfig, policy: CachePolicy = SPEC.policy) -> KVCache:
-        return KVCache(SPEC.geometry, codec, policy, frames_per_block=BLOCK_FRAMES, batch=len(self.scenes),
-                       device=self.world.device)  # fmt: skip
+        return KVCache(
+            SPEC.geometry,
+            codec,
+            policy,
+            frames_per_block=BLOCK_FRAMES,
+            batch=len(self.scenes),
+            device=self.world.device,
+            eight_bit=self.eight_bit and codec != BF16,
+        )
 
     def roll(
         self,

@@ -148,14 +148,18 @@ def grow(
     device: torch.device,
     tell: Tell,
     seconds: float = 2.0,
+    eight_bit: bool = False,
 ) -> None:
     """Tells a row for each codec and length, as far as memory goes; then the row says why it ends."""
     blocks = sorted({max(1, length // setting.block) for length in latents})
     rotate = setting.rotate(blocks[-1] * setting.block, device)
-    cases = [
-        Case(name, _cache(setting, PRESETS[name], policy, device))
-        for name in dict.fromkeys(["BF16", *codecs])
-    ]
+    names = list(dict.fromkeys(["BF16", *codecs]))
+    cases = [Case(name, _cache(setting, PRESETS[name], policy, device)) for name in names]
+    if eight_bit:
+        cases += [
+            Case(f"{name}, 8-bit attention", _cache(setting, PRESETS[name], policy, device, True))
+            for name in names[1:]
+        ]
     streams = [Stream(setting.geometry, tensor, device, seed=1) for tensor in ("k", "v")]
     asking = Stream(setting.geometry, "q", device, seed=1)
     with_dense = True
@@ -286,13 +290,20 @@ def _give_up(case: Case, cases: list[Case], length: int, tell: Tell) -> None:
     tell({"latents": length, "codec": case.name, "skipped": OUT_OF_MEMORY})
 
 
-def _cache(setting: Setting, config: CodecConfig, policy: CachePolicy, device: torch.device) -> KVCache:
+def _cache(
+    setting: Setting,
+    config: CodecConfig,
+    policy: CachePolicy,
+    device: torch.device,
+    eight_bit: bool = False,
+) -> KVCache:
     return KVCache(
         setting.geometry,
         setting.codec(config),
         policy,
         frames_per_block=setting.block,
         device=device,
+        eight_bit=eight_bit,
     )
 
 
@@ -307,6 +318,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PRESET",
         help="beside BF16",
     )
+    parser.add_argument("--eight-bit", action="store_true", help="each codec with 8-bit attention too")
     parser.add_argument("--latents", nargs="+", type=int, help=f"lengths of the video ({LATENTS})")
     parser.add_argument(
         "--policy", default="", metavar="every=N,sink=N", help="in blocks, and device_bytes=N"
@@ -335,7 +347,7 @@ def run(options: argparse.Namespace) -> None:
             "rows": rows,
         }
         result["shapes"][name] = shape
-        grow(setting, options.codec, policy, latents, device, rows.append, options.seconds)
+        grow(setting, options.codec, policy, latents, device, rows.append, options.seconds, options.eight_bit)
         choice = _cache(setting, BF16, policy, device).choice
         shape["attention"] = f"{choice.attention}: {choice.reason}"
         print(markdown({"kind": "cache", "shapes": {name: shape}}), flush=True)
