@@ -30,6 +30,7 @@ from qvg.bench.measure import (
     describe,
     extra_bytes,
     finish,
+    keep,
     start,
     timed,
 )
@@ -351,4 +352,5 @@ def run(options: argparse.Namespace) -> None:
         choice = _cache(setting, BF16, policy, device).choice
         shape["attention"] = f"{choice.attention}: {choice.reason}"
         print(markdown({"kind": "cache", "shapes": {name: shape}}), flush=True)
+        keep(result, options.json)
     finish(result, options.json)

@@ -172,13 +172,17 @@ def start(options: argparse.Namespace) -> torch.device:
 
 def finish(result: Row, path: Path | None) -> None:
     """Prints the result as one line, and writes it where asked to."""
-    text = json.dumps(_rounded(result))
+    keep(result, path)
+    print(json.dumps(_rounded(result)))
+
+
+def keep(result: Row, path: Path | None) -> None:
+    """Writes the result so far, so that a run that is cut off is not lost."""
     if path == Path():
         path = usual_path(result["kind"], result["card"])
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
-    print(text)
+        path.write_text(json.dumps(_rounded(result)) + "\n")
 
 
 def usual_path(kind: str, card: str) -> Path:

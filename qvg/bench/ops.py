@@ -162,6 +162,12 @@ def kernel_rows(spans: Spans, rate: float, reference: Path | None, seconds: floa
             (f"encode, {iterations} iterations, cold", measure(spans, longer, rate, seconds, True)["encode"])
         )
     rows += [(name, warm[name]) for name in ("decode", ROTATE) if name in warm]
+    took = timed(
+        [lambda out=out: [part.fill_(1.0) for part in out] for out in spans.outs], spans.device, seconds
+    )
+    speed = spans.pair_bytes / took.ms / 1e6
+    alone: Row = {"ms": took.ms, "wall_ms": took.wall_ms, "gb_s": speed, "of_copy": speed / rate}
+    rows.append(("write alone, as much as is decoded", alone))
     theirs: dict[str, Row] = {}
     if reference is not None:
         short, long = (measure_reference(spans, reference, count, seconds) for count in (2, LONG))

@@ -11,6 +11,7 @@ from typing import Any
 from qvg.bench.measure import Row
 
 ONE_CALL = "one BF16 call"
+EIGHT_BIT = ", 8-bit attention"
 COLOURS = {
     ONE_CALL: "#30343a",
     "BF16": "#8a8f98",
@@ -53,11 +54,16 @@ def draw(result: Row, shape: Row, path: Path) -> None:
         figure.suptitle(f"{shape['title']} on {result['card']}", fontsize=10)
         spare = iter(OTHERS)
         names = list(dict.fromkeys(row["codec"] for row in rows))
-        colours = {name: COLOURS.get(name) or next(spare, "#30343a") for name in names}
+        colours: dict[str, str] = {}
+        for name in names:
+            codec = name.removesuffix(EIGHT_BIT)
+            colours[name] = colours.get(codec) or COLOURS.get(codec) or next(spare, "#30343a")
         for axes, (key, title, caches) in zip(every, panels, strict=True):
             for place, name in enumerate(names):
                 some = [row for row in rows if row["codec"] == name and key in row]
-                if some and not (caches and name == ONE_CALL):
+                # One call has no cache, and 8-bit attention has its codec's.
+                same = key == "model_gib" and name.endswith(EIGHT_BIT)
+                if some and not same and not (caches and name == ONE_CALL):
                     # Thinner on top of thicker: lines that coincide are still seen.
                     _line(axes, some, key, colours[name], width=max(1.0, 3.5 - 0.6 * place))
             axes.set_title(title, fontsize=8, loc="left")
@@ -67,7 +73,7 @@ def draw(result: Row, shape: Row, path: Path) -> None:
             axes.set_ylim(bottom=0)
         lines = every[1].get_lines()
         labels = [line.get_label() for line in lines]
-        figure.legend(lines, labels, frameon=False, ncols=len(labels), loc="outside lower center")
+        figure.legend(lines, labels, frameon=False, ncols=min(4, len(labels)), loc="outside lower center")
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=200, facecolor="white")
         pyplot.close(figure)
@@ -76,7 +82,8 @@ def draw(result: Row, shape: Row, path: Path) -> None:
 def _line(axes: Any, rows: Sequence[Row], key: str, colour: str, width: float) -> None:
     x, y = [row["video_frames"] for row in rows], [row[key] for row in rows]
     name = rows[0]["codec"]
-    axes.plot(x, y, label=name, color=colour, linewidth=width, marker="o", markersize=width + 2)
+    style = "--" if name.endswith(EIGHT_BIT) else "-"
+    axes.plot(x, y, style, label=name, color=colour, linewidth=width, marker="o", markersize=width + 2)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
