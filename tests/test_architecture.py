@@ -53,7 +53,9 @@ RULES = (
         ("spaces",),
     ),
     Rule(
-        "ui*", ("ui", "ui.*", "backends", *PAGE_SIDE, *PLAIN_QVG), ("gradio", "numpy", "PIL", "imageio", "av")
+        "ui*",
+        ("ui", "ui.*", "backends", *PAGE_SIDE, *PLAIN_QVG, "qvg.metrics"),
+        ("gradio", "numpy", "PIL", "imageio", "av"),
     ),
     Rule("qvg.config", ()),
     Rule("qvg.policy", PLAIN_QVG),
@@ -89,7 +91,7 @@ RULES = (
     Rule("backends.failure", ("backends.base",)),
     Rule("backends.registry", ("backends.base",)),
     Rule("backends.check", ("backends.base", "backends.camera"), ("numpy",)),
-    Rule("backends.jobs", ("backends.base", *PLAIN_QVG)),
+    Rule("backends.jobs", ("backends.base", "backends.camera", *PLAIN_QVG)),
     Rule("backends.plan", ("backends.base", "backends.machine", *PLAIN_QVG)),
     Rule("backends.worker", ("backends", "backends.child", "backends.failure", *PAGE_SIDE), (), ("spaces",)),
     Rule("backends.artifacts", ("backends", "backends.base", "backends.hub", "backends.registry")),

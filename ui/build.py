@@ -9,31 +9,37 @@ import gradio as gr
 from gradio.themes import Base
 
 from backends import registry
-from backends.plan import codec_for
-from backends.worker import Worker
-from ui import chips, controls, gauge, player, pose, status, text
+from ui import chips, controls, examples, form, gauge, lists, pose, stage, text
 from ui.controls import Controls
-from ui.handlers import ASKED, PLANNED, Handlers, Stage, WorkerLike
+from ui.desk import Desk, WorkerLike
+from ui.forms import ASKED, PLANNED, Forms
+from ui.runs import Runs
+from ui.stage import Stage
 
-_CSS = (Path(__file__).parent / "theme.css").read_text(encoding="utf-8")
-_VIEWERS = 32  # runs watched at once; the worker does the queueing
+_CSS = "".join(
+    (Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("theme.css", "stage.css")
+)
+_VIEWERS = 32  # pages that watch runs at once; the worker does the queueing
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+# A click counts while the last one's run is still being watched.
+_RUNNING: dict[str, Any] = {**_QUIET, "concurrency_limit": _VIEWERS, "trigger_mode": "multiple"}
 
 
 class Studio(gr.Blocks):
     """The page with the launch settings it needs, however it is launched: a script, a notebook or a Space."""
 
-    def __init__(self, outputs: Path) -> None:
+    def __init__(self, desk: Desk) -> None:
         super().__init__(
             title=text.TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 24 * 3600)
         )
-        self._outputs = outputs
+        self._desk = desk
 
     def launch(self, *args: Any, **kwargs: Any) -> Any:
         """`gr.Blocks.launch`, with this page's looks, and the outputs folder as the only one it serves."""
         defaults: dict[str, Any] = {
             "theme": theme(),
             "css": _CSS + pose.PAD_STYLE,
-            "allowed_paths": [str(self._outputs)],
+            "allowed_paths": [str(self._desk.outputs)],
             "run_history": False,
             "footer_links": ["api", "settings"],
             "ssr_mode": False,
@@ -87,119 +93,132 @@ def theme() -> Base:
     )
 
 
-def build(worker: WorkerLike | Worker, outputs: Path) -> Studio:
+def build(worker: WorkerLike, outputs: Path) -> Studio:
     """The page for `worker`, keeping videos in `outputs`. Makes no file and starts no process."""
     outputs = outputs.resolve()
     entries = registry.entries()
     spec = entries[0].spec
-    with Studio(outputs) as page:
+    desk = Desk(worker, outputs)
+    behaviour: list[Runs] = []
+
+    def steer(asked: dict[str, Any]) -> bool:
+        return behaviour[0].steer(asked)
+
+    with Studio(desk) as page:
         with gr.Row(elem_classes="top"):
             gr.HTML(
                 f"<h1>{text.TITLE}</h1><p>{text.TAGLINE}</p>", elem_classes="brand", apply_default_css=False
             )
             device = gr.HTML(text.DEVICE_UNKNOWN, elem_id="device", apply_default_css=False)
+        tries = chips.picker([example.name for example in examples.EXAMPLES], "tries", heading=text.TRY)
         with gr.Row(elem_classes="columns", equal_height=False):
             with gr.Column(elem_classes="panel", min_width=320, scale=4):
                 widgets = controls.build(entries)
             with gr.Column(elem_classes="stage", min_width=320, scale=8):
-                screen = player.component()
-                line = status.component(text.IDLE)
-                codec = codec_for(spec, controls.QUANTISED[0])
-                meter = gauge.component(gauge.planned(spec, codec, spec.policy, spec.default_blocks))
-        stage = Stage(screen, line, meter, gr.State(""))
-        handlers = Handlers(worker, outputs, widgets, stage)
-        _connect_form(widgets, stage, handlers)
-        _connect_run(widgets, stage, handlers)
+                sides = form.default_form(spec).named_sides(spec)
+                parts = stage.build(gauge.planned(spec, sides, spec.default_blocks, 0, None), steer)
+        past = lists.history()
+        screen = stage.Stage(
+            **parts,
+            history=past,
+            run_id=gr.State(""),
+            visitor=gr.BrowserState("", storage_key="qvg-studio", secret="visitor"),
+        )
+        runs, forms = Runs(desk, widgets, screen), Forms(worker, widgets, screen)
+        behaviour.append(runs)
+        _connect_form(widgets, screen, forms)
+        _connect_runs(widgets, screen, tries, runs)
 
         timer = gr.Timer(1.0)
-        timer.tick(
-            handlers.look_for_device, None, [device, timer], show_progress="hidden", api_visibility="private"
-        )
-        plan_inputs = [stage.run_id, widgets.model, *(getattr(widgets, name) for name in PLANNED)]
-        device.change(
-            handlers.foresee,
-            plan_inputs,
-            _foreseen(widgets, stage),
-            show_progress="hidden",
-            api_visibility="private",
-        )
-        page.load(
-            handlers.foresee,
-            plan_inputs,
-            _foreseen(widgets, stage),
-            show_progress="hidden",
-            api_visibility="private",
-        )
-        page.load(worker.start, None, None, api_visibility="private")
+        timer.tick(forms.look_for_device, None, [device, timer], **_QUIET)
+        planned = [screen.run_id, widgets.model, *(getattr(widgets, name) for name in PLANNED)]
+        device.change(forms.foresee, planned, _foreseen(widgets, screen), **_QUIET)
+        page.load(forms.foresee, planned, _foreseen(widgets, screen), **_QUIET)
+        page.load(runs.arrive, [screen.visitor], _all(widgets, screen), **_RUNNING)
     page.queue(max_size=128, default_concurrency_limit=_VIEWERS)
     return page
 
 
-def _foreseen(widgets: Controls, stage: Stage) -> list[Any]:
-    return [widgets.length_note, widgets.memory_note, stage.gauge]
+def _foreseen(widgets: Controls, screen: Stage) -> list[Any]:
+    return [widgets.length_note, widgets.memory_note, widgets.budget_note, screen.gauge]
 
 
-def _connect_form(widgets: Controls, stage: Stage, handlers: Handlers) -> None:
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+def _all(widgets: Controls, screen: Stage) -> list[Any]:
+    """What a run may change: the stage, and the form where it is filled."""
+    form_parts = [getattr(widgets, name) for name in widgets.__slots__ if name not in ("map", "path_note")]
+    return [*screen, *form_parts]
+
+
+def _connect_form(widgets: Controls, screen: Stage, forms: Forms) -> None:
     chips.connect(widgets.examples, widgets.prompt, "replace")
     chips.connect(widgets.vocabulary, widgets.prompt, "append")
     widgets.model.input(
-        handlers.choose_model,
+        forms.choose_model,
         [widgets.model, widgets.preset],
         [
             widgets.about, widgets.examples, widgets.vocabulary_fold, widgets.vocabulary, widgets.picture,
-            widgets.camera, widgets.blocks, widgets.as_path, widgets.mode, *widgets.codec_numbers,
-            *widgets.policy_numbers,
+            widgets.camera, widgets.blocks, widgets.as_path, widgets.mode, widgets.budget,
+            *widgets.codec_numbers, *widgets.policy_numbers,
         ],
-        **quiet,
+        **_QUIET,
     )  # fmt: skip
     widgets.mode.input(
-        handlers.choose_mode,
-        [widgets.model, widgets.mode],
+        forms.choose_mode,
+        [widgets.model, widgets.preset, widgets.mode],
         [widgets.mode, *widgets.policy_numbers],
-        **quiet,
+        **_QUIET,
     )
     widgets.preset.input(
-        handlers.choose_preset,
+        forms.choose_preset,
         [widgets.model, widgets.preset],
         [widgets.memory, *widgets.codec_numbers],
-        **quiet,
+        **_QUIET,
     )
-    widgets.path.change(
-        handlers.draw_path,
-        [widgets.model, widgets.path],
-        [widgets.path_note, widgets.map],
-        trigger_mode="always_last",
-        **quiet,
-    )
-    widgets.picture.change(handlers.look_at_picture, widgets.picture, widgets.picture_note, **quiet)
+    widgets.memory.change(forms.choose_memory, widgets.memory, widgets.sides, **_QUIET)
+    widgets.budget.change(forms.choose_budget, widgets.budget, widgets.when_full, **_QUIET)
     planned = [getattr(widgets, name) for name in PLANNED]
+    widgets.budgets.pick(forms.set_budget, [widgets.model, *planned], widgets.budget, **_QUIET)
+    widgets.path.change(
+        forms.draw_path,
+        [widgets.model, widgets.path],
+        [widgets.path_note, widgets.map, widgets.path],
+        trigger_mode="always_last",
+        **_QUIET,
+    )
+    widgets.picture.change(forms.look_at_picture, widgets.picture, widgets.picture_note, **_QUIET)
     gr.on(
         [widget.change for widget in [widgets.model, *planned]],
-        handlers.foresee,
-        [stage.run_id, widgets.model, *planned],
-        _foreseen(widgets, stage),
+        forms.foresee,
+        [screen.run_id, widgets.model, *planned],
+        _foreseen(widgets, screen),
         trigger_mode="always_last",
-        **quiet,
+        **_QUIET,
     )
 
 
-def _connect_run(widgets: Controls, stage: Stage, handlers: Handlers) -> None:
+def _connect_runs(widgets: Controls, screen: Stage, tries: gr.HTML, runs: Runs) -> None:
+    everything, who = _all(widgets, screen), [screen.visitor, screen.run_id]
     gr.on(
         [widgets.generate.click, widgets.prompt.submit],
-        handlers.generate,
-        [widgets.model, widgets.randomize, *(getattr(widgets, name) for name in ASKED)],
-        [*stage, widgets.seed, widgets.generate, widgets.stop],
-        concurrency_limit=_VIEWERS,
-        show_progress="hidden",
-        api_name="generate",
+        runs.generate,
+        [screen.visitor, widgets.model, widgets.randomize, *(getattr(widgets, name) for name in ASKED)],
+        everything,
+        **_RUNNING,
     )
+    tries.pick(runs.example, [screen.visitor], everything, **_RUNNING)
+    screen.again.click(runs.again, who, everything, **_RUNNING)
+    screen.extend.click(runs.extend, [*who, screen.more, widgets.path], everything, **_RUNNING)
+    screen.retake.click(runs.retake, who, everything, **_RUNNING)
+    screen.history.pick(runs.history, [*who, screen.history], everything, **_RUNNING)
+    screen.undo.click(runs.undo, who, everything, **_QUIET)
+    screen.redo.click(runs.redo, who, everything, **_QUIET)
+    screen.queue.pick(runs.queue, screen.visitor, screen.queue, **_QUIET)
+    widgets.dropped.upload(runs.drop, widgets.dropped, everything, **_QUIET)
+    for button, export in (
+        (screen.export_video, runs.export_video),
+        (screen.export_gif, runs.export_gif),
+        (screen.export_json, runs.export_json),
+    ):
+        button.click(export, who, [widgets.problem, screen.saved], **_QUIET)
     # Never Gradio's `cancels`: the run must end by itself, to deliver what it made.
-    widgets.stop.click(
-        handlers.stop,
-        stage.run_id,
-        widgets.stop,
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
-    )
+    widgets.stop.click(runs.stop, who, widgets.stop, queue=False, **_QUIET)

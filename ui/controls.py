@@ -15,14 +15,15 @@ from backends.camera import CameraMove, parse_path
 from backends.check import MAX_PROMPT
 from backends.plan import codec_for
 from backends.registry import Entry
-from qvg.config import PRQConfig
+from qvg.config import PRESETS, PRQConfig
 from ui import chips, pose, text
-from ui.form import QUANTISED
+from ui.budget import CARDS, QUARTER
+from ui.form import FIRST_SEED, MAX_SIDES, QUANTISED, default_form
 from ui.pictures import small_jpeg
 
-MAX_PATH_CHARACTERS = 4_000
-FIRST_SEED = 2  # a good world for the first example
-BF16, QUANTISED_CHOICE = "bf16", "quantised"
+MAX_PATH_CHARACTERS = 400_000  # of a trajectory pasted as JSON
+MAX_BUDGET_MIB = 1 << 20
+BF16, QUANTISED_CHOICE, COMPARE = "bf16", "quantised", "compare"
 Choice = str | int | float | tuple[str | I18nData, str | int | float]
 
 
@@ -43,7 +44,12 @@ class Controls:
     path_note: gr.HTML
     map: gr.HTML
     memory: gr.Radio
+    sides: gr.Dropdown
     memory_note: gr.HTML
+    budget: gr.Number
+    budgets: gr.HTML
+    when_full: gr.Radio
+    budget_note: gr.HTML
     mode: gr.Dropdown
     blocks: gr.Slider
     as_path: gr.Checkbox
@@ -59,6 +65,8 @@ class Controls:
     sink: gr.Number
     recent: gr.Number
     window: gr.Number
+    dropped: gr.File
+    problem: gr.HTML
     generate: gr.Button
     stop: gr.Button
 
@@ -108,7 +116,7 @@ def choices(entries: tuple[Entry, ...]) -> list[Choice]:
 
 
 def memory_choices(preset: str) -> list[Choice]:
-    return [(preset, QUANTISED_CHOICE), (text.BF16_CHOICE, BF16)]
+    return [(preset, QUANTISED_CHOICE), (text.BF16_CHOICE, BF16), (text.COMPARE_CHOICE, COMPARE)]
 
 
 def codec_values(spec: BackendSpec, preset: str) -> tuple[int | None, ...]:
@@ -119,9 +127,8 @@ def codec_values(spec: BackendSpec, preset: str) -> tuple[int | None, ...]:
     return config.clusters, config.group, config.stages, config.iterations
 
 
-def policy_values(spec: BackendSpec, mode: str = "") -> tuple[int, ...]:
-    """Of one of the spec's modes, or of the first."""
-    policy = next((each.policy for each in spec.modes if each.id == mode), spec.policy)
+def policy_values(spec: BackendSpec) -> tuple[int, ...]:
+    policy = spec.policy
     return policy.every, policy.sink, policy.recent, policy.window or 0
 
 
@@ -173,6 +180,7 @@ def build(entries: tuple[Entry, ...]) -> Controls:
             height=84,
             visible="image" in spec.inputs,
             elem_id="picture",
+            elem_classes="drop",
         )
         picture_note = gr.HTML("", apply_default_css=False, elem_id="picture-note")
     with gr.Column(elem_classes="card", visible="camera" in spec.inputs) as camera:
@@ -185,7 +193,36 @@ def build(entries: tuple[Entry, ...]) -> Controls:
             elem_id="memory",
             elem_classes="segmented",
         )
+        sides = gr.Dropdown(
+            list(PRESETS),
+            value=list(default_form(spec).sides or ()),
+            multiselect=True,
+            max_choices=MAX_SIDES,
+            label=text.SIDES,
+            visible=False,
+            elem_id="sides",
+        )
+        memory_note = gr.HTML("", apply_default_css=False, elem_id="memory-note")
+        budget = gr.Number(
+            value=0,
+            precision=0,
+            minimum=0,
+            maximum=MAX_BUDGET_MIB,
+            label=text.BUDGET,
+            info=text.BUDGET_INFO,
+            elem_id="budget",
+        )
+        budgets = chips.picker([text.NO_LIMIT, QUARTER, *CARDS], "budgets")
+        when_full = gr.Radio(
+            [(text.DROP_CHOICE, "drop"), (text.STOP_CHOICE, "stop")],
+            value="drop",
+            label=text.WHEN_FULL,
+            visible=False,
+            elem_id="when-full",
+        )
+        budget_note = gr.HTML("", apply_default_css=False, elem_id="budget-note")
         mode = modes(spec)
+    with gr.Column(elem_classes="card"):
         blocks = gr.Slider(
             1,
             spec.max_blocks,
@@ -197,13 +234,21 @@ def build(entries: tuple[Entry, ...]) -> Controls:
         )
         as_path = gr.Checkbox(label=text.AS_PATH, value=False, elem_id="as-path")
         length_note = gr.HTML("", apply_default_css=False, elem_id="length-note")
-        memory_note = gr.HTML("", apply_default_css=False, elem_id="memory-note")
         with gr.Row(elem_classes="pair"):
             seed = gr.Number(value=FIRST_SEED, precision=0, label=text.SEED, min_width=90, elem_id="seed")
             randomize = gr.Checkbox(label=text.RANDOMIZE, value=False, min_width=90, elem_id="randomize")
         with gr.Accordion(text.ADVANCED, open=False, elem_classes="fold"):
             preset, numbers = _advanced(spec)
+        dropped = gr.File(
+            label=text.DROP,
+            file_types=[".mp4", ".json"],
+            type="filepath",
+            height=84,
+            elem_id="dropped",
+            elem_classes="drop",
+        )
     with gr.Row(elem_classes="actions"):
+        problem = gr.HTML("", apply_default_css=False, elem_id="problem")
         stop = gr.Button(text.STOP, variant="stop", visible=False, elem_id="stop")
         generate = gr.Button(text.GENERATE, variant="primary", elem_id="generate")
     return Controls(
@@ -220,7 +265,12 @@ def build(entries: tuple[Entry, ...]) -> Controls:
         path_note=path_note,
         map=path_map,
         memory=memory,
+        sides=sides,
         memory_note=memory_note,
+        budget=budget,
+        budgets=budgets,
+        when_full=when_full,
+        budget_note=budget_note,
         mode=mode,
         blocks=blocks,
         as_path=as_path,
@@ -229,6 +279,8 @@ def build(entries: tuple[Entry, ...]) -> Controls:
         randomize=randomize,
         preset=preset,
         **numbers,
+        dropped=dropped,
+        problem=problem,
         generate=generate,
         stop=stop,
     )

@@ -1,0 +1,154 @@
+"""A memory budget for the KV cache, and what a codec must give up to stay inside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+from backends.base import BackendSpec
+from qvg.config import BF16, CodecConfig
+from qvg.policy import CachePolicy, cache_bytes
+
+MIB = 1 << 20
+WhenFull = Literal["drop", "stop"]
+QUARTER = "a quarter of BF16"
+_SHORT = (4, 8)  # a window of this many spans wastes little of a tight budget
+
+
+class Fate(NamedTuple):
+    """How a side lives inside its budget.
+
+    `ends_after`: blocks it can make, None for all. `drops_from`: the block (from 0) that is the first to miss
+    history, None when nothing is ever dropped.
+    """
+
+    policy: CachePolicy
+    ends_after: int | None = None
+    drops_from: int | None = None
+
+
+class TooSmall(ValueError):
+    """Nothing can be made inside this budget; the message says what the least is."""
+
+
+CARDS = {"24 GB card": 24_000_000_000, "32 GB card": 32_000_000_000}
+
+
+def named(name: str, spec: BackendSpec, blocks: int) -> int:
+    """MiB of the budgets worth a click: what a card has left for the cache, a part of what BF16 takes, or 0
+    for no limit."""
+    if name in CARDS:
+        return max(1, (CARDS[name] - spec.working_bytes) // MIB)
+    if name == QUARTER:
+        return max(1, blocks * block_bytes(spec) // 4 // MIB)
+    return 0
+
+
+def held_bytes(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> int:
+    """All a cache holds after `blocks` blocks: history, the staged block, and buffers set aside for more."""
+    layout = policy.layout(blocks)
+    stored, _ = cache_bytes(spec.geometry, codec, policy, blocks, spec.latents_per_block)
+    return stored + (policy.capacity - len(layout.sink) - len(layout.recent)) * block_bytes(spec)
+
+
+def block_bytes(spec: BackendSpec) -> int:
+    """Keys and values of one block in BF16, all layers."""
+    geometry = spec.geometry
+    tokens = spec.latents_per_block * geometry.tokens_per_frame
+    return 2 * geometry.layers * BF16.stored_bytes(1, geometry.heads, tokens, geometry.head_dim)
+
+
+def most_bytes(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> int:
+    """The most a cache holds at any time of a video of `blocks` blocks."""
+    return max(held_bytes(spec, codec, policy, block) for block in range(1, blocks + 1))
+
+
+def live_within(
+    spec: BackendSpec,
+    codec: CodecConfig,
+    policy: CachePolicy,
+    blocks: int,
+    budget: int,
+    when_full: WhenFull,
+) -> Fate:
+    """What happens to a side that may hold `budget` bytes. Raises TooSmall.
+
+    A history that fits is kept as `policy` says. Otherwise the oldest frames are dropped, as few as possible,
+    or the video ends while it still fits. The sinks of `policy` are kept.
+    """
+    if most_bytes(spec, codec, policy, blocks) <= budget:
+        return Fate(policy)
+    if when_full == "stop":
+        longest = max(
+            _candidates(spec, policy, budget), key=lambda each: lasts(spec, codec, each, blocks, budget)
+        )
+        made = lasts(spec, codec, longest, blocks, budget)
+        if not made:
+            least = held_bytes(spec, codec, replace(policy, every=1), 1)
+            raise TooSmall(f"not one block fits: {_least(spec, least)}")
+        return Fate(longest, ends_after=None if made == blocks else made)
+    widest = _widest(spec, codec, policy, blocks, budget)
+    return Fate(widest, drops_from=first_miss(widest, blocks))
+
+
+def lasts(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int, budget: int) -> int:
+    """Of `blocks` blocks, those that can be made before the cache holds more than `budget` bytes."""
+    return next(
+        (block - 1 for block in range(1, blocks + 1) if held_bytes(spec, codec, policy, block) > budget),
+        blocks,
+    )
+
+
+def first_miss(policy: CachePolicy, blocks: int) -> int | None:
+    """The first of `blocks` blocks (from 0) that is made without all of history; None where none is."""
+    missing = blocks if policy.window is None else policy.sink + policy.window + 1
+    return missing if missing < blocks else None
+
+
+def _widest(
+    spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int, budget: int
+) -> CachePolicy:
+    """The policy that sees furthest back; of several, the one that encodes most blocks together."""
+    room = max(1, budget // block_bytes(spec))
+    best: CachePolicy | None = None
+    for every in sorted(
+        {1, 2, policy.every, *(max(1, min(policy.every, room // n)) for n in _SHORT)}, reverse=True
+    ):
+        whole = replace(policy, every=every, window=None)
+        if most_bytes(spec, codec, whole, blocks) <= budget:
+            return whole
+        found = windowed(spec, codec, whole, blocks, budget)
+        if found is not None and (best is None or (found.window or 0) > (best.window or 0)):
+            best = found
+    if best is None:
+        smallest = replace(policy, every=1, window=1 + policy.recent)
+        raise TooSmall(
+            f"a window of one block does not fit: {_least(spec, most_bytes(spec, codec, smallest, blocks))}"
+        )
+    return best
+
+
+def _candidates(spec: BackendSpec, policy: CachePolicy, budget: int) -> list[CachePolicy]:
+    """`policy` without a window, and with fewer blocks encoded together: buffers for them take room too."""
+    room = max(1, budget // block_bytes(spec))
+    short = {max(1, min(policy.every, room // spans)) for spans in _SHORT}
+    counts = sorted({1, min(2, policy.every), policy.every, *short}, reverse=True)
+    return [replace(policy, every=every, window=None) for every in counts]
+
+
+def windowed(
+    spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int, budget: int
+) -> CachePolicy | None:
+    """`policy` with the widest window that fits; None when none does."""
+    fits, too_wide = policy.every + policy.recent - 1, blocks
+    while too_wide - fits > 1:
+        middle = (fits + too_wide) // 2
+        if most_bytes(spec, codec, replace(policy, window=middle), blocks) <= budget:
+            fits = middle
+        else:
+            too_wide = middle
+    return replace(policy, window=fits) if fits >= policy.every + policy.recent else None
+
+
+def _least(spec: BackendSpec, count: int) -> str:
+    return f"{spec.title} needs at least {-(-count // MIB):,} MiB"
