@@ -9,7 +9,7 @@ import gradio as gr
 from gradio.themes import Base
 
 from backends import registry
-from ui import chips, controls, examples, form, gauge, lists, pose, stage, text
+from ui import chips, controls, examples, form, gauge, lists, stage, text
 from ui.controls import Controls
 from ui.desk import Desk, WorkerLike
 from ui.forms import ASKED, PLANNED, Forms
@@ -17,7 +17,8 @@ from ui.runs import Runs
 from ui.stage import Stage
 
 _CSS = "".join(
-    (Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("theme.css", "stage.css")
+    (Path(__file__).parent / name).read_text(encoding="utf-8")
+    for name in ("theme.css", "camera.css", "stage.css")
 )
 _VIEWERS = 32  # pages that watch runs at once; the worker does the queueing
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -38,7 +39,7 @@ class Studio(gr.Blocks):
         """`gr.Blocks.launch`, with this page's looks, and the outputs folder as the only one it serves."""
         defaults: dict[str, Any] = {
             "theme": theme(),
-            "css": _CSS + pose.PAD_STYLE,
+            "css": _CSS,
             "allowed_paths": [str(self._desk.outputs)],
             "run_history": False,
             "footer_links": ["api", "settings"],
@@ -145,7 +146,7 @@ def _foreseen(widgets: Controls, screen: Stage) -> list[Any]:
 
 def _all(widgets: Controls, screen: Stage) -> list[Any]:
     """What a run may change: the stage, and the form where it is filled."""
-    form_parts = [getattr(widgets, name) for name in widgets.__slots__ if name not in ("map", "path_note")]
+    form_parts = [getattr(widgets, name) for name in widgets.__slots__ if name != "path_note"]
     return [*screen, *form_parts]
 
 
@@ -157,7 +158,7 @@ def _connect_form(widgets: Controls, screen: Stage, forms: Forms) -> None:
         [widgets.model, widgets.preset],
         [
             widgets.about, widgets.examples, widgets.vocabulary_fold, widgets.vocabulary, widgets.picture,
-            widgets.camera, widgets.blocks, widgets.as_path, widgets.mode, widgets.budget,
+            widgets.camera, widgets.map, widgets.blocks, widgets.as_path, widgets.mode, widgets.budget,
             *widgets.codec_numbers, *widgets.policy_numbers,
         ],
         **_QUIET,
@@ -181,7 +182,7 @@ def _connect_form(widgets: Controls, screen: Stage, forms: Forms) -> None:
     widgets.path.change(
         forms.draw_path,
         [widgets.model, widgets.path],
-        [widgets.path_note, widgets.map, widgets.path],
+        [widgets.path_note, widgets.path],
         trigger_mode="always_last",
         **_QUIET,
     )

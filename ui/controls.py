@@ -292,7 +292,6 @@ def path_note(moves: Sequence[CameraMove]) -> str:
 
 
 def _camera(spec: BackendSpec) -> tuple[gr.Textbox, gr.HTML, gr.HTML]:
-    moves = parse_path(pose.FIRST)
     path = gr.Textbox(
         pose.FIRST,
         label=text.PATH,
@@ -302,37 +301,8 @@ def _camera(spec: BackendSpec) -> tuple[gr.Textbox, gr.HTML, gr.HTML]:
         max_length=MAX_PATH_CHARACTERS,
         elem_id="path",
     )
-    said = gr.HTML(path_note(moves), apply_default_css=False, elem_id="path-note")
-    with gr.Row(elem_classes="steer"):
-        path_map = gr.HTML(pose.drawing(moves, spec), apply_default_css=False, elem_id="path-map")
-        with gr.Column(elem_classes="padside", min_width=120):
-            with gr.Row(elem_classes="pad"):
-                keys = [
-                    gr.Button(key.name, size="sm", min_width=36, elem_id=f"pad-{key.key}") for key in pose.PAD
-                ]
-            with gr.Row(elem_classes="padtools"):
-                duration = gr.Number(
-                    value=4,
-                    precision=0,
-                    minimum=1,
-                    maximum=400,
-                    label=text.DURATION,
-                    min_width=60,
-                    elem_id="duration",
-                )
-                undo = gr.Button(text.UNDO, size="sm", min_width=52, elem_id="path-undo")
-                clear = gr.Button(text.CLEAR, size="sm", min_width=52, elem_id="path-clear")
-    with gr.Row(elem_classes="presets"):
-        presets = [gr.Button(name, size="sm", min_width=40) for name, _ in pose.PRESETS]
-
-    here = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    for button, key in zip(keys, pose.PAD, strict=True):
-        button.click(None, [path, duration], path, js=pose.append_call(key.key), **here)
-    undo.click(None, path, path, js=pose.undo_call(), **here)
-    clear.click(None, None, path, js=pose.set_call(""), **here)
-    for button, (_, preset) in zip(presets, pose.PRESETS, strict=True):
-        button.click(None, None, path, js=pose.set_call(preset), **here)
-    return path, said, path_map
+    said = gr.HTML(path_note(parse_path(pose.FIRST)), apply_default_css=False, elem_id="path-note")
+    return path, said, pose.component(spec)
 
 
 def _advanced(spec: BackendSpec) -> tuple[gr.Dropdown, dict[str, gr.Number]]:

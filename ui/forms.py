@@ -68,6 +68,7 @@ def model_changes(ui: Controls, spec: BackendSpec, form: Form) -> Changes:
         ui.vocabulary: chips.groups(spec.vocabulary),
         ui.picture: gr.File(visible="image" in spec.inputs),
         ui.camera: gr.Column(visible=steered),
+        ui.map: pose.scale_of(spec),
         ui.blocks: gr.Slider(maximum=spec.max_blocks, value=form.blocks),
         ui.as_path: gr.Checkbox(visible=steered, value=form.as_path),
         ui.mode: controls.modes(spec, form.mode or ""),
@@ -127,16 +128,13 @@ class Forms:
         return {ui.budget: count}
 
     def draw_path(self, model: str, path: str | None) -> Changes:
-        """A mistake keeps the last good map. What came as JSON is written out as moves."""
+        """What a path comes to, or what is wrong with it. What came as JSON is written out as moves."""
         ui, spec = self._widgets, registry.find(model)
         try:
             moves = parse_path(path or "", spec.metres_per_latent, spec.degrees_per_latent)
         except PathError as error:
             return {ui.path_note: controls.note(str(error), "bad")}
-        changes: Changes = {
-            ui.path_note: controls.path_note(moves),
-            ui.map: pose.drawing(moves, spec),
-        }
+        changes: Changes = {ui.path_note: controls.path_note(moves)}
         if (path or "").lstrip()[:1] in ("{", "["):
             changes[ui.path] = format_path(moves)
         return changes

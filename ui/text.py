@@ -24,10 +24,31 @@ PICTURE_ALT = "The picture the video starts from"
 
 PATH = "Camera path"
 PATH_HINT = "w-8, right-4, still-2"
-PATH_EMPTY = "The camera stands still. Add moves with the pad, or type them: key-duration, split by commas."
-DURATION = "Latents"
-UNDO = "Undo"
-CLEAR = "Clear"
+PATH_EMPTY = "The camera stands still. Draw its way, add moves with the pad, or type them: key-duration."
+CAMERA = {
+    "board": "Camera map: hold W A S D to walk, arrow keys to turn; Backspace takes the last change back",
+    "map": "Camera path from above",
+    "still": "it stands still",
+    "hint": "Draw or click where it goes, drag the ring to turn; or click here and use W A S D and arrows.",
+    "play": "Play the path on the map",
+    "closer": "Closer",
+    "further": "Further away",
+    "timeline": "Moves and their durations",
+    "move": "Move",
+    "latents": "latent frames",
+    "duration": "Latents",
+    "earlier": "Move earlier",
+    "later": "Move later",
+    "remove": "Remove",
+    "undo": "Undo",
+    "redo": "Redo",
+    "clear": "Clear",
+    "import": "Import",
+    "moves": "Export the moves as JSON",
+    "trajectory": "Export the camera of every latent frame as JSON",
+}
+NO_LINE = "A drawing is a line of two points or more, each right and ahead in metres."
+FILE_TOO_LONG = "This file is too long for a camera path."
 
 MEMORY = "KV cache"
 BF16_CHOICE = "BF16"

@@ -319,31 +319,6 @@ def test_without_media_source_the_finished_file_is_shown(open_page, fake_app):
     page.wait_for_function("shown.some(frame => frame.number === 7)")
 
 
-def test_the_pad_writes_the_path(page):
-    page.click("#path-clear")
-    for key in ("w", "w", "right", "a", "still"):
-        page.click(f"#pad-{key}")
-    assert page.input_value(PATH) == "w-8, right-4, a-4, still-4"
-    page.get_by_role("button", name="Turn left").first.click()
-    page.click("#path-undo")
-    page.click("#path-undo")
-    assert page.input_value(PATH) == "w-8, right-4, a-4"
-    page.fill("#duration input", "10")
-    page.click("#pad-a")
-    assert page.input_value(PATH) == "w-8, right-4, a-14"
-    page.wait_for_function(
-        "document.querySelector('#path-note').textContent.trim().startsWith('3 moves, 26 latent')"
-    )
-    page.click("#as-path >> text=As long")
-    page.wait_for_function(
-        "document.querySelector('#length-note').textContent.trim().startsWith('7 blocks, 28 frames')"
-    )
-    page.click(".presets >> text=Look around")
-    assert page.input_value(PATH) == pose.FIRST
-    page.click("#path-clear")
-    assert page.input_value(PATH) == ""
-
-
 def test_mistakes_are_explained_and_the_form_is_kept(page, tmp_path):
     page.fill(PATH, "w-8, fly-3")
     page.wait_for_selector("#path-note .note.bad")
