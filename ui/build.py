@@ -9,7 +9,7 @@ import gradio as gr
 from gradio.themes import Base
 
 from backends import registry
-from ui import chips, controls, examples, form, gauge, lists, stage, text
+from ui import chips, controls, examples, form, gauge, lists, models, stage, text
 from ui.controls import Controls
 from ui.desk import Desk, WorkerLike
 from ui.forms import ASKED, PLANNED, Forms
@@ -115,6 +115,8 @@ def build(worker: WorkerLike, outputs: Path) -> Studio:
         with gr.Row(elem_classes="columns", equal_height=False):
             with gr.Column(elem_classes="panel", min_width=320, scale=4):
                 widgets = controls.build(entries)
+                with widgets.manage:
+                    shop = models.component({"busy": False, "locked": False, "models": []})
             with gr.Column(elem_classes="stage", min_width=320, scale=8):
                 sides = form.default_form(spec).named_sides(spec)
                 parts = stage.build(gauge.planned(spec, sides, spec.default_blocks, 0, None), steer)
@@ -129,6 +131,14 @@ def build(worker: WorkerLike, outputs: Path) -> Studio:
         behaviour.append(runs)
         _connect_form(widgets, screen, forms)
         _connect_runs(widgets, screen, tries, runs)
+
+        stock = models.Models(lambda: desk.shared)
+        while_loading = gr.Timer(1.0, active=False)
+        events = models.ModelEvents(stock, widgets, shop, while_loading)
+        looked_after = [shop, while_loading, widgets.model, widgets.about]
+        shop.pick(events.pick, widgets.model, looked_after, **_QUIET)
+        while_loading.tick(events.look, widgets.model, looked_after, **_QUIET)
+        widgets.manage.expand(events.look, widgets.model, looked_after, **_QUIET)
 
         timer = gr.Timer(1.0)
         timer.tick(forms.look_for_device, None, [device, timer], **_QUIET)

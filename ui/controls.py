@@ -33,6 +33,7 @@ class Controls:
 
     model: gr.Dropdown
     about: gr.HTML
+    manage: gr.Accordion
     prompt: gr.Textbox
     examples: gr.HTML
     vocabulary_fold: gr.Accordion
@@ -157,6 +158,8 @@ def build(entries: tuple[Entry, ...]) -> Controls:
             choices(entries), value=spec.id, label=text.MODEL, filterable=False, elem_id="model"
         )
         about_model = gr.HTML(about(entry), apply_default_css=False)
+        with gr.Accordion(text.MANAGE, open=False, elem_classes="fold") as manage:
+            pass
     with gr.Column(elem_classes="card"):
         prompt = gr.Textbox(
             spec.examples[0] if spec.examples else "",
@@ -254,6 +257,7 @@ def build(entries: tuple[Entry, ...]) -> Controls:
     return Controls(
         model=model,
         about=about_model,
+        manage=manage,
         prompt=prompt,
         examples=examples,
         vocabulary_fold=fold,

@@ -15,6 +15,23 @@ DEVICE_UNKNOWN = "looking at this machine"
 MODEL = "Model"
 READY = "Ready"
 NOT_HERE = "Not here yet"
+PARTLY_HERE = "Partly here"
+INCLUDED = "included"
+MANAGE = "Models on this machine"
+MODELS = {
+    "files": "Files",
+    "downloading": "Downloading",
+    "accept": "I have read the licence and accept it",
+    "token": "Hugging Face token",
+    "download": "Download",
+    "stop": "Stop",
+    "remove": "Delete",
+    "sure": "Really delete?",
+    "locked": "On a shared page models are looked after by its owner.",
+}
+DOWNLOAD_BEGINS = "Looking what is here."
+DOWNLOAD_STOPPED = "Stopped. What arrived is kept: Download goes on from there."
+DOWNLOAD_FAILED = "The download failed, and the log says where. What arrived is kept."
 
 PROMPT = "Prompt"
 PROMPT_HINT = "What is there to see?"
@@ -304,7 +321,7 @@ def progress(block: int, blocks: int, step: int, steps: int, side: str, left_s: 
     said = f"Block {block + 1} of {blocks}, step {step + 1} of {steps}"
     if side:
         said += f", {side}"
-    return said if left_s is None else f"{said}, {about(left_s)} left"
+    return said if left_s is None else f"{said}, {left(left_s)}"
 
 
 def about(seconds: float) -> str:
@@ -312,6 +329,26 @@ def about(seconds: float) -> str:
     if seconds < 100:
         return f"about {max(1, round(seconds))} s"
     return f"about {round(seconds / 60)} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
+def left(seconds: float) -> str:
+    return f"{about(seconds)} left"
+
+
+def part_of(some: str, all_of_it: str) -> str:
+    return f"{some} of {all_of_it}"
+
+
+def part(title: str, repo: str, size: str, purpose: str) -> str:
+    return f"{title}: {repo}, {size}. {purpose}"
+
+
+def checking(file: str) -> str:
+    return f"checking {file}"
+
+
+def freed(size: str) -> str:
+    return f"{size} freed."
 
 
 def done(frames: int, fps: int, seconds: float, peak_bytes: int, ratio: float) -> str:

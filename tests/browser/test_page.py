@@ -400,6 +400,25 @@ def test_words_models_presets_and_seeds(page):
         assert "Self-Forcing cannot run here." in page.inner_text(STATUS)
 
 
+def test_a_model_is_downloaded_under_its_licence_and_deleted(page, picture):
+    page.click("text=Models on this machine")
+    item = page.locator("#models li[data-id=longcat]")
+    item.get_by_role("button", name="Download").click()
+    item.locator(".note.bad").wait_for()
+    assert "has to be accepted first: Not for sale." in item.inner_text()
+    picture(page, "models")
+    item.get_by_role("checkbox").check()
+    item.get_by_role("button", name="Download").click()
+    item.locator(".state.ready").wait_for()
+    page.click("#model input")
+    assert "LongCat-Video" in page.locator("#model [role=option]").all_inner_texts()[-1]
+    assert "not here" not in page.locator("#model [role=option]").all_inner_texts()[-1]
+    page.keyboard.press("Escape")
+    item.get_by_role("button", name="Delete").click()
+    item.get_by_role("button", name="Really delete?").click()
+    item.locator(".state.absent").wait_for()
+
+
 def test_all_by_keyboard(page):
     page.focus(PROMPT)
     page.keyboard.type("instant")
@@ -414,7 +433,7 @@ def test_all_by_keyboard(page):
         )
         if "generate" in reached:
             break
-    assert {"pad-w", "path-undo", "memory", "budget", "budgets", "seed", "generate"} <= reached
+    assert {"pad-w", "path-clear", "memory", "budget", "budgets", "seed", "generate"} <= reached
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     page.keyboard.press("Enter")
     page.wait_for_selector(DONE)
