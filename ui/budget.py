@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from backends.base import BackendSpec
-from qvg.config import BF16, CodecConfig
-from qvg.policy import CachePolicy, cache_bytes
+from backends.plan import block_bytes, held_bytes, most_bytes
+from qvg.config import CodecConfig
+from qvg.policy import CachePolicy
 
 MIB = 1 << 20
 WhenFull = Literal["drop", "stop"]
@@ -44,25 +45,6 @@ def named(name: str, spec: BackendSpec, blocks: int) -> int:
     return 0
 
 
-def held_bytes(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> int:
-    """All a cache holds after `blocks` blocks: history, the staged block, and buffers set aside for more."""
-    layout = policy.layout(blocks)
-    stored, _ = cache_bytes(spec.geometry, codec, policy, blocks, spec.latents_per_block)
-    return stored + (policy.capacity - len(layout.sink) - len(layout.recent)) * block_bytes(spec)
-
-
-def block_bytes(spec: BackendSpec) -> int:
-    """Keys and values of one block in BF16, all layers."""
-    geometry = spec.geometry
-    tokens = spec.latents_per_block * geometry.tokens_per_frame
-    return 2 * geometry.layers * BF16.stored_bytes(1, geometry.heads, tokens, geometry.head_dim)
-
-
-def most_bytes(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> int:
-    """The most a cache holds at any time of a video of `blocks` blocks."""
-    return max(held_bytes(spec, codec, policy, block) for block in range(1, blocks + 1))
-
-
 def live_within(
     spec: BackendSpec,
     codec: CodecConfig,
@@ -78,6 +60,11 @@ def live_within(
     """
     if most_bytes(spec, codec, policy, blocks) <= budget:
         return Fate(policy)
+    if spec.context_latents is not None:
+        # It looks back on the same span whatever the policy says.
+        raise TooSmall(
+            f"what it looks back on does not fit: {_least(spec, most_bytes(spec, codec, policy, blocks))}"
+        )
     if when_full == "stop":
         longest = max(
             _candidates(spec, policy, budget), key=lambda each: lasts(spec, codec, each, blocks, budget)

@@ -12,7 +12,7 @@ from backends import registry
 from ui import chips, controls, examples, form, gauge, lists, models, stage, text
 from ui.controls import Controls
 from ui.desk import Desk, WorkerLike
-from ui.forms import ASKED, PLANNED, Forms
+from ui.forms import ASKED, PLANNED, Forms, widgets_of
 from ui.runs import Runs
 from ui.stage import Stage
 
@@ -142,7 +142,7 @@ def build(worker: WorkerLike, outputs: Path) -> Studio:
 
         timer = gr.Timer(1.0)
         timer.tick(forms.look_for_device, None, [device, timer], **_QUIET)
-        planned = [screen.run_id, widgets.model, *(getattr(widgets, name) for name in PLANNED)]
+        planned = [screen.run_id, widgets.model, *widgets_of(widgets, PLANNED)]
         device.change(forms.foresee, planned, _foreseen(widgets, screen), **_QUIET)
         page.load(forms.foresee, planned, _foreseen(widgets, screen), **_QUIET)
         page.load(runs.arrive, [screen.visitor], _all(widgets, screen), **_RUNNING)
@@ -156,8 +156,10 @@ def _foreseen(widgets: Controls, screen: Stage) -> list[Any]:
 
 def _all(widgets: Controls, screen: Stage) -> list[Any]:
     """What a run may change: the stage, and the form where it is filled."""
-    form_parts = [getattr(widgets, name) for name in widgets.__slots__ if name != "path_note"]
-    return [*screen, *form_parts]
+    form_parts = [
+        getattr(widgets, name) for name in widgets.__slots__ if name not in ("path_note", "options")
+    ]
+    return [*screen, *form_parts, *widgets.options]
 
 
 def _connect_form(widgets: Controls, screen: Stage, forms: Forms) -> None:
@@ -168,6 +170,7 @@ def _connect_form(widgets: Controls, screen: Stage, forms: Forms) -> None:
         [widgets.model, widgets.preset],
         [
             widgets.about, widgets.examples, widgets.vocabulary_fold, widgets.vocabulary, widgets.picture,
+            widgets.clip, widgets.changes, widgets.preview, *widgets.options,
             widgets.camera, widgets.map, widgets.blocks, widgets.as_path, widgets.mode, widgets.budget,
             *widgets.codec_numbers, *widgets.policy_numbers,
         ],
@@ -187,7 +190,7 @@ def _connect_form(widgets: Controls, screen: Stage, forms: Forms) -> None:
     )
     widgets.memory.change(forms.choose_memory, widgets.memory, widgets.sides, **_QUIET)
     widgets.budget.change(forms.choose_budget, widgets.budget, widgets.when_full, **_QUIET)
-    planned = [getattr(widgets, name) for name in PLANNED]
+    planned = widgets_of(widgets, PLANNED)
     widgets.budgets.pick(forms.set_budget, [widgets.model, *planned], widgets.budget, **_QUIET)
     widgets.path.change(
         forms.draw_path,
@@ -196,6 +199,7 @@ def _connect_form(widgets: Controls, screen: Stage, forms: Forms) -> None:
         trigger_mode="always_last",
         **_QUIET,
     )
+    widgets.clip.change(forms.look_at_clip, [widgets.model, widgets.clip], widgets.clip_note, **_QUIET)
     widgets.picture.change(forms.look_at_picture, widgets.picture, widgets.picture_note, **_QUIET)
     gr.on(
         [widget.change for widget in [widgets.model, *planned]],
@@ -212,7 +216,7 @@ def _connect_runs(widgets: Controls, screen: Stage, tries: gr.HTML, runs: Runs) 
     gr.on(
         [widgets.generate.click, widgets.prompt.submit],
         runs.generate,
-        [screen.visitor, widgets.model, widgets.randomize, *(getattr(widgets, name) for name in ASKED)],
+        [screen.visitor, widgets.model, widgets.randomize, *widgets_of(widgets, ASKED)],
         everything,
         **_RUNNING,
     )

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from backends.base import BackendSpec, Request
 from backends.camera import CameraMove, each_latent, format_path
 from backends.jobs import Job, Side
+from backends.plan import most_bytes
 from qvg.config import CodecConfig
 from ui import text
-from ui.budget import MIB, Fate, TooSmall, first_miss, lasts, most_bytes, windowed
+from ui.budget import MIB, Fate, TooSmall, first_miss, lasts, windowed
 
 if TYPE_CHECKING:
     from ui.form import Form
@@ -65,6 +66,10 @@ class Commission:
             "reseeds": [list(each) for each in request.reseeds],
             "blocks": request.blocks,
             "mode": request.mode,
+            "clip": None if request.clip is None else list(request.clip.shape[:3]),
+            "changes": [[change.block, change.prompt] for change in request.changes],
+            "preview": request.preview,
+            "options": dict(request.options),
             "sides": [
                 {
                     "codec": side.name,

@@ -23,6 +23,7 @@ from ui.pictures import small_jpeg
 
 MAX_PATH_CHARACTERS = 400_000  # of a trajectory pasted as JSON
 MAX_BUDGET_MIB = 1 << 20
+MOST_OPTIONS = 4
 BF16, QUANTISED_CHOICE, COMPARE = "bf16", "quantised", "compare"
 Choice = str | int | float | tuple[str | I18nData, str | int | float]
 
@@ -40,6 +41,11 @@ class Controls:
     vocabulary: gr.HTML
     picture: gr.File
     picture_note: gr.HTML
+    clip: gr.File
+    clip_note: gr.HTML
+    changes: gr.Textbox
+    preview: gr.Checkbox
+    options: tuple[gr.Dropdown, ...]
     camera: gr.Column
     path: gr.Textbox
     path_note: gr.HTML
@@ -149,6 +155,25 @@ def modes(spec: BackendSpec, chosen: str = "") -> gr.Dropdown:
     )
 
 
+def options(spec: BackendSpec, chosen: Sequence[str | None] = ()) -> tuple[gr.Dropdown, ...]:
+    """The model's own settings, as many as it has and no more shown."""
+    shown = []
+    for number in range(MOST_OPTIONS):
+        option = spec.options[number] if number < len(spec.options) else None
+        value = chosen[number] if number < len(chosen) else None
+        shown.append(
+            gr.Dropdown(
+                list(option.values) if option else [],
+                value=(value if value in option.values else option.values[0]) if option else None,
+                label=option.title if option else text.OPTION,
+                filterable=False,
+                visible=option is not None,
+                elem_id=f"option{number + 1}",
+            )
+        )
+    return tuple(shown)
+
+
 def build(entries: tuple[Entry, ...]) -> Controls:
     """The form in the Gradio context it is called in."""
     entry = entries[0]
@@ -186,6 +211,26 @@ def build(entries: tuple[Entry, ...]) -> Controls:
             elem_classes="drop",
         )
         picture_note = gr.HTML("", apply_default_css=False, elem_id="picture-note")
+        clip = gr.File(
+            label=text.CLIP,
+            file_types=["video"],
+            type="filepath",
+            height=84,
+            visible="clip" in spec.inputs,
+            elem_id="clip",
+            elem_classes="drop",
+        )
+        clip_note = gr.HTML("", apply_default_css=False, elem_id="clip-note")
+        changes = gr.Textbox(
+            label=text.CHANGES,
+            placeholder=text.CHANGES_HINT,
+            info=text.CHANGES_INFO,
+            lines=2,
+            max_lines=8,
+            max_length=20 * MAX_PROMPT,
+            visible="changes" in spec.inputs,
+            elem_id="changes",
+        )
     with gr.Column(elem_classes="card", visible="camera" in spec.inputs) as camera:
         path, path_note, path_map = _camera(spec)
     with gr.Column(elem_classes="card"):
@@ -225,6 +270,8 @@ def build(entries: tuple[Entry, ...]) -> Controls:
         )
         budget_note = gr.HTML("", apply_default_css=False, elem_id="budget-note")
         mode = modes(spec)
+        own = options(spec)
+        preview = gr.Checkbox(label=text.PREVIEW, visible="preview" in spec.inputs, elem_id="preview")
     with gr.Column(elem_classes="card"):
         blocks = gr.Slider(
             1,
@@ -264,6 +311,11 @@ def build(entries: tuple[Entry, ...]) -> Controls:
         vocabulary=vocabulary,
         picture=picture,
         picture_note=picture_note,
+        clip=clip,
+        clip_note=clip_note,
+        changes=changes,
+        preview=preview,
+        options=own,
         camera=camera,
         path=path,
         path_note=path_note,

@@ -156,6 +156,8 @@ class Desk:
         folder = RunFolder.new(self.outputs, run_id)
         if commission.request.image is not None:
             folder.keep_picture(commission.request.image)
+        if commission.request.clip is not None and commission.asked.clip:
+            folder.keep_clip(Path(commission.asked.clip))
         return self._hand_in(owner, commission, folder, run_id, time.time())
 
     def go_on(self, record: Record, blocks: int, path: Sequence[CameraMove], seed: int | None = None) -> None:

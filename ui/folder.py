@@ -25,7 +25,7 @@ from PIL import Image
 from ui import media, text
 
 LINGER_S = 60.0  # for a slow viewer to fetch the last segments before they are removed
-RECORD, PICTURE, THUMBNAIL = "run.json", "picture.png", "thumbnail.jpg"
+RECORD, PICTURE, CLIP, THUMBNAIL = "run.json", "picture.png", "clip.video", "thumbnail.jpg"
 _THUMBNAIL_SIDE = 320
 
 
@@ -83,6 +83,11 @@ class RunFolder:
         """What the run starts from, to start from it again."""
         file = self.path / PICTURE
         return file if self._try(lambda: Image.fromarray(pixels).save(file), file) else None
+
+    def keep_clip(self, file: Path) -> None:
+        """The video the run goes on from."""
+        kept = self.path / CLIP
+        self._try(lambda: shutil.copyfile(file, kept), kept)
 
     def keep_thumbnail(self, frame: np.ndarray) -> None:
         def write() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from backends.base import BackendSpec, Request
+from backends.base import BackendSpec, PromptChange, Request
 from backends.camera import CameraMove, PathError, parse_path
 from backends.check import MAX_SEED, check
 from backends.machine import DeviceInfo
@@ -16,6 +16,7 @@ from qvg.config import PRESETS, BF16Config, CodecConfig, PRQConfig
 from qvg.policy import CachePolicy
 from ui import pose, text
 from ui.budget import MIB, Fate, TooSmall, WhenFull, live_within
+from ui.clips import read_clip
 from ui.commission import Commission, NamedSide
 from ui.pictures import read_picture
 
@@ -38,6 +39,10 @@ class Form:
 
     prompt: str | None = ""
     picture: str | None = None  # a file
+    clip: str | None = None  # a file
+    changes: str | None = ""  # lines of `block: prompt`, blocks from 2
+    preview: bool = False
+    options: Sequence[str | None] | None = ()  # of the model's own settings, in their order
     seed: float | None = 0
     path: str | None
     memory: Memory
@@ -74,6 +79,24 @@ class Form:
                 f"{spec.title} makes 1 to {spec.max_blocks} blocks, not {blocks:,}: choose another length."
             )
         return blocks
+
+    def prompt_changes(self, blocks: int) -> tuple[PromptChange, ...]:
+        """In a video of `blocks` blocks, counted from 1 on the page."""
+        found: dict[int, str] = {}
+        for line in filter(str.strip, (self.changes or "").splitlines()):
+            number, colon, prompt = line.partition(":")
+            if not colon or not number.strip().isdecimal() or not prompt.strip():
+                raise FormError(text.no_prompt_change(line.strip()[:40]))
+            if not 2 <= int(number) <= blocks:
+                raise FormError(text.no_such_block(int(number), blocks))
+            found[int(number) - 1] = prompt.strip()
+        return tuple(PromptChange(block, found[block]) for block in sorted(found))
+
+    def own_settings(self, spec: BackendSpec) -> tuple[tuple[str, str], ...]:
+        """Of the model's own settings, those that are not as usual."""
+        chosen = tuple(self.options or ())
+        pairs = zip(spec.options, chosen, strict=False)
+        return tuple((option.name, value) for option, value in pairs if value in option.values[1:])
 
     def names(self) -> tuple[str, ...]:
         """The presets this form runs, the reference first."""
@@ -149,6 +172,10 @@ class Form:
             seed=seed,
             blocks=self.length(spec),
             mode=(self.mode or "") if spec.modes else "",
+            clip=read_clip(self.clip, spec) if self.clip and "clip" in spec.inputs else None,
+            changes=self.prompt_changes(self.length(spec)) if "changes" in spec.inputs else (),
+            preview=self.preview and "preview" in spec.inputs,
+            options=self.own_settings(spec),
         )
         try:
             check(request, spec)
@@ -165,20 +192,24 @@ class Form:
         )
 
     def remembered(self) -> dict[str, Any]:
-        """What a file keeps of it, to fill the form again. A picture stays with its owner."""
+        """What a file keeps of it, to fill the form again. A picture or a clip stays with its owner."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        del values["picture"]
+        del values["picture"], values["clip"]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @staticmethod
-    def recalled(values: Mapping[str, Any], spec: BackendSpec, picture: str | None = None) -> Form:
+    def recalled(
+        values: Mapping[str, Any], spec: BackendSpec, picture: str | None = None, clip: str | None = None
+    ) -> Form:
         """A form from what a file remembers, of any version; what is missing or absurd is as at first."""
         form = default_form(spec)
         known = {field.name: type(getattr(form, field.name)) for field in fields(Form)}
         kept: dict[str, Any] = {}
         for name, value in values.items():
             kind = known.get(name)
-            if kind is tuple and isinstance(value, list):
+            if name == "options" and isinstance(value, list):
+                kept[name] = tuple(each if isinstance(each, str) else None for each in value)
+            elif kind is tuple and isinstance(value, list):
                 kept[name] = tuple(each for each in value if each in PRESETS)
             elif kind is int:
                 if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -191,7 +222,7 @@ class Form:
             kept.pop("when_full", None)
         if kept.get("preset") not in QUANTISED:
             kept.pop("preset", None)
-        return replace(form, picture=picture, **kept)
+        return replace(form, picture=picture, clip=clip, **kept)
 
 
 def default_form(spec: BackendSpec, preset: str = QUANTISED[0], mode: str = "") -> Form:

@@ -13,6 +13,7 @@ from backends.camera import PathError, format_path, parse_path
 from backends.worker import DeviceInfo
 from qvg.config import PRESETS, PRQConfig
 from ui import budget, chips, controls, gauge, pose, text
+from ui.clips import ClipError, read_clip
 from ui.controls import Controls
 from ui.desk import WorkerLike
 from ui.form import QUANTISED, Form, FormError, default_form
@@ -26,11 +27,20 @@ PLANNED = (
     "path", "memory", "sides", "budget", "when_full", "preset", "blocks", "as_path",
     "clusters", "group", "stages", "iterations", "every", "sink", "recent", "window",
 )  # fmt: skip
-ASKED = ("prompt", "picture", "seed", "mode", *PLANNED)
+OPTIONS = tuple(f"option{number}" for number in range(1, controls.MOST_OPTIONS + 1))
+ASKED = ("prompt", "picture", "clip", "changes", "preview", "seed", "mode", *OPTIONS, *PLANNED)
+
+
+def widgets_of(ui: Controls, names: tuple[str, ...]) -> list[Any]:
+    """The widgets behind names of `PLANNED` or `ASKED`."""
+    options = dict(zip(OPTIONS, ui.options, strict=True))
+    return [options[name] if name in options else getattr(ui, name) for name in names]
 
 
 def read(names: tuple[str, ...], values: tuple[Any, ...]) -> Form:
-    return Form(**dict(zip(names, values, strict=True)))
+    given = dict(zip(names, values, strict=True))
+    chosen = [given.pop(name, None) for name in OPTIONS]
+    return Form(**given, options=tuple(chosen))
 
 
 def filled(ui: Controls, spec: BackendSpec, form: Form) -> Changes:
@@ -40,6 +50,9 @@ def filled(ui: Controls, spec: BackendSpec, form: Form) -> Changes:
         ui.model: spec.id,
         ui.prompt: form.prompt,
         ui.picture: gr.File(value=form.picture, visible="image" in spec.inputs),
+        ui.clip: gr.File(value=form.clip, visible="clip" in spec.inputs),
+        ui.changes: gr.Textbox(value=form.changes, visible="changes" in spec.inputs),
+        ui.preview: gr.Checkbox(value=form.preview, visible="preview" in spec.inputs),
         ui.seed: form.seed,
         ui.path: form.path,
         ui.memory: gr.Radio(choices=controls.memory_choices(preset), value=form.memory),
@@ -67,6 +80,10 @@ def model_changes(ui: Controls, spec: BackendSpec, form: Form) -> Changes:
         ui.vocabulary_fold: gr.Accordion(visible=bool(spec.vocabulary)),
         ui.vocabulary: chips.groups(spec.vocabulary),
         ui.picture: gr.File(visible="image" in spec.inputs),
+        ui.clip: gr.File(visible="clip" in spec.inputs),
+        ui.changes: gr.Textbox(visible="changes" in spec.inputs),
+        ui.preview: gr.Checkbox(visible="preview" in spec.inputs),
+        **dict(zip(ui.options, controls.options(spec, form.options or ()), strict=True)),
         ui.camera: gr.Column(visible=steered),
         ui.map: pose.scale_of(spec),
         ui.blocks: gr.Slider(maximum=spec.max_blocks, value=form.blocks),
@@ -138,6 +155,17 @@ class Forms:
         if (path or "").lstrip()[:1] in ("{", "["):
             changes[ui.path] = format_path(moves)
         return changes
+
+    def look_at_clip(self, model: str, clip: str | None) -> Changes:
+        said = ""
+        if clip:
+            spec = registry.find(model)
+            try:
+                frames = read_clip(clip, spec)
+                said = controls.note(text.clip_taken(len(frames), spec.fps, *frames.shape[2:0:-1]))
+            except ClipError as error:
+                said = controls.note(str(error), "bad")
+        return {self._widgets.clip_note: said}
 
     def look_at_picture(self, picture: str | None) -> Changes:
         said = ""

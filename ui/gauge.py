@@ -14,10 +14,11 @@ import gradio as gr
 
 from backends.base import BackendSpec
 from backends.machine import DeviceInfo
+from backends.plan import cache_after
 from qvg.config import BF16, CodecConfig
-from qvg.policy import CachePolicy, cache_bytes
+from qvg.policy import CachePolicy
 from ui import text
-from ui.budget import MIB, block_bytes
+from ui.budget import MIB
 from ui.commission import NamedSide
 from ui.reel import Figures, thinned
 
@@ -64,16 +65,21 @@ def forecast(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks:
     """The cache after every block of a run to come, thinned out where it is long."""
     every = max(1, blocks // _FORECAST_POINTS)
     at = sorted({*range(every, blocks, every), blocks})
-    latents = spec.latents_per_block
-    return [
-        Point(block * latents, *cache_bytes(spec.geometry, codec, policy, block, latents)) for block in at
-    ]
+    return [Point(latents_after(spec, block), *cache_after(spec, codec, policy, block)) for block in at]
+
+
+def latents_after(spec: BackendSpec, blocks: int) -> int:
+    """Latent frames remembered after so many blocks."""
+    if spec.context_latents is not None:
+        return spec.context_latents if blocks > 1 else 0
+    return blocks * spec.latents_per_block
 
 
 def projection(spec: BackendSpec, blocks: int) -> list[Point]:
     """All history in BF16, whatever a window or a budget says."""
-    bytes_at_end = blocks * block_bytes(spec)
-    return [Point(0, 0, 0), Point(blocks * spec.latents_per_block, bytes_at_end, bytes_at_end)]
+    end = latents_after(spec, blocks)
+    _, bytes_at_end = cache_after(spec, BF16, CachePolicy(every=1), blocks)
+    return [Point(0, 0, 0), Point(end, bytes_at_end, bytes_at_end)]
 
 
 def planned(
@@ -85,7 +91,7 @@ def planned(
         points = forecast(spec, side.codec, side.fate.policy, max(1, side.blocks(blocks)))
         end = points[-1].stored_bytes
         rows.append(Row(side.name, [Point(0, 0, 0), *points], [("planned", "planned", end)], "", {}))
-    facts = [("latent frames", f"{blocks * spec.latents_per_block:,}"), *_lasts(spec, sides, device)]
+    facts = [("latent frames", f"{latents_after(spec, blocks):,}"), *_lasts(spec, sides, device)]
     return _view(spec, text.GAUGE_PLANNED, rows, blocks, int(budget_mib) * MIB, device, facts, live=False)
 
 
@@ -113,6 +119,7 @@ def measured(
         ("frames a second" if len(sides) == 1 else "frames a second, all sides", f"{fps:.1f}"),
         ("memory of the process" if _on_cpu(device) else "memory on the GPU", text.size(memory_bytes)),
         ("its peak", text.size(peak_bytes)),
+        ("beside the cache, as planned", text.size(spec.working_bytes)),
         *_lasts(spec, sides, device),
     ]
     return _view(spec, text.GAUGE_NOW, rows, blocks, int(budget_mib) * MIB, device, facts, live=True)
@@ -142,14 +149,14 @@ def room(spec: BackendSpec, device: DeviceInfo | None) -> int:
 def _lasts(spec: BackendSpec, sides: Sequence[NamedSide], device: DeviceInfo | None) -> list[tuple[str, str]]:
     """How much video fills this device, by the bytes a block takes in the long run; alone on it."""
     available = room(spec, device)
-    if not available:
+    if not available or spec.context_latents is not None:
         return []
     facts, told = [], set()
     for name, codec in [("BF16", BF16), *((side.name, side.codec) for side in sides)]:
         if name not in told:
             told.add(name)
             span = spec.policy.every
-            each = cache_bytes(spec.geometry, codec, CachePolicy(every=span), span, spec.latents_per_block)[0]
+            each, _ = cache_after(spec, codec, CachePolicy(every=span), span)
             blocks = available * span // max(each, 1)
             facts.append(
                 (f"{name} fills {text.here(_on_cpu(device))} after", text.video_length(spec, blocks))

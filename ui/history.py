@@ -17,7 +17,7 @@ from backends.machine import DeviceInfo
 from qvg.config import PRESETS
 from ui import compare, gauge, media, player, status, text
 from ui.commission import Commission
-from ui.folder import PICTURE, RECORD, THUMBNAIL, RunFolder, read_record
+from ui.folder import CLIP, PICTURE, RECORD, THUMBNAIL, RunFolder, read_record
 from ui.form import Form
 from ui.live import View
 from ui.reel import Figures
@@ -78,8 +78,10 @@ class Past:
 
     def commission(self) -> Commission:
         """To make it once more. Raises ValueError where that cannot be."""
-        picture = self.folder / PICTURE
-        return recalled(self.settings, str(picture) if picture.exists() else None)
+        picture, clip = (
+            str(file) if file.exists() else None for file in (self.folder / PICTURE, self.folder / CLIP)
+        )
+        return recalled(self.settings, picture, clip)
 
     def view(self, device: DeviceInfo | None) -> View:
         """What the page shows of it."""
@@ -139,21 +141,23 @@ def spec_of(settings: Mapping[str, Any]) -> BackendSpec | None:
         return None
 
 
-def form_of(settings: Mapping[str, Any], picture: str | None = None) -> tuple[BackendSpec, Form]:
+def form_of(
+    settings: Mapping[str, Any], picture: str | None = None, clip: str | None = None
+) -> tuple[BackendSpec, Form]:
     """The model and the form that a file's settings describe. Raises ValueError where they describe none."""
     spec, values = spec_of(settings), settings.get("form")
     if spec is None or not isinstance(values, dict):
         raise ValueError(text.NO_SETTINGS)
-    form = Form.recalled(values, spec, picture)
+    form = Form.recalled(values, spec, picture, clip)
     walked = settings.get("walked")
     if settings.get("steered") and isinstance(walked, str):
         form = replace(form, path=walked, as_path=False)
     return spec, form
 
 
-def recalled(settings: Mapping[str, Any], picture: str | None = None) -> Commission:
+def recalled(settings: Mapping[str, Any], picture: str | None = None, clip: str | None = None) -> Commission:
     """The commission that a file's settings describe, other noise and all. Raises ValueError."""
-    spec, form = form_of(settings, picture)
+    spec, form = form_of(settings, picture, clip)
     commission = form.commission(spec)
     reseeds = settings.get("reseeds")
     if not isinstance(reseeds, list):

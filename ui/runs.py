@@ -20,6 +20,7 @@ from backends.base import BackendSpec
 from backends.camera import PathError, parse_path
 from backends.check import MAX_SEED
 from ui import controls, examples, export, history, lists, text
+from ui.clips import ClipError
 from ui.controls import Controls
 from ui.desk import HEARTBEAT_S, Desk, Record
 from ui.form import Form, FormError
@@ -178,7 +179,7 @@ class Runs:
         ui = self._widgets
         try:
             self._desk.submit(owner, asked.commission(spec))
-        except (FormError, PictureError) as error:
+        except (FormError, PictureError, ClipError) as error:
             yield {ui.problem: controls.note(str(error), "bad")}
             return
         except Exception:

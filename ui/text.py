@@ -39,6 +39,13 @@ VOCABULARY = "Words this model knows"
 PICTURE = "Start from a picture (optional)"
 PICTURE_ALT = "The picture the video starts from"
 
+CLIP = "Go on from a clip (optional)"
+CHANGES = "Other prompts later (optional)"
+CHANGES_HINT = "5: snow begins to fall"
+CHANGES_INFO = "one a line: the block it begins at, a colon, the prompt"
+PREVIEW = "Decode with the fast, softer preview decoder"
+OPTION = "Setting"
+
 PATH = "Camera path"
 PATH_HINT = "w-8, right-4, still-2"
 PATH_EMPTY = "The camera stands still. Draw its way, add moves with the pad, or type them: key-duration."
@@ -199,6 +206,20 @@ def ends_at(kv_bytes: int, bf16_bytes: int) -> str:
     if kv_bytes >= bf16_bytes:
         return f"The cache ends at {size(kv_bytes)}, in BF16."
     return f"The cache ends at {size(kv_bytes)} instead of {size(bf16_bytes)} in BF16."
+
+
+def clip_taken(frames: int, fps: int, width: int, height: int) -> str:
+    return (
+        f"The last {plural(frames, 'frame')} at {fps} fps, {width} x {height}. The video goes on from them."
+    )
+
+
+def no_prompt_change(line: str) -> str:
+    return f"Other prompts: {line!r} is not `block: prompt`, such as `5: snow begins to fall`."
+
+
+def no_such_block(block: int, blocks: int) -> str:
+    return f"Other prompts: a prompt can change at blocks 2 to {blocks}, not at {block}."
 
 
 def picture_taken(width: int, height: int) -> str:

@@ -394,6 +394,8 @@ def test_words_models_presets_and_seeds(page):
     page.click("#model [role=option] >> text=Self-Forcing")
     page.wait_for_function("document.querySelector('.about').textContent.includes('GPU')")
     page.wait_for_selector("#path", state="hidden")
+    for own in ("#clip", "#changes", "#preview"):
+        page.wait_for_selector(own)
     if "not here yet" in next(title for title in titles if "Self-Forcing" in title):
         page.click("#generate")
         page.wait_for_selector(ERROR)

@@ -18,7 +18,7 @@ from ui import controls, gauge, lists, media, stage
 from ui.controls import Controls
 from ui.desk import Desk, Record
 from ui.form import default_form
-from ui.forms import ASKED, Forms
+from ui.forms import ASKED, OPTIONS, Forms
 from ui.runs import Runs
 from ui.stage import Stage
 
@@ -59,7 +59,8 @@ class Page:
     def values(self, names: tuple[str, ...] = ASKED, **changes: Any) -> list[Any]:
         asked = replace(default_form(POCKET), prompt="instant", seed=7, path="", blocks=8)
         asked = replace(asked, **changes)
-        return [getattr(asked, name) for name in names]
+        own = dict(zip(OPTIONS, [*(asked.options or ()), *[None] * len(OPTIONS)], strict=False))
+        return [own[name] if name in own else getattr(asked, name) for name in names]
 
     def start(self, model: str = "pocket", randomize: bool = False, **changes: Any) -> Iterator[Any]:
         return self.runs.generate(self.request, self.visitor, model, randomize, *self.values(**changes))

@@ -7,11 +7,11 @@ import pytest
 
 from backends import registry
 from backends.camera import parse_path
-from backends.plan import codec_for
+from backends.plan import block_bytes, codec_for, held_bytes, most_bytes
 from qvg.config import BF16, PRESETS
 from qvg.policy import CachePolicy
 from ui import budget, text
-from ui.budget import MIB, Fate, TooSmall, block_bytes, first_miss, held_bytes, live_within, most_bytes
+from ui.budget import MIB, Fate, TooSmall, first_miss, live_within
 from ui.commission import as_moves, longer
 from ui.form import default_form
 
@@ -76,6 +76,16 @@ def test_budgets_worth_a_click():
     assert budget.named(budget.QUARTER, POCKET, 20) == 20 * block_bytes(POCKET) // 4 // MIB
     assert budget.named("24 GB card", POCKET, 20) == (24_000_000_000 - POCKET.working_bytes) // MIB
     assert all(budget.named(name, replace(POCKET, working_bytes=1 << 40), 1) == 1 for name in budget.CARDS)
+
+
+def test_a_model_that_always_looks_back_on_as_much_cannot_drop_any():
+    longcat = registry.find("longcat")
+    assert longcat.context_latents is not None
+    needs = most_bytes(longcat, BF16, longcat.policy, 5)
+    assert live_within(longcat, BF16, longcat.policy, 5, needs, "drop") == Fate(longcat.policy)
+    for when_full in ("drop", "stop"):
+        with pytest.raises(TooSmall, match="what it looks back on does not fit"):
+            live_within(longcat, BF16, longcat.policy, 5, needs - 1, when_full)
 
 
 def going_on(blocks, more, mib, when_full="drop", sides=("BF16", "QVG INT2")):

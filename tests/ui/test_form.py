@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -12,7 +13,9 @@ from backends.base import BackendSpec
 from backends.check import MAX_PROMPT, MAX_SEED
 from backends.jobs import Job, Side
 from qvg.config import BF16, PRESETS, PRQConfig
-from ui import form
+from tests.ui.fake_worker import counter, painted
+from ui import form, media
+from ui.clips import ClipError, read_clip
 from ui.form import Form, FormError
 from ui.pictures import PictureError
 
@@ -184,3 +187,73 @@ def test_a_comparison_that_cannot_run_is_one_sentence(changes, words):
 def test_the_preset_chosen_has_the_numbers_of_the_form_and_the_others_their_own():
     sides = job_of(memory="compare", sides=("QVG INT2", "QVG-Pro INT2"), clusters=32).sides
     assert [side.codec.clusters for side in sides] == [32, 64]
+
+
+SELF_FORCING, LONGCAT = registry.find("self_forcing"), registry.find("longcat")
+
+
+def test_prompts_change_at_blocks_counted_from_one():
+    asked = dataclasses.replace(
+        form.default_form(SELF_FORCING), blocks=9, changes="5: snow falls\n\n 3 : rain: more"
+    )
+    changes = asked.commission(SELF_FORCING).request.changes
+    assert [(change.block, change.prompt) for change in changes] == [(2, "rain: more"), (4, "snow falls")]
+    assert filled(changes="5: snow").commission(POCKET).request.changes == ()
+    kept = asked.commission(SELF_FORCING).settings()
+    assert json.loads(json.dumps(kept))["changes"] == [[2, "rain: more"], [4, "snow falls"]]
+    for line, words in (
+        ("snow", "is not `block: prompt`"),
+        ("x: snow", "is not `block"),
+        ("4:", "is not `block"),
+        ("10: snow", "blocks 2 to 9, not at 10"),
+        ("1: snow", "not at 1"),
+    ):
+        with pytest.raises(FormError, match=words):
+            dataclasses.replace(asked, changes=line).commission(SELF_FORCING)
+
+
+def test_a_models_own_settings_are_told_where_they_are_not_as_usual():
+    names = [option.name for option in LONGCAT.options]
+    asked = dataclasses.replace(form.default_form(LONGCAT), options=("yes", None, "nonsense"))
+    assert asked.commission(LONGCAT).request.options == ((names[0], "yes"),)
+    assert Form.recalled(json.loads(json.dumps(asked.remembered())), LONGCAT).options == (
+        "yes",
+        None,
+        "nonsense",
+    )
+    assert filled(options=("yes",)).commission(POCKET).request.options == ()
+
+
+def test_preview_only_where_there_is_one():
+    assert (
+        dataclasses.replace(form.default_form(SELF_FORCING), preview=True)
+        .commission(SELF_FORCING)
+        .request.preview
+    )
+    assert not filled(preview=True).commission(POCKET).request.preview
+
+
+@pytest.mark.parametrize("rate", [8, 16, 24])
+def test_a_clip_comes_at_the_models_rate_and_size(tmp_path, rate):
+    pixels = np.stack([painted(number, 240, 416) for number in range(2 * rate)])
+    (tmp_path / "a.mp4").write_bytes(media.encode_segment(pixels, rate).data)
+    asked = dataclasses.replace(form.default_form(SELF_FORCING), blocks=2, clip=str(tmp_path / "a.mp4"))
+    clip = asked.commission(SELF_FORCING).request.clip
+    # Two seconds at 16 frames each, up to the last frame's own time; never enlarged.
+    assert clip.shape == (31 if rate == 8 else 32, 240, 416, 3)
+    assert [counter(frame) for frame in clip[::8]] == [0, rate // 2, rate, 3 * rate // 2]
+    assert filled(clip=str(tmp_path / "a.mp4")).commission(POCKET).request.clip is None
+
+
+def test_a_clip_that_cannot_be_read_is_a_sentence(tmp_path):
+    for content in (b"", b"<html>" * 99):
+        (tmp_path / "a.mp4").write_bytes(content)
+        with pytest.raises(ClipError, match="not a video"):
+            read_clip(tmp_path / "a.mp4", SELF_FORCING)
+    pixels = np.stack([painted(number, 1280, 2048) for number in range(2)])
+    (tmp_path / "large.mp4").write_bytes(media.encode_segment(pixels, 16).data)
+    assert read_clip(tmp_path / "large.mp4", SELF_FORCING).shape == (2, 520, 832, 3)
+    with pytest.raises(FormError, match="The clip has 2 frames"):
+        dataclasses.replace(form.default_form(SELF_FORCING), clip=str(tmp_path / "large.mp4")).commission(
+            SELF_FORCING
+        )
