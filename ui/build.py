@@ -16,9 +16,9 @@ from ui.forms import ASKED, PLANNED, Forms, widgets_of
 from ui.runs import Runs
 from ui.stage import Stage
 
+_HERE = Path(__file__).parent
 _CSS = "".join(
-    (Path(__file__).parent / name).read_text(encoding="utf-8")
-    for name in ("theme.css", "camera.css", "stage.css")
+    (_HERE / name).read_text(encoding="utf-8") for name in ("theme.css", "camera.css", "stage.css")
 )
 _VIEWERS = 32  # pages that watch runs at once; the worker does the queueing
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -111,6 +111,14 @@ def build(worker: WorkerLike, outputs: Path) -> Studio:
                 f"<h1>{text.TITLE}</h1><p>{text.TAGLINE}</p>", elem_classes="brand", apply_default_css=False
             )
             device = gr.HTML(text.DEVICE_UNKNOWN, elem_id="device", apply_default_css=False)
+            gr.HTML(
+                html_template='<button type="button" class="chip"></button>',
+                js_on_load=(_HERE / "page.js").read_text(encoding="utf-8"),
+                elem_id="theme",
+                apply_default_css=False,
+                light=text.LIGHT,
+                dark=text.DARK,
+            )
         tries = chips.picker([example.name for example in examples.EXAMPLES], "tries", heading=text.TRY)
         with gr.Row(elem_classes="columns", equal_height=False):
             with gr.Column(elem_classes="panel", min_width=320, scale=4):

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 TITLE = "QVG Studio"
 TAGLINE = "Long video from a 2-bit memory"
+LIGHT, DARK = "Light", "Dark"
 DEVICE_UNKNOWN = "looking at this machine"
 
 MODEL = "Model"

@@ -95,11 +95,17 @@ def test_from_click_to_download(page, tmp_path, picture):
     assert [counter(frame) for frame in media.decode(file)] == list(range(32))
     assert media.read_settings(file)["prompt"] == "a red box"
 
-    # Dropped back on another page, it fills the form.
+    # Dropped back anywhere on another page, it fills the form.
     page.reload()
     page.wait_for_selector("#memory-note .note")
     page.fill(PROMPT, "something else")
-    page.set_input_files("#dropped input[type=file]", file)
+    page.evaluate(
+        "async (bytes) => { const carrier = new DataTransfer();"
+        " carrier.items.add(new File([new Uint8Array(bytes)], 'video.mp4', {type: 'video/mp4'}));"
+        " document.querySelector('#gauge').dispatchEvent("
+        "new DragEvent('drop', {dataTransfer: carrier, bubbles: true, cancelable: true})); }",
+        list(file.read_bytes()),
+    )
     page.wait_for_function("document.querySelector('#prompt textarea').value === 'a red box'")
     page.wait_for_function("document.querySelector('#blocks input[type=number]').value === '8'")
 
@@ -446,6 +452,20 @@ def test_all_by_keyboard(page):
         ".map(e => e.outerHTML.slice(0, 120))"
     )
     assert unnamed == []
+
+
+def test_light_and_dark_are_remembered(page):
+    def dark():
+        return page.evaluate("document.body.classList.contains('dark')")
+
+    before = dark()
+    page.click("#theme button")
+    assert dark() is not before
+    page.reload()
+    page.wait_for_selector("#theme button:not(:empty)")
+    assert dark() is not before
+    page.click("#theme button")
+    assert dark() is before
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
