@@ -188,8 +188,10 @@ def test_a_waiting_run_can_be_moved_in_the_queue(worker):
 
 
 def test_a_video_is_gone_on_with_while_its_process_knows_it_and_made_again_when_not(worker):
-    def frames_from(block, prompt="", video="a video", **options):
-        events = finish(worker.submit(replace(job(prompt, **options), video=video, first_block=block)))
+    def frames_from(block, video="a video", **options):
+        # Slow enough that no progress is replaced by newer before it is read.
+        ordered = replace(job("delay=0.05", **options), video=video, first_block=block)
+        events = finish(worker.submit(ordered))
         made = [event for event in events if isinstance(event, Update)]
         assert [update.segment.index for update in made] == list(range(block, options["blocks"]))
         return frames(events), events
