@@ -6,13 +6,12 @@ from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from backends.base import BackendSpec
-from backends.plan import block_bytes, held_bytes, most_bytes
-from qvg.config import CodecConfig
+from backends.plan import block_bytes, cache_after, held_bytes, most_bytes
+from qvg.config import BF16, CodecConfig
 from qvg.policy import CachePolicy
 
 MIB = 1 << 20
 WhenFull = Literal["drop", "stop"]
-QUARTER = "a quarter of BF16"
 _SHORT = (4, 8)  # a window of this many spans wastes little of a tight budget
 
 
@@ -35,14 +34,19 @@ class TooSmall(ValueError):
 CARDS = {"24 GB card": 24_000_000_000, "32 GB card": 32_000_000_000}
 
 
-def named(name: str, spec: BackendSpec, blocks: int) -> int:
-    """MiB of the budgets worth a click: what a card has left for the cache, a part of what BF16 takes, or 0
-    for no limit."""
-    if name in CARDS:
-        return max(1, (CARDS[name] - spec.working_bytes) // MIB)
-    if name == QUARTER:
-        return max(1, blocks * block_bytes(spec) // 4 // MIB)
-    return 0
+def named(name: str, spec: BackendSpec) -> int:
+    """MiB of the budgets worth a click: what a card has left for the cache, or 0 for no limit."""
+    return max(1, (CARDS[name] - spec.working_bytes) // MIB) if name in CARDS else 0
+
+
+def bf16_bytes(spec: BackendSpec, blocks: int) -> int:
+    """What a whole history of `blocks` blocks takes in BF16."""
+    return cache_after(spec, BF16, CachePolicy(every=1), blocks)[1]
+
+
+def share_of(spec: BackendSpec, blocks: int, percent: int) -> int:
+    """MiB that are so much of what BF16 would take; 0, no limit, for all of it."""
+    return 0 if percent >= 100 else max(1, round(bf16_bytes(spec, blocks) * percent / 100 / MIB))
 
 
 def live_within(

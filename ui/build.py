@@ -119,7 +119,7 @@ def build(worker: WorkerLike, outputs: Path) -> Studio:
                 light=text.LIGHT,
                 dark=text.DARK,
             )
-        tries = chips.picker([example.name for example in examples.EXAMPLES], "tries", heading=text.TRY)
+        tries = examples.component()
         with gr.Row(elem_classes="columns", equal_height=False):
             with gr.Column(elem_classes="panel", min_width=320, scale=4):
                 widgets = controls.build(entries)
@@ -128,7 +128,7 @@ def build(worker: WorkerLike, outputs: Path) -> Studio:
             with gr.Column(elem_classes="stage", min_width=320, scale=8):
                 sides = form.default_form(spec).named_sides(spec)
                 parts = stage.build(gauge.planned(spec, sides, spec.default_blocks, 0, None), steer)
-        past = lists.history()
+                past = lists.history()
         screen = stage.Stage(
             **parts,
             history=past,
@@ -152,14 +152,15 @@ def build(worker: WorkerLike, outputs: Path) -> Studio:
         timer.tick(forms.look_for_device, None, [device, timer], **_QUIET)
         planned = [screen.run_id, widgets.model, *widgets_of(widgets, PLANNED)]
         device.change(forms.foresee, planned, _foreseen(widgets, screen), **_QUIET)
-        page.load(forms.foresee, planned, _foreseen(widgets, screen), **_QUIET)
+        # The gauge has been built so, and may belong to a run by now.
+        page.load(forms.foresee_in_words, planned, _foreseen(widgets, screen)[:-1], **_QUIET)
         page.load(runs.arrive, [screen.visitor], _all(widgets, screen), **_RUNNING)
     page.queue(max_size=128, default_concurrency_limit=_VIEWERS)
     return page
 
 
 def _foreseen(widgets: Controls, screen: Stage) -> list[Any]:
-    return [widgets.length_note, widgets.memory_note, widgets.budget_note, screen.gauge]
+    return [widgets.length_note, widgets.memory_note, widgets.budget_note, widgets.budgets, screen.gauge]
 
 
 def _all(widgets: Controls, screen: Stage) -> list[Any]:
@@ -193,10 +194,10 @@ def _connect_form(widgets: Controls, screen: Stage, forms: Forms) -> None:
     widgets.preset.input(
         forms.choose_preset,
         [widgets.model, widgets.preset],
-        [widgets.memory, *widgets.codec_numbers],
+        [widgets.memory, widgets.advanced, *widgets.codec_numbers],
         **_QUIET,
     )
-    widgets.memory.change(forms.choose_memory, widgets.memory, widgets.sides, **_QUIET)
+    widgets.memory.change(forms.choose_memory, widgets.memory, [widgets.sides, widgets.preset], **_QUIET)
     widgets.budget.change(forms.choose_budget, widgets.budget, widgets.when_full, **_QUIET)
     planned = widgets_of(widgets, PLANNED)
     widgets.budgets.pick(forms.set_budget, [widgets.model, *planned], widgets.budget, **_QUIET)

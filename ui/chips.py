@@ -32,15 +32,6 @@ _PUT = {
 }
 
 
-# For a word that does something else than go into a field.
-_PICKER = """
-element.addEventListener("click", (event) => {
-  const chip = event.target.closest(".chip");
-  if (chip) trigger("pick", { name: chip.textContent });
-});
-"""
-
-
 def groups(of: Sequence[Group]) -> dict[str, Any]:
     return {
         "groups": [{"name": escape(name), "words": [escape(word) for word in words]} for name, words in of]
@@ -52,18 +43,6 @@ def component(of: Sequence[Group], elem_id: str, **shown: Any) -> gr.HTML:
         groups(of),
         html_template=_TEMPLATE,
         js_on_load=_SCRIPT,
-        elem_id=elem_id,
-        apply_default_css=False,
-        **shown,
-    )
-
-
-def picker(words: Sequence[str], elem_id: str, heading: str = "", **shown: Any) -> gr.HTML:
-    """Words that are told to a listener of `pick`, as the event's `name`."""
-    return gr.HTML(
-        groups([(heading, words)]),
-        html_template=_TEMPLATE,
-        js_on_load=_PICKER,
         elem_id=elem_id,
         apply_default_css=False,
         **shown,

@@ -16,8 +16,7 @@ from backends.check import MAX_PROMPT
 from backends.plan import codec_for
 from backends.registry import Entry
 from qvg.config import PRESETS, PRQConfig
-from ui import chips, pose, text
-from ui.budget import CARDS, QUARTER
+from ui import chips, dial, pose, text
 from ui.form import FIRST_SEED, MAX_SIDES, QUANTISED, default_form
 from ui.pictures import small_jpeg
 
@@ -64,6 +63,7 @@ class Controls:
     seed: gr.Number
     randomize: gr.Checkbox
     preset: gr.Dropdown
+    advanced: gr.Accordion
     clusters: gr.Number
     group: gr.Number
     stages: gr.Number
@@ -250,6 +250,9 @@ def build(entries: tuple[Entry, ...]) -> Controls:
             visible=False,
             elem_id="sides",
         )
+        preset = gr.Dropdown(
+            list(QUANTISED), value=QUANTISED[0], label=text.PRESET, filterable=False, elem_id="preset"
+        )
         memory_note = gr.HTML("", apply_default_css=False, elem_id="memory-note")
         budget = gr.Number(
             value=0,
@@ -260,13 +263,14 @@ def build(entries: tuple[Entry, ...]) -> Controls:
             info=text.BUDGET_INFO,
             elem_id="budget",
         )
-        budgets = chips.picker([text.NO_LIMIT, QUARTER, *CARDS], "budgets")
+        budgets = dial.component(spec)
         when_full = gr.Radio(
             [(text.DROP_CHOICE, "drop"), (text.STOP_CHOICE, "stop")],
             value="drop",
             label=text.WHEN_FULL,
             visible=False,
             elem_id="when-full",
+            elem_classes="segmented",
         )
         budget_note = gr.HTML("", apply_default_css=False, elem_id="budget-note")
         mode = modes(spec)
@@ -287,8 +291,8 @@ def build(entries: tuple[Entry, ...]) -> Controls:
         with gr.Row(elem_classes="pair"):
             seed = gr.Number(value=FIRST_SEED, precision=0, label=text.SEED, min_width=90, elem_id="seed")
             randomize = gr.Checkbox(label=text.RANDOMIZE, value=False, min_width=90, elem_id="randomize")
-        with gr.Accordion(text.ADVANCED, open=False, elem_classes="fold"):
-            preset, numbers = _advanced(spec)
+        with gr.Accordion(text.advanced(QUANTISED[0]), open=False, elem_classes="fold") as advanced:
+            numbers = _advanced(spec)
         dropped = gr.File(
             label=text.DROP,
             file_types=[".mp4", ".json"],
@@ -334,6 +338,7 @@ def build(entries: tuple[Entry, ...]) -> Controls:
         seed=seed,
         randomize=randomize,
         preset=preset,
+        advanced=advanced,
         **numbers,
         dropped=dropped,
         problem=problem,
@@ -361,10 +366,7 @@ def _camera(spec: BackendSpec) -> tuple[gr.Textbox, gr.HTML, gr.HTML]:
     return path, said, pose.component(spec)
 
 
-def _advanced(spec: BackendSpec) -> tuple[gr.Dropdown, dict[str, gr.Number]]:
-    preset = gr.Dropdown(
-        list(QUANTISED), value=QUANTISED[0], label=text.PRESET, filterable=False, elem_id="preset"
-    )
+def _advanced(spec: BackendSpec) -> dict[str, gr.Number]:
     values = (*codec_values(spec, QUANTISED[0]), *policy_values(spec))
     fields = (
         ("clusters", text.CLUSTERS, text.CLUSTERS_INFO),
@@ -377,8 +379,7 @@ def _advanced(spec: BackendSpec) -> tuple[gr.Dropdown, dict[str, gr.Number]]:
         ("window", text.WINDOW, text.WINDOW_INFO),
     )
     with gr.Row(elem_classes="numbers"):
-        numbers = {
+        return {
             name: gr.Number(value=value, precision=0, label=label, info=info, min_width=90, elem_id=name)
             for (name, label, info), value in zip(fields, values, strict=True)
         }
-    return preset, numbers

@@ -243,10 +243,11 @@ class Desk:
         return min(active, key=lambda record: record.run.place, default=None)
 
     def untold(self, owner: str) -> Record | None:
-        """The run of `owner` that ended last, if nobody has seen that."""
+        """The last run of `owner`, if it has ended and nobody has seen that."""
         with self._lock:
             ended = [r for r in self._records.values() if r.owner == owner and r.ended]
-        return ended[-1] if ended and not ended[-1].told else None
+        last = max(ended, key=lambda record: record.order, default=None)
+        return last if last is not None and not last.told else None
 
     def past(self, owner: str, most: int) -> list[history.Past]:
         """Ended runs, the newest first, from their folders."""

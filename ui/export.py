@@ -112,10 +112,6 @@ def _pictures(sides: Sequence[Side], width: int | None) -> Iterator[np.ndarray]:
         yield np.ascontiguousarray(picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2])
 
 
-def _scaled(frame: np.ndarray, width: int, height: int) -> np.ndarray:
-    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS))
-
-
 def _labels(sides: Sequence[Side], width: int) -> np.ndarray:
     """The strip over the pictures: names, and figures in as many lines as they take."""
     large_size, small_size = max(15, width // 24), max(11, width // 36)

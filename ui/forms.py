@@ -12,7 +12,7 @@ from backends.base import BackendSpec
 from backends.camera import PathError, format_path, parse_path
 from backends.worker import DeviceInfo
 from qvg.config import PRESETS, PRQConfig
-from ui import budget, chips, controls, gauge, pose, text
+from ui import budget, chips, controls, dial, gauge, pose, text
 from ui.clips import ClipError, read_clip
 from ui.controls import Controls
 from ui.desk import WorkerLike
@@ -62,7 +62,10 @@ def filled(ui: Controls, spec: BackendSpec, form: Form) -> Changes:
             multiselect=True,
             visible=form.memory == controls.COMPARE,
         ),
-        ui.preset: preset,
+        ui.preset: gr.Dropdown(
+            list(QUANTISED), value=preset, visible=form.memory == controls.QUANTISED_CHOICE
+        ),
+        ui.advanced: gr.Accordion(label=text.advanced(preset)),
         ui.budget: form.budget,
         ui.when_full: gr.Radio(value=form.when_full, visible=bool(form.budget)),
         ui.randomize: False,
@@ -126,23 +129,28 @@ class Forms:
     def choose_preset(self, model: str, preset: str) -> Changes:
         radio = gr.Radio(choices=controls.memory_choices(preset))
         form = default_form(registry.find(model), preset)
-        return {self._widgets.memory: radio} | codec_numbers(self._widgets, form)
+        advanced = gr.Accordion(label=text.advanced(preset))
+        changes: Changes = {self._widgets.memory: radio, self._widgets.advanced: advanced}
+        return changes | codec_numbers(self._widgets, form)
 
     def choose_memory(self, memory: str) -> Changes:
-        return {self._widgets.sides: gr.Dropdown(visible=memory == controls.COMPARE)}
+        ui = self._widgets
+        return {
+            ui.sides: gr.Dropdown(visible=memory == controls.COMPARE),
+            ui.preset: gr.Dropdown(visible=memory == controls.QUANTISED_CHOICE),
+        }
 
     def choose_budget(self, memory: float | None) -> Changes:
         return {self._widgets.when_full: gr.Radio(visible=bool(memory))}
 
     def set_budget(self, event: gr.EventData, model: str, *values: Any) -> Changes:
-        """One of the budgets worth a click."""
+        """The slider was let go, or one of the budgets worth a click was clicked."""
         ui, spec = self._widgets, registry.find(model)
-        try:
-            blocks = read(PLANNED, values).length(spec)
-        except FormError:
-            blocks = spec.default_blocks
-        count = budget.named(str(event.name), spec, blocks)
-        return {ui.budget: count}
+        blocks = _length(read(PLANNED, values), spec)
+        share = getattr(event, "share", None)
+        if isinstance(share, (int, float)):
+            return {ui.budget: budget.share_of(spec, blocks, int(share))}
+        return {ui.budget: budget.named(str(event.name), spec)}
 
     def draw_path(self, model: str, path: str | None) -> Changes:
         """What a path comes to, or what is wrong with it. What came as JSON is written out as moves."""
@@ -181,15 +189,22 @@ class Forms:
         ui = self._widgets
         spec = registry.find(model)
         device = self._worker.info
+        asked = read(PLANNED, values)
+        # Also of a budget that is too small, to be moved on from there.
+        slider = dial.value(spec, _length(asked, spec), int(asked.budget or 0))
         try:
-            asked = read(PLANNED, values)
             blocks = asked.length(spec)
             sides = asked.named_sides(spec)
             plans = asked.plans(spec, device)
         except FormError as error:
             # The path has a line of its own.
             said = "" if isinstance(error.__cause__, PathError) else str(error)
-            return {ui.length_note: controls.note(said, "bad"), ui.memory_note: "", ui.budget_note: ""}
+            return {
+                ui.length_note: controls.note(said, "bad"),
+                ui.memory_note: "",
+                ui.budget_note: "",
+                ui.budgets: slider,
+            }
         length = text.length(blocks, spec.video_frames(blocks), spec.fps)
         if len(sides) == 1:
             (plan,) = plans
@@ -205,9 +220,16 @@ class Forms:
             ui.length_note: controls.note(length),
             ui.memory_note: controls.note(fate, "bad" if fits is False else "plain"),
             ui.budget_note: controls.note(text.budget_in_words(limit, told)) if limit else "",
+            ui.budgets: slider,
         }
         if not run_id:
             changes[self._stage.gauge] = gauge.planned(spec, sides, blocks, limit, device)
+        return changes
+
+    def foresee_in_words(self, run_id: str, model: str, *values: Any) -> Changes:
+        """`foresee` without the gauge."""
+        changes = self.foresee(run_id, model, *values)
+        changes.pop(self._stage.gauge, None)
         return changes
 
     def look_for_device(self) -> tuple[Any, Any]:
@@ -216,6 +238,14 @@ class Forms:
         if info is None:
             return gr.skip(), gr.skip()
         return device_line(info), gr.Timer(active=False)
+
+
+def _length(asked: Form, spec: BackendSpec) -> int:
+    """Blocks asked for; the usual number where that is none."""
+    try:
+        return asked.length(spec)
+    except FormError:
+        return spec.default_blocks
 
 
 def device_line(info: DeviceInfo) -> str:

@@ -241,7 +241,8 @@ def _view(
         "facts": [{"name": name, "value": value} for name, value in facts],
         "curves": [curve(row.points) for row in rows],
         "ghost": curve(ghost),
-        "last_frame": f"{last_frame:,}",
+        "last_frame": text.plural(last_frame, "latent frame"),
+        "top": text.size(most),
     }  # fmt: skip
 
 

@@ -32,6 +32,14 @@ class View(NamedTuple):
     gauge: dict[str, Any] | None  # None: as it is
     compare: dict[str, Any]
 
+    def finished(self) -> View:
+        """For a page that begins to look now: blocks are not kept for long beside the finished files."""
+        tracks = [
+            {**track, "segments": [] if track["final"] else track["segments"]}
+            for track in self.player["tracks"]
+        ]
+        return self._replace(player={**self.player, "tracks": tracks})
+
 
 class Live:
     """Turns a run's events into what the page shows, and its blocks into files.

@@ -49,8 +49,7 @@ class Runs:
         visitor = visitor or secrets.token_urlsafe(16)
         owner = self._desk.owner(visitor)
         self._desk.open()
-        yield {self._stage.visitor: visitor, **self._lists(owner, "")}
-        yield from self._watch(request, owner)
+        yield from self._watch(request, owner, {self._stage.visitor: visitor, **self._lists(owner, "")})
 
     def generate(
         self, request: gr.Request, visitor: str, model: str, randomize: bool, *values: Any
@@ -186,18 +185,22 @@ class Runs:
             _log.exception("a run could not be started")
             yield {ui.problem: controls.note(text.UNEXPECTED, "bad")}
             return
-        yield {ui.problem: "", **changes}
-        yield from self._watch(request, owner)
+        yield from self._watch(request, owner, {ui.problem: "", **changes})
 
-    def _watch(self, request: gr.Request, owner: str) -> Iterator[Changes]:
-        """The visitor's runs, one after another, until none is left or the tab shows something else."""
+    def _watch(self, request: gr.Request, owner: str, first: Changes) -> Iterator[Changes]:
+        """`first`, then the visitor's runs, one after another, until none is left or the tab shows something
+        else."""
         mine = self._take_over(request)
+        yield first
         while (record := self._desk.current(owner)) is not None:
             seen = -1
             with record.watched():
                 while not record.ended:
                     seen, view = record.next_view(seen, HEARTBEAT_S)
                     if self._watchers.get(request.session_hash) != mine:
+                        # Gradio sends the last message of a generator once more when it has returned: over
+                        # what is shown by now.
+                        yield {}
                         return
                     # Its end is shown with what else has changed by then.
                     if not record.live.ended:
@@ -205,11 +208,14 @@ class Runs:
                         yield self._all_of(record, view)
                 yield self._end_of(record)
         if (record := self._desk.untold(owner)) is not None:
-            yield self._end_of(record)
+            yield self._end_of(record, watched=False)
 
-    def _end_of(self, record: Record) -> Changes:
+    def _end_of(self, record: Record, watched: bool = True) -> Changes:
+        """`watched`: the page has played its blocks; one that has not begins with the finished files."""
         record.told = True
         _, view = record.next_view(-1, 0)
+        if not watched:
+            view = view.finished()
         return self._all_of(record, view) | self._lists(record.owner, record.id)
 
     def _take_over(self, request: gr.Request) -> int:
@@ -269,8 +275,9 @@ class Runs:
         except ValueError as error:
             yield {ui.problem: controls.note(str(error), "bad")}
             return
-        yield filled(ui, commission.spec, commission.asked) | {ui.problem: ""}
-        yield from self._watch(request, owner)
+        yield from self._watch(
+            request, owner, filled(ui, commission.spec, commission.asked) | {ui.problem: ""}
+        )
 
     def _go_on(
         self, request: gr.Request, visitor: str, run_id: str, more: int, path: str | None
@@ -291,8 +298,7 @@ class Runs:
         except (FormError, PathError) as error:
             yield {ui.problem: controls.note(str(error), "bad")}
             return
-        yield {ui.problem: ""}
-        yield from self._watch(request, owner)
+        yield from self._watch(request, owner, {ui.problem: ""})
 
     def _change(
         self, visitor: str, run_id: str, possible: Callable[[Live], bool], do: Callable[[Live], None]
@@ -309,7 +315,7 @@ class Runs:
         stage, record = self._stage, self._desk.find(owner, run_id)
         if record is not None:
             self._take_over(request)
-            yield self._end_of(record)
+            yield self._end_of(record, watched=False)
             return
         past = self._past(owner, run_id)
         if past is None:

@@ -82,6 +82,7 @@ COMPARE_CHOICE = "Compare"
 SIDES = "Compare, the first one the reference"
 BUDGET = "Memory budget for the KV cache, MiB"
 BUDGET_INFO = "0 is no limit"
+BUDGET_SHARE, OF_BF16 = "Memory budget as a part of what BF16 takes", "of BF16"
 NO_LIMIT = "no limit"
 WHEN_FULL = "When the budget is full"
 DROP_CHOICE, STOP_CHOICE = "drop the oldest frames", "stop"
@@ -90,8 +91,7 @@ RANDOMIZE = "New seed each run"
 LENGTH = "Length in blocks"
 AS_PATH = "As long as the path"
 
-ADVANCED = "Advanced: codec and cache policy"
-PRESET = "Quantised preset"
+PRESET = "Codec"
 CLUSTERS = "Clusters"
 CLUSTERS_INFO = "centroids a stage, 1 to 256"
 GROUP = "Group"
@@ -225,6 +225,10 @@ def no_such_block(block: int, blocks: int) -> str:
 
 def picture_taken(width: int, height: int) -> str:
     return f"{width} x {height} pixels. The video starts from it."
+
+
+def advanced(preset: str) -> str:
+    return f"Advanced: {preset} and cache policy"
 
 
 def device(name: str, memory_bytes: int) -> str:

@@ -65,7 +65,7 @@ def test_a_world_is_walked_gone_on_with_and_steered(open_page, program, tmp_path
     assert kept["made"]["frames"] == 12
     assert kept["walked"] == "w-11"
 
-    page.click("#tries .chip:text-is('Drive')")
+    page.click("#tries button[data-name='Drive']")
     page.wait_for_selector(".drive", state="visible")
     page.click(".drive .focus")
     page.keyboard.down("ArrowLeft")

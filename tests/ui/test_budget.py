@@ -10,7 +10,7 @@ from backends.camera import parse_path
 from backends.plan import block_bytes, codec_for, held_bytes, most_bytes
 from qvg.config import BF16, PRESETS
 from qvg.policy import CachePolicy
-from ui import budget, text
+from ui import budget, dial, text
 from ui.budget import MIB, Fate, TooSmall, first_miss, live_within
 from ui.commission import as_moves, longer
 from ui.form import default_form
@@ -72,10 +72,25 @@ def test_too_small_says_what_would_do():
 
 
 def test_budgets_worth_a_click():
-    assert budget.named("no limit", POCKET, 20) == 0
-    assert budget.named(budget.QUARTER, POCKET, 20) == 20 * block_bytes(POCKET) // 4 // MIB
-    assert budget.named("24 GB card", POCKET, 20) == (24_000_000_000 - POCKET.working_bytes) // MIB
-    assert all(budget.named(name, replace(POCKET, working_bytes=1 << 40), 1) == 1 for name in budget.CARDS)
+    assert budget.named("no limit", POCKET) == 0
+    assert budget.named("24 GB card", POCKET) == (24_000_000_000 - POCKET.working_bytes) // MIB
+    assert all(budget.named(name, replace(POCKET, working_bytes=1 << 40)) == 1 for name in budget.CARDS)
+
+
+@pytest.mark.parametrize("model", [spec.id for spec in registry.specs()])
+def test_a_budget_as_a_part_of_what_bf16_takes(model):
+    spec = registry.find(model)
+    blocks = min(20, spec.max_blocks)
+    whole = budget.bf16_bytes(spec, blocks)
+    if spec.context_latents is None:
+        assert whole == blocks * block_bytes(spec)
+    assert budget.share_of(spec, blocks, 100) == 0
+    assert budget.share_of(spec, blocks, 25) == pytest.approx(whole / 4 / MIB, abs=0.5)
+    for share in (10, 50, 95):
+        shown = dial.value(spec, blocks, budget.share_of(spec, blocks, share))
+        assert shown["share"] == pytest.approx(share, abs=1)
+    assert dial.value(spec, blocks, 0)["share"] == 100
+    assert dial.value(spec, blocks, whole // MIB * 2)["share"] == 100
 
 
 def test_a_model_that_always_looks_back_on_as_much_cannot_drop_any():

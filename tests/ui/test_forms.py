@@ -1,6 +1,7 @@
 """What the widgets of the form do to each other, without a browser."""
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -136,15 +137,19 @@ def test_choosing_a_preset_renames_the_switch(page):
 def test_what_is_not_asked_is_not_shown(page):
     assert page.forms.choose_memory("compare")[page.ui.sides].visible is True
     assert page.forms.choose_memory("bf16")[page.ui.sides].visible is False
+    assert page.forms.choose_memory("bf16")[page.ui.preset].visible is False
+    assert page.forms.choose_memory("quantised")[page.ui.preset].visible is True
     assert page.forms.choose_budget(0)[page.ui.when_full].visible is False
     assert page.forms.choose_budget(30)[page.ui.when_full].visible is True
 
 
 def test_budgets_by_a_click(page):
     values = page.values(PLANNED, blocks=20)
-    event = type("Event", (), {"name": "a quarter of BF16"})()
+    event = SimpleNamespace(share=25)
     assert page.forms.set_budget(event, "pocket", *values)[page.ui.budget] == 26
-    event.name = "no limit"
+    event = SimpleNamespace(name="24 GB card")
+    assert page.forms.set_budget(event, "pocket", *values)[page.ui.budget] > 20_000
+    event = SimpleNamespace(name="no limit")
     assert page.forms.set_budget(event, "pocket", *page.values(PLANNED, blocks=None))[page.ui.budget] == 0
 
 
