@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import gradio as gr
 from gradio.themes import Base
 
 from backends import registry
-from ui import chips, controls, examples, form, gauge, lists, models, stage, text
+from ui import api, chips, controls, examples, form, gauge, lists, models, stage, text
 from ui.controls import Controls
 from ui.desk import Desk, WorkerLike
 from ui.forms import ASKED, PLANNED, Forms, widgets_of
@@ -37,6 +38,8 @@ class Studio(gr.Blocks):
 
     def launch(self, *args: Any, **kwargs: Any) -> Any:
         """`gr.Blocks.launch`, with this page's looks, and the outputs folder as the only one it serves."""
+        # Of whoever knows the address.
+        self._desk.shared = bool(os.environ.get("SPACE_ID") or kwargs.get("share"))
         defaults: dict[str, Any] = {
             "theme": theme(),
             "css": _CSS,
@@ -106,6 +109,8 @@ def build(worker: WorkerLike, outputs: Path) -> Studio:
         return behaviour[0].steer(asked)
 
     with Studio(desk) as page:
+        # First, because listeners of the page have such names too.
+        api.connect(desk)
         with gr.Row(elem_classes="top"):
             gr.HTML(
                 f"<h1>{text.TITLE}</h1><p>{text.TAGLINE}</p>", elem_classes="brand", apply_default_css=False

@@ -7,16 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from backends.base import BackendSpec
-from ui import media, text
+from ui import history, media, text
+from ui.history import Past
 from ui.reel import Figures
 
+Kind = Literal["mp4", "gif", "json"]
 _GAP = 8
 _MIN_WIDTH = 320  # of a side: below, its label would not fit
 _GIF_FPS, _GIF_SIDE = 12, 480  # a GIF is for a page or a chat
@@ -29,6 +31,23 @@ class Side(NamedTuple):
     video: Path
     name: str
     note: str
+
+
+def write(past: Past, kind: Kind) -> Path:
+    """Into the run's own folder; returns the file. Raises OSError or ValueError."""
+    fps = int(past.made.get("fps") or 1)
+    name = past.videos[0].stem if past.videos else "comparison"
+    target = past.folder / "export" / f"{name}-side-by-side.{kind}"
+    target.parent.mkdir(exist_ok=True)
+    if kind == "json":
+        target.write_text(json.dumps(past.settings, ensure_ascii=False, indent=1), encoding="utf-8")
+        return target
+    sides = sides_of(past.videos, past.sides, history.spec_of(past.settings))
+    if kind == "gif":
+        write_gif(sides, target, fps)
+    else:
+        write_mp4(sides, target, fps, past.settings)
+    return target
 
 
 def sides_of(videos: Sequence[Path], figures: Sequence[Figures], spec: BackendSpec | None) -> list[Side]:

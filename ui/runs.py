@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import random
 import secrets
@@ -338,26 +337,14 @@ class Runs:
         }
         yield changes if view.gauge is None else changes | {stage.gauge: view.gauge}
 
-    def _export(self, visitor: str, run_id: str, kind: str) -> Changes:
+    def _export(self, visitor: str, run_id: str, kind: export.Kind) -> Changes:
         """A file for the browser to keep."""
         ui, stage, owner = self._widgets, self._stage, self._desk.owner(visitor)
         past = self._past(owner, run_id)
         if past is None:
             return {ui.problem: controls.note(text.NOT_ON_DISK, "bad")}
-        fps = int(past.made.get("fps") or 1)
-        name = past.videos[0].stem if past.videos else "comparison"
-        target = past.folder / "export" / f"{name}-side-by-side.{kind}"
         try:
-            target.parent.mkdir(exist_ok=True)
-            if kind == "json":
-                target.write_text(json.dumps(past.settings, ensure_ascii=False, indent=1), encoding="utf-8")
-            else:
-                spec = history.spec_of(past.settings)
-                sides = export.sides_of(past.videos, past.sides, spec)
-                if kind == "gif":
-                    export.write_gif(sides, target, fps)
-                else:
-                    export.write_mp4(sides, target, fps, past.settings)
+            target = export.write(past, kind)
         except (OSError, ValueError) as error:
             _log.exception("an export failed")
             return {ui.problem: controls.note(text.not_exported(str(error)), "bad")}
