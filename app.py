@@ -25,10 +25,19 @@ def make_page(device: str = "auto", outputs: Path | None = None) -> Studio:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-    from backends.worker import Worker
+    if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):
+        # Before anything imports torch.
+        from backends.zero import ZeroWorker
+
+        models = os.environ.get("QVG_STUDIO_PRELOAD", "pocket")
+        worker = ZeroWorker(preload=filter(None, models.split(",")))
+    else:
+        from backends.worker import Worker
+
+        worker = Worker(device)
     from ui.build import build
 
-    return build(Worker(device), outputs or _default_outputs())
+    return build(worker, outputs or _default_outputs())
 
 
 def __getattr__(name: str) -> Studio:

@@ -83,6 +83,15 @@ def make_controls(context: BaseContext) -> Controls:
     )
 
 
+def hold(controls: Controls, number: int, keys: tuple[str, ...]) -> None:
+    """Holds `keys` down in order `number`, from the page."""
+    for index, key in enumerate(KEYS):
+        if key in keys and not controls.held[index]:
+            controls.presses[index] += 1
+        controls.held[index] = key in keys
+    controls.steered.value = number
+
+
 def main(reports: Connection, device_name: str, loaders: str, controls: Controls) -> None:
     """The process's main function."""
     # Ctrl-C reaches every process of a terminal; the page closes this one.
@@ -119,6 +128,14 @@ class Host:
         self._backend_id = ""
         self._video = ""  # the name of the one that is kept
         self._session: Session | None = None
+
+    def listen(self, controls: Controls) -> None:
+        """To other controls, from now on."""
+        self._controls, self._seen = controls, list(controls.presses)
+
+    def preload(self, backend_id: str, say: Callable[[str], None]) -> None:
+        """Loads a generator before it is asked for. Raises what its loader raises."""
+        self._load(backend_id, say)
 
     def release(self) -> None:
         """Lets go of the video."""

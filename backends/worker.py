@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 from backends import child
 from backends.base import Done, Failed, Loading, Queued
-from backends.camera import KEYS
 from backends.child import NOTHING_MADE, Controls, Ended, Order, make_controls
 from backends.failure import explain
 from backends.jobs import Job, Run, Side
@@ -123,12 +122,7 @@ class Worker:
         with self._changed:
             if run is not self._active or not self._handed_over or self._process is None:
                 return
-            controls = self._process.controls
-            for index, key in enumerate(KEYS):
-                if key in keys and not controls.held[index]:
-                    controls.presses[index] += 1
-                controls.held[index] = key in keys
-            controls.steered.value = self._number
+            child.hold(self._process.controls, self._number, keys)
 
     def _serve(self) -> None:
         """The worker's thread: brings the process up, then gives it one run after another."""

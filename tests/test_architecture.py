@@ -48,9 +48,7 @@ FLASH_ATTENTION = ("flash_attn", "flash_attn_interface")
 RULES = (
     Rule(
         "app",
-        ("ui", "ui.build", "backends", "backends.base", "backends.hub", *PAGE_SIDE),
-        (),
-        ("spaces",),
+        ("ui", "ui.build", "backends", "backends.base", "backends.hub", "backends.zero", *PAGE_SIDE),
     ),
     Rule(
         "ui*",
@@ -93,7 +91,13 @@ RULES = (
     Rule("backends.check", ("backends.base", "backends.camera"), ("numpy",)),
     Rule("backends.jobs", ("backends.base", "backends.camera", *PLAIN_QVG)),
     Rule("backends.plan", ("backends.base", "backends.machine", *PLAIN_QVG)),
-    Rule("backends.worker", ("backends", "backends.child", "backends.failure", *PAGE_SIDE), (), ("spaces",)),
+    Rule("backends.worker", ("backends", "backends.child", "backends.failure", *PAGE_SIDE)),
+    Rule(
+        "backends.zero",
+        ("backends", "backends.child", "backends.worker", *PAGE_SIDE),
+        ("spaces",),
+        ("torch",),
+    ),
     Rule("backends.artifacts", ("backends", "backends.base", "backends.hub", "backends.registry")),
     Rule("backends.hub", ("backends.base",), (), ("huggingface_hub", "filelock")),
     Rule("backends.bench", ("backends.*", "qvg", "qvg.*"), ("torch", "numpy")),
