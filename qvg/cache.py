@@ -442,7 +442,7 @@ class LayerCache:
         if snapshot.k is None or snapshot.v is None:
             return
         if self._buffers is None:
-            self._buffers = (self._allocate(), self._allocate())
+            self._buffers = self._staging.of(self._index)
         for buffer, saved in zip(self._buffers, (snapshot.k, snapshot.v), strict=True):
             buffer[:, :, : saved.shape[2]].copy_(saved)
 

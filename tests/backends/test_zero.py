@@ -136,7 +136,7 @@ def test_runs_on_a_gpu_that_is_lent(space):
     make(blocks=1, codec="BF16")
     assert len(forked(space.process.pid)) == 1, "what is idle is lent again"
     first, second = (int(query["durationSeconds"]) for query in host.of("/schedule"))
-    assert first >= second >= 20
+    assert min(first, second) >= 20
 
     # Stop reaches the process in the middle of a block, and the lease ends.
     job = client.submit(prompt="a red box", path="w-8", blocks=90, api_name="/generate")
@@ -144,7 +144,7 @@ def test_runs_on_a_gpu_that_is_lent(space):
     while not any(told["blocks"] for _, told in job.outputs()):
         assert time.monotonic() < deadline, space.log.read_text()
         time.sleep(0.1)
-    assert int(host.of("/schedule")[-1]["durationSeconds"]) > first, "a longer run asks for more"
+    assert int(host.of("/schedule")[-1]["durationSeconds"]) > max(first, second), "a longer run asks for more"
     leases = len(host.of("/release"))
     stopped = time.monotonic()
     job.cancel()
@@ -210,8 +210,8 @@ def test_a_run_asks_for_as_long_as_the_last_ones_took(worker):
     finish(worker.submit(few))
     assert worker.seconds(many) < guessed, "these blocks take milliseconds"
     half = replace(many, sides=(*many.sides, replace(many.sides[0], blocks=100)))
-    worker._block_s[SPEC.id] = 2.0
-    assert worker.seconds(half) == pytest.approx(1.4 * 2 * 300 + 8, abs=1)
+    worker._block_s[SPEC.id], worker._load_s[SPEC.id] = 2.0, 10.0
+    assert worker.seconds(half) == pytest.approx(1.4 * (2 * 300 + 10) + 8, abs=1)
 
 
 def test_a_gpu_that_is_not_lent_is_a_sentence(worker, monkeypatch):

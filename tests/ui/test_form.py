@@ -139,7 +139,9 @@ def test_settings_say_how_it_was_made():
     assert (kept["prompt"], kept["path"], kept["seed"]) == ("a red box", "w-4", 7)
     assert [side["codec"] for side in kept["sides"]] == ["BF16", "QVG INT2"]
     assert kept["sides"][1]["codec_settings"]["clusters"] == 64
-    assert kept["sides"][0]["policy"] == {"every": 6, "sink": 0, "recent": 0, "window": None}
+    assert kept["sides"][0]["policy"] == {
+        "every": 6, "sink": 0, "recent": 0, "window": None, "device_bytes": None,
+    }  # fmt: skip
 
 
 def test_a_form_is_recalled_from_what_a_file_remembers():
