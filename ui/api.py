@@ -26,7 +26,7 @@ from ui.pictures import PictureError
 
 Answer = tuple[list[str] | None, dict[str, Any]]
 # Of `settings`: the form's numbers under its own names.
-NUMBERS = ("clusters", "group", "stages", "iterations", "every", "sink", "recent", "window")
+NUMBERS = ("clusters", "group", "stages", "iterations", "every", "sink", "recent", "window", "on_card")
 _SETTINGS: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -120,7 +120,7 @@ class Api:
             when_full: what happens then, "drop" the oldest frames or "stop"
             preview: decode with the fast, softer decoder
             settings: numbers of codec and cache policy (clusters, group, stages, iterations, every, sink,
-                recent, window) and "options", the generator's own by name; what is missing is as usual
+                recent, window, on_card) and "options", the generator's own by name; the rest is as usual
 
         Returns:
             the finished mp4, and how it was made with all that was measured; before that, how far it is

@@ -37,7 +37,7 @@ def table(sides: Sequence[Figures], fps: int) -> dict[str, Any]:
         "shown": shown,
         "columns": columns,
         "rows": [_row(side, several, spans, revisit) for side in sides] if shown else [],
-        "note": text.against(sides[0]["codec"]) if several else text.REVISIT_NOTE,
+        "note": text.against(sides[0]["codec"], sides[0]["drops_from"]) if several else text.REVISIT_NOTE,
         "charts": [
             _chart(text.CHART_PSNR, sides, "psnr_by_block", _PSNR),
             _chart(text.CHART_SSIM, sides, "ssim_by_block", _SSIM),

@@ -17,6 +17,7 @@ from backends.plan import codec_for
 from backends.registry import Entry
 from qvg.config import PRESETS, PRQConfig
 from ui import chips, dial, pose, text
+from ui.budget import MIB
 from ui.form import FIRST_SEED, MAX_SIDES, QUANTISED, default_form
 from ui.pictures import small_jpeg
 
@@ -72,6 +73,7 @@ class Controls:
     sink: gr.Number
     recent: gr.Number
     window: gr.Number
+    on_card: gr.Number
     dropped: gr.File
     problem: gr.HTML
     generate: gr.Button
@@ -83,7 +85,7 @@ class Controls:
 
     @property
     def policy_numbers(self) -> tuple[gr.Number, ...]:
-        return self.every, self.sink, self.recent, self.window
+        return self.every, self.sink, self.recent, self.window, self.on_card
 
 
 def note(said: str, kind: str = "plain") -> str:
@@ -136,7 +138,8 @@ def codec_values(spec: BackendSpec, preset: str) -> tuple[int | None, ...]:
 
 def policy_values(spec: BackendSpec) -> tuple[int, ...]:
     policy = spec.policy
-    return policy.every, policy.sink, policy.recent, policy.window or 0
+    on_card = (policy.device_bytes or 0) // MIB
+    return policy.every, policy.sink, policy.recent, policy.window or 0, on_card
 
 
 def modes(spec: BackendSpec, chosen: str = "") -> gr.Dropdown:
@@ -377,6 +380,7 @@ def _advanced(spec: BackendSpec) -> dict[str, gr.Number]:
         ("sink", text.SINK, text.SINK_INFO),
         ("recent", text.RECENT, text.RECENT_INFO),
         ("window", text.WINDOW, text.WINDOW_INFO),
+        ("on_card", text.ON_CARD, text.ON_CARD_INFO),
     )
     with gr.Row(elem_classes="numbers"):
         return {

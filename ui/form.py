@@ -60,6 +60,7 @@ class Form:
     sink: float | None
     recent: float | None
     window: float | None
+    on_card: float | None = 0  # MiB of encoded history that stay on the device; 0 is all
     mode: str | None = ""  # one of the model's, where it has several
 
     def moves(self, spec: BackendSpec) -> tuple[CameraMove, ...]:
@@ -139,6 +140,7 @@ class Form:
                 sink=_whole("Sink", self.sink),
                 recent=_whole("Recent", self.recent),
                 window=window or None,
+                device_bytes=_whole("On the card", self.on_card) * MIB or None,
             )
         except ValueError as error:
             raise FormError(f"Cache policy: {_sentence(error)}") from None
@@ -249,6 +251,7 @@ def default_form(spec: BackendSpec, preset: str = QUANTISED[0], mode: str = "") 
         sink=policy.sink,
         recent=policy.recent,
         window=policy.window or 0,
+        on_card=(policy.device_bytes or 0) // MIB,
         mode=chosen.id if chosen else "",
     )
 

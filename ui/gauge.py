@@ -107,7 +107,10 @@ def measured(
     memory_bytes: int,
     peak_bytes: int,
 ) -> dict[str, Any]:
-    """During a run of `blocks` blocks. `fps`: video frames a second, of all sides together."""
+    """During a run of `blocks` blocks. `fps`: video frames a second, of all sides together.
+
+    `memory_bytes` is what is in use now, 0 where the run is over.
+    """
     rows = []
     for side in figures:
         counts = zip(side["latents"], side["kv_bytes"], side["bf16_bytes"], strict=True)
@@ -117,8 +120,9 @@ def measured(
         rows.append(Row(side["codec"], points, groups, seen, side["ms"]))
     facts = [
         ("frames a second" if len(sides) == 1 else "frames a second, all sides", f"{fps:.1f}"),
-        ("memory of the process" if _on_cpu(device) else "memory on the GPU", text.size(memory_bytes)),
+        *_in_use(device, memory_bytes),
         ("its peak", text.size(peak_bytes)),
+        *_on_host(figures),
         ("beside the cache, as planned", text.size(spec.working_bytes)),
         *_lasts(spec, sides, device),
     ]
@@ -162,6 +166,16 @@ def _lasts(spec: BackendSpec, sides: Sequence[NamedSide], device: DeviceInfo | N
                 (f"{name} fills {text.here(_on_cpu(device))} after", text.video_length(spec, blocks))
             )
     return facts
+
+
+def _in_use(device: DeviceInfo | None, memory_bytes: int) -> list[tuple[str, str]]:
+    name = "memory of the process" if _on_cpu(device) else "memory on the GPU"
+    return [(name, text.size(memory_bytes))] if memory_bytes else []
+
+
+def _on_host(figures: Sequence[Figures]) -> list[tuple[str, str]]:
+    held = sum(side["host_bytes"] for side in figures)
+    return [(text.ON_HOST, text.size(held))] if held else []
 
 
 def _on_cpu(device: DeviceInfo | None) -> bool:

@@ -30,6 +30,7 @@ class Figures(TypedDict):
     bf16_bytes: list[int]  # of the same visible frames
     kv_parts: dict[str, int]
     scratch_bytes: int
+    host_bytes: int  # of the history, in the host's memory
     ratio: float
     ms: dict[str, float]  # of a block, by stage
     psnr: Decibels
@@ -113,6 +114,7 @@ class Reel:
             "bf16_bytes": [block.stats.bf16_bytes for block in self.blocks],
             "kv_parts": dict(stats.parts) if stats else {},
             "scratch_bytes": stats.scratch_bytes if stats else 0,
+            "host_bytes": stats.host_bytes if stats else 0,
             "ratio": round(stats.ratio, 3) if stats else 1.0,
             "ms": {name: round(ms, 1) for name, ms in self.stages().items()} if self.blocks else {},
             "psnr": _rounded(whole.psnr if whole else None),

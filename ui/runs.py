@@ -242,9 +242,10 @@ class Runs:
             stage.queue: lists.queue_of(self._desk.waiting(record.owner)),
             stage.actions: gr.Row(visible=over),
             stage.export: gr.Row(visible=over and several),
-            stage.extend: gr.Button(interactive=live.blocks > 0),
-            stage.undo: gr.Button(interactive=live.can_take_back),
-            stage.redo: gr.Button(interactive=live.can_put_back),
+            stage.more: gr.Number(visible=True),
+            stage.extend: gr.Button(interactive=live.blocks > 0, visible=True),
+            stage.undo: gr.Button(interactive=live.can_take_back, visible=True),
+            stage.redo: gr.Button(interactive=live.can_put_back, visible=True),
             stage.retake: gr.Button(interactive=live.can_take_back, visible=spec.resumable),
             ui.generate: gr.Button(text.GENERATE if over else text.QUEUE_UP),
             ui.stop: gr.Button(visible=not over, interactive=not record.stopping),
@@ -329,8 +330,10 @@ class Runs:
             stage.compare: view.compare,
             stage.actions: gr.Row(visible=True),
             stage.export: gr.Row(visible=len(past.videos) > 1),
+            # Its blocks are not in memory: it can only be made again.
+            stage.more: gr.Number(visible=False),
             **{
-                button: gr.Button(interactive=False)
+                button: gr.Button(visible=False)
                 for button in (stage.extend, stage.undo, stage.redo, stage.retake)
             },
             **self._lists(owner, run_id),

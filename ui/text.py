@@ -108,6 +108,8 @@ RECENT = "Recent"
 RECENT_INFO = "newest blocks, kept BF16"
 WINDOW = "Window"
 WINDOW_INFO = "blocks seen; 0 = all"
+ON_CARD = "On the card"
+ON_CARD_INFO = "MiB, older waits in RAM; 0 = all"
 
 DROP = "Settings from a file (optional)"
 GENERATE = "Generate"
@@ -150,6 +152,7 @@ BF16_WOULD = "BF16 would hold"
 BF16_PROJECTION = "BF16, all history"
 BUDGET_LINE, CARD_LINE = "budget", "room on this device"
 SMALLER, FULL_PRECISION = "smaller than BF16", "full precision"
+ON_HOST = "of the caches, in the host's memory"
 A_BLOCK = "a block:"
 
 COMPARISON = "How the sides compare"
@@ -317,8 +320,12 @@ def column_span(span: tuple[float, float]) -> str:
     return f"{span[0]:g}–{span[1]:g} s"
 
 
-def against(name: str) -> str:
-    return f"PSNR and SSIM against {name}, of the blocks both made. {REVISIT_NOTE}"
+def against(name: str, drops_from: int | None) -> str:
+    """`drops_from`: the block, from 0, from which on the reference itself misses history."""
+    said = f"PSNR and SSIM against {name}, of the blocks both made."
+    if drops_from is not None:
+        said += f" {name} drops frames from block {drops_from + 1} on: PSNR then also tells what it forgot."
+    return f"{said} {REVISIT_NOTE}"
 
 
 def taken_back(blocks: int) -> str:

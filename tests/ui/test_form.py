@@ -50,6 +50,11 @@ def test_zero_window_is_everything():
     assert filled(window=24).policy().window == 24
 
 
+def test_zero_on_the_card_is_all_of_it():
+    assert filled(on_card=0).policy().device_bytes is None
+    assert filled(on_card=3).policy().device_bytes == 3 << 20
+
+
 @pytest.mark.parametrize("preset", form.QUANTISED)
 def test_every_preset_makes_a_job(preset):
     config = PRESETS[preset]
@@ -96,6 +101,7 @@ def test_as_long_as_the_path(path, blocks):
         ({"every": 0}, "Cache policy: every=0"),
         ({"sink": -1}, "Cache policy: sink=-1"),
         ({"window": 2}, "Cache policy: window=2"),
+        ({"on_card": -2}, "Cache policy: device_bytes=-2097152"),
         ({"preset": "None"}, "There is no preset 'None'"),
     ],
 )

@@ -53,6 +53,14 @@ def test_a_quantised_run():
     }  # fmt: skip
 
 
+def test_what_waits_in_the_hosts_memory_is_said():
+    made = commission(memory="compare", sides=("BF16", "QVG INT2"))
+    sides = [Reel(side, {}).figures(POCKET.fps) | {"host_bytes": 3 << 20} for side in made.sides]
+    view = gauge.measured(POCKET, made.sides, sides, 12, 0, INFO, fps=1.0, memory_bytes=0, peak_bytes=0)
+    assert {"name": "of the caches, in the host's memory", "value": "6.0 MiB"} in view["facts"]
+    assert not any("host" in fact["name"] for fact in measured(commission(), 2)["facts"])
+
+
 def test_how_much_video_fills_the_machine():
     facts = {fact["name"]: fact["value"] for fact in measured(commission(), 2)["facts"]}
     room = INFO.memory_bytes - POCKET.working_bytes

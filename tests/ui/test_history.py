@@ -52,7 +52,7 @@ def test_history_survives_a_restart_with_all_its_figures(page, tmp_path):
     assert later.status["text"].startswith("Made on 20")
     assert [row[-1] for row in later.shown[later.stage.compare]["rows"]]
     assert later.shown[later.stage.gauge]["rows"][1]["stages"]
-    assert later.shown[later.stage.extend].interactive is False
+    assert later.shown[later.stage.extend].visible is False
     assert later.shown[later.stage.export].visible is True
     assert before[page.stage.run_id] != later.run_id
     later.see(later.runs.export_gif(later.visitor, later.run_id))

@@ -1,11 +1,16 @@
 """PSNR and SSIM of two sides, and of frames seen again."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from backends import registry
 from backends.camera import parse_path
 from tests.fake_backend import SPEC as FAKE
+from ui import compare
+from ui.form import default_form
+from ui.reel import Reel
 from ui.revisit import Revisit, Seen, returns, video_frame
 from ui.similarity import Likeness, likeness, pooled, ssim
 
@@ -90,3 +95,17 @@ def test_what_a_side_still_knows():
     assert seen.psnr == pytest.approx(10 * np.log10(255**2 / (64**2 / changed.size / 2)))
     assert Seen().psnr is None
     assert Seen(0.0, 3).psnr == float("inf")
+
+
+def test_a_reference_that_forgets_is_told():
+    sides = ("BF16", "QVG INT2")
+    whole, tight = (
+        replace(default_form(POCKET), memory="compare", sides=sides, blocks=20, budget=budget)
+        for budget in (0, 34)
+    )
+    notes = []
+    for form in (whole, tight):
+        figures = [Reel(side, {}).figures(POCKET.fps) for side in form.named_sides(POCKET)]
+        notes.append(compare.table(figures, POCKET.fps)["note"])
+    assert "drops frames" not in notes[0]
+    assert "BF16 drops frames from block 7 on" in notes[1]
