@@ -42,15 +42,7 @@ class Page:
     def __init__(self, desk: Desk, visitor: str = "a visitor") -> None:
         self.visitor, self.desk = visitor, desk
         self.request: Any = SimpleNamespace(session_hash=f"tab-{id(self)}")
-        with gr.Blocks():
-            self.ui = controls.build(registry.entries())
-            sides = default_form(POCKET).named_sides(POCKET)
-            parts = stage.build(
-                gauge.planned(POCKET, sides, 12, 0, None), lambda asked: self.runs.steer(asked)
-            )
-            self.stage = Stage(
-                **parts, history=lists.history(), run_id=gr.State(""), visitor=gr.BrowserState("")
-            )
+        self.ui, self.stage = widgets()
         self.runs = Runs(desk, self.ui, self.stage)
         self.forms = Forms(desk.worker, self.ui, self.stage)
         self.shown: dict[Any, Any] = {}
