@@ -12,6 +12,7 @@ import socket
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,10 +25,19 @@ def make_page(device: str = "auto", outputs: Path | None = None) -> Studio:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-    from backends.worker import Worker
+    if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):
+        # Before anything imports torch.
+        from backends.zero import ZeroWorker
+
+        models = os.environ.get("QVG_STUDIO_PRELOAD", "pocket")
+        worker = ZeroWorker(preload=filter(None, models.split(",")))
+    else:
+        from backends.worker import Worker
+
+        worker = Worker(device)
     from ui.build import build
 
-    return build(Worker(device), outputs or _default_outputs())
+    return build(worker, outputs or _default_outputs())
 
 
 def __getattr__(name: str) -> Studio:
@@ -44,6 +54,8 @@ def main() -> None:
         os.environ["QVG_STUDIO_WEIGHTS"] = str(options.weights)
     if options.download:
         raise SystemExit(download(options.download, options.accept_licence))
+    if options.mcp and find_spec("mcp") is None:
+        raise SystemExit('--mcp needs one more package: pip install "gradio[mcp]"')
     problem = _port_problem(options.host, options.port)
     if problem:
         raise SystemExit(problem)
@@ -59,6 +71,7 @@ def main() -> None:
             share=options.share,
             auth=options.auth,
             root_path=options.root_path,
+            mcp_server=options.mcp,
         )
     except OSError as error:
         raise SystemExit(f"The page could not be opened on {options.host}:{options.port}: {error}") from None
@@ -120,6 +133,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--auth", type=_login, metavar="USER:PASSWORD", help="ask visitors to log in")
     parser.add_argument(
         "--root-path", help="path in front of the page behind a proxy, such as /user/me/proxy/7860"
+    )
+    parser.add_argument(
+        "--mcp", action="store_true", help="also serve what programs can ask for as tools of an MCP server"
     )
     parser.add_argument("--outputs", type=Path, metavar="DIR", help="where videos are kept (./outputs)")
     parser.add_argument(

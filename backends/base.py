@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -64,6 +64,7 @@ class BackendSpec:
     weights_bytes: int  # on disk, once downloaded
     metres_per_latent: float = 0.08  # walked while a walking key is held
     degrees_per_latent: float = 3.0  # turned while a turning key is held
+    resumable: bool = False  # whether its rollouts are Resumable
     working_bytes: int  # memory beside the KV cache while running: weights, activations, decoder
     memory: tuple[tuple[str, int], ...] = ()  # what `working_bytes` is the sum of, in words
     prompt_bytes: int = 0  # held on a GPU that has it while a prompt is read, before the first block
@@ -108,6 +109,9 @@ class Request:
     `clip` is uint8 [T, H, W, 3], any size, at the generator's frame rate: a video to go on from. Its last
     whole blocks are the beginning of what is handed out, before `blocks` new ones. `options` are names and
     values of the spec's.
+
+    `reseeds` are (block, seed): from that block on noise is drawn from another seed. Only for generators
+    whose rollouts are `Resumable`.
     """
 
     prompt: str = ""
@@ -120,6 +124,7 @@ class Request:
     blocks: int = 12
     mode: str = ""
     options: tuple[tuple[str, str], ...] = ()
+    reseeds: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,12 +165,36 @@ class Rollout(Protocol):
         ...
 
 
+@runtime_checkable
+class Resumable(Protocol):
+    """A rollout that can go on past its request, go back, and draw other noise. Others are made again."""
+
+    def mark(self) -> object:
+        """All that a step changes beside the cache."""
+        ...
+
+    def rewind(self, mark: object) -> None: ...
+
+    def go_on(self, request: Request) -> None:
+        """Follows `request` from here; what has been made is how it begins."""
+        ...
+
+    def reseed(self, seed: int) -> None:
+        """Draws all noise to come from `seed`."""
+        ...
+
+
 class Backend(Protocol):
     """A loaded generator."""
 
     spec: BackendSpec
 
-    def open(self, request: Request, cache: KVCache, tick: Tick) -> Rollout: ...
+    def open(self, request: Request, cache: KVCache, tick: Tick) -> Rollout:
+        """Starts a video over `cache`.
+
+        Several may be open and take steps in turns, to be compared: what a video changes is its rollout's.
+        """
+        ...
 
 
 class Loader(Protocol):
@@ -192,27 +221,36 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Before denoising step `step` of `steps` of block `block` of `blocks` (all from 0)."""
+    """Before denoising step `step` of `steps` of block `block` of `blocks` of side `side` (all from 0)."""
 
     block: int
     blocks: int
     step: int
     steps: int
+    side: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A finished block and the cache right after it."""
+    """A finished block of one side and that side's cache right after it."""
 
     segment: Segment
     stats: CacheStats
     block_ms: float  # wall time of this block, decoding included
     seconds: float  # since the run started on the device
+    side: int = 0
+    move: CameraMove | None = None  # what the viewer steered; None where the request's path was followed
+    memory_bytes: int = 0  # of the process (CPU) or the allocator (GPU), all sides together, right now
+    peak_bytes: int = 0  # the largest it got since the run started
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The run ended by itself, or by Stop (`stopped`). The cache has been released."""
+    """The run ended by itself, or by Stop (`stopped`).
+
+    `blocks` and `frames` are those of the side that got furthest. The caches have been released, and
+    `freed_bytes` says what they held; or they wait for the video to go on, and `kept_bytes` says so.
+    """
 
     stopped: bool
     blocks: int
@@ -220,6 +258,9 @@ class Done:
     seconds: float
     peak_bytes: int  # largest the process (CPU) or the allocator (GPU) got during the run
     notes: tuple[str, ...] = ()
+    freed_bytes: int = 0
+    kept_bytes: int = 0
+    memory_bytes: int = 0  # of the process (CPU) or the allocator (GPU), after all that
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 Text is `w-8, right-4`, HY-WorldPlay's pose grammar. A segment is `keys-duration`: keys are w s a d (walk) and
 left right up down (turn), joined by `+` when held together; the duration counts latent frames, 1 where it is
-left out. `still` holds no key. Text that begins with `{` is a trajectory: JSON as HY-WorldPlay reads it.
+left out. `still` holds no key. Text that begins with `{` is a trajectory, JSON as HY-WorldPlay reads it; text
+that begins with `[` is moves as JSON: `[{"keys": ["w", "right"], "n": 4}]`.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 KEYS = ("w", "s", "a", "d", "left", "right", "up", "down")
 MAX_PATH_LATENTS = 4096
 METRES_PER_LATENT, DEGREES_PER_LATENT = 0.08, 3.0  # what a held key does, unless a generator says otherwise
+PICTURE = (1920, 1080)  # pixels K counts in, and the focal length in widths and heights: HY-WorldPlay's own
+FOCAL = (969.697 / 1920, 969.697 / 1080)
 _STRAYED = 4  # latents' worth of motion: a trajectory further than this from what keys can do is refused
 _SEGMENT = re.compile(r"\s*([A-Za-z+ ]*?)\s*(?:-\s*(\d+))?\s*\Z")
 
@@ -52,12 +55,19 @@ class PathError(ValueError):
         self.column = column
 
 
-def parse_path(text: str) -> tuple[CameraMove, ...]:
-    """Moves of `text`; an empty text is an empty path. Raises PathError with the position of the mistake."""
+def parse_path(
+    text: str, metres: float = METRES_PER_LATENT, degrees: float = DEGREES_PER_LATENT
+) -> tuple[CameraMove, ...]:
+    """Moves of `text`; an empty text is an empty path. Raises PathError with the position of the mistake.
+
+    `metres` and `degrees` are what a key does in a latent frame, for a trajectory to be followed.
+    """
     if not text.strip():
         return ()
     if text.lstrip().startswith("{"):
-        return follow_trajectory(parse_trajectory(text))
+        return follow_trajectory(parse_trajectory(text), metres, degrees)
+    if text.lstrip().startswith("["):
+        return parse_moves(text)
     moves: list[CameraMove] = []
     column, total = 1, 0
     for index, part in enumerate(text.split(","), start=1):
@@ -94,6 +104,34 @@ def format_path(moves: Iterable[CameraMove]) -> str:
     return ", ".join(str(move) for move in moves)
 
 
+def parse_moves(text: str) -> tuple[CameraMove, ...]:
+    """Moves of `[{"keys": ["w", "right"], "n": 4}, ...]`. Raises PathError naming the move."""
+    entries = _json(text)
+    if not isinstance(entries, list):
+        raise PathError(1, 1, 'moves are [{"keys": ["w"], "n": 4}, ...]')
+    moves: list[CameraMove] = []
+    for index, entry in enumerate(entries, start=1):
+        keys = entry.get("keys") if isinstance(entry, dict) else None
+        latents = entry.get("n") if isinstance(entry, dict) else None
+        if not isinstance(keys, list) or not isinstance(latents, int):
+            raise PathError(index, 1, 'a move is {"keys": ["w", "right"], "n": 4}')
+        try:
+            moves.append(CameraMove(tuple(map(str, keys)), latents))
+        except ValueError as error:
+            raise PathError(index, 1, str(error)) from error
+    total = sum(move.latents for move in moves)
+    if total > MAX_PATH_LATENTS:
+        raise PathError(
+            len(moves), 1, f"the path is {total:,} latents long; the limit is {MAX_PATH_LATENTS:,}"
+        )
+    return tuple(moves)
+
+
+def format_moves(moves: Iterable[CameraMove]) -> str:
+    """The JSON `parse_moves` reads back as `moves`."""
+    return json.dumps([{"keys": list(move.keys), "n": move.latents} for move in moves])
+
+
 def each_latent(moves: Iterable[CameraMove]) -> Iterator[tuple[str, ...]]:
     """The keys held during each latent frame of the path."""
     for move in moves:
@@ -115,10 +153,7 @@ def parse_trajectory(text: str) -> tuple[TrajectoryFrame, ...]:
 
     Raises PathError naming the entry and what is wrong with it.
     """
-    try:
-        entries = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise PathError(1, error.pos + 1, f"this is not JSON: {error.msg}") from error
+    entries = _json(text)
     if not isinstance(entries, dict) or not entries:
         raise PathError(1, 1, 'a trajectory is {"0": {"extrinsic": ..., "K": ...}, "1": ...}')
     if len(entries) > MAX_PATH_LATENTS:
@@ -143,6 +178,26 @@ def parse_trajectory(text: str) -> tuple[TrajectoryFrame, ...]:
     if numbers != list(range(len(frames))):
         raise PathError(1, 1, f"the cameras are not numbered 0 to {len(frames) - 1}")
     return tuple(frame for _, frame in sorted(frames, key=lambda numbered: numbered[0]))
+
+
+def trace_trajectory(
+    moves: Iterable[CameraMove],
+    metres: float = METRES_PER_LATENT,
+    degrees: float = DEGREES_PER_LATENT,
+    focal: tuple[float, float] = FOCAL,
+) -> str:
+    """The JSON of the cameras along `moves`, the start included: `parse_trajectory` reads it."""
+    rotation: _Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    place: _Triple = (0.0, 0.0, 0.0)
+    width, height = PICTURE
+    pixels = [[focal[0] * width, 0.0, width / 2], [0.0, focal[1] * height, height / 2], [0.0, 0.0, 1.0]]
+    cameras = {}
+    for number, keys in enumerate(((), *each_latent(moves))):
+        rotation = _times(rotation, _turn(keys, degrees))
+        place = _shift(place, rotation, keys, metres)
+        rows = [[*row, value] for row, value in zip(rotation, place, strict=True)]
+        cameras[str(number)] = {"extrinsic": [*rows, [0.0, 0.0, 0.0, 1.0]], "K": pixels}
+    return json.dumps(cameras)
 
 
 def follow_trajectory(
@@ -208,6 +263,15 @@ def follow_drawing(
     return _moves(keys)
 
 
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise PathError(1, error.pos + 1, f"this is not JSON: {error.msg}") from error
+    except RecursionError:
+        raise PathError(1, 1, "this JSON is nested too deeply") from None
+
+
 _Matrix = tuple[tuple[float, ...], ...]
 _Triple = tuple[float, float, float]
 
@@ -225,7 +289,7 @@ def _matrix(entry: object, name: str, size: int, index: int, column: int) -> _Ma
     rows = entry.get(name) if isinstance(entry, dict) else None
     try:
         matrix = tuple(tuple(float(value) for value in row) for row in rows)  # type: ignore[union-attr]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         matrix = ()
     square = len(matrix) == size and all(len(row) == size for row in matrix)
     if not square or not all(math.isfinite(value) for row in matrix for value in row):

@@ -27,6 +27,8 @@ def check(request: Request, spec: BackendSpec) -> None:
     if request.mode and request.mode not in (ids := [mode.id for mode in spec.modes]):
         choices = f"choose {', '.join(ids)}" if ids else "leave it empty"
         raise ValueError(f"{spec.title} has no mode {request.mode!r}: {choices}.")
+    if request.reseeds and not spec.resumable:
+        raise ValueError(f"{spec.title} cannot draw other noise inside a video: make a new one.")
     if request.moves:
         _check_path(request, spec)
     if request.image is not None:

@@ -6,6 +6,7 @@ imports the program's main module again, as `__mp_main__`: build pages behind `i
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import multiprocessing
 import os
@@ -15,9 +16,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from multiprocessing.context import BaseContext
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backends.base import Backend, Done, Event, Failed, Loading, Stopped
+from backends.camera import KEYS, CameraMove
 from backends.failure import explain
 from backends.jobs import Job
 from backends.machine import DeviceInfo, choose, inspect, physical_cores
@@ -25,6 +28,9 @@ from backends.machine import DeviceInfo, choose, inspect, physical_cores
 if TYPE_CHECKING:
     import torch
 
+    from backends.session import Session
+
+KEEP_S = 600.0  # a finished video is kept this long, to go on with it
 NOTHING_MADE = Done(stopped=True, blocks=0, frames=0, seconds=0.0, peak_bytes=0)
 
 
@@ -54,8 +60,40 @@ class Ended:
 Report = Ready | Ended | Event
 
 
-def main(reports: Connection, device_name: str, loaders: str, stop_number: Any) -> None:
-    """The process's main function. `stop_number.value` is the number of the order to stop."""
+class Controls(NamedTuple):
+    """Shared memory the page writes and the process reads: without a lock, which a killed process would keep.
+
+    `stop.value` is the number of the order to stop, `steered.value` of the one that is steered. `held[i]` is
+    whether the i-th of `KEYS` is down, `presses[i]` how often it went down: a short press between two blocks
+    still counts.
+    """
+
+    stop: Any
+    steered: Any
+    held: Any
+    presses: Any
+
+
+def make_controls(context: BaseContext) -> Controls:
+    return Controls(
+        context.RawValue(ctypes.c_ulonglong, 0),
+        context.RawValue(ctypes.c_ulonglong, 0),
+        context.RawArray(ctypes.c_ubyte, len(KEYS)),
+        context.RawArray(ctypes.c_ulonglong, len(KEYS)),
+    )
+
+
+def hold(controls: Controls, number: int, keys: tuple[str, ...]) -> None:
+    """Holds `keys` down in order `number`, from the page."""
+    for index, key in enumerate(KEYS):
+        if key in keys and not controls.held[index]:
+            controls.presses[index] += 1
+        controls.held[index] = key in keys
+    controls.steered.value = number
+
+
+def main(reports: Connection, device_name: str, loaders: str, controls: Controls) -> None:
+    """The process's main function."""
     # Ctrl-C reaches every process of a terminal; the page closes this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_the_page, daemon=True).start()
@@ -69,34 +107,56 @@ def main(reports: Connection, device_name: str, loaders: str, stop_number: Any) 
     except Exception as error:
         reports.send(explain(error, f"while preparing device {device_name!r}"))
         return
-    host = _Host(device, loaders, stop_number)
+    host = Host(device, loaders, controls)
     # Until the page is gone.
     with suppress(EOFError, BrokenPipeError):
         while True:
-            host.serve(reports.recv(), reports)
+            if not reports.poll(KEEP_S):
+                host.release()
+            host.serve(reports.recv(), reports.send)
 
 
-class _Host:
-    """Keeps the generator of the last job loaded."""
+class Host:
+    """Keeps the generator of the last job loaded, and for a while its video, to go on with it."""
 
-    def __init__(self, device: torch.device, loaders: str, stop_number: Any) -> None:
+    def __init__(self, device: torch.device, loaders: str, controls: Controls) -> None:
         self._device = device
         self._loaders = loaders
-        self._stop_number = stop_number
+        self._controls = controls
+        self._seen = [0] * len(KEYS)  # presses that have been followed
         self._backend: Backend | None = None
         self._backend_id = ""
+        self._video = ""  # the name of the one that is kept
+        self._session: Session | None = None
 
-    def serve(self, order: Order, reports: Connection) -> None:
+    def listen(self, controls: Controls) -> None:
+        """To other controls, from now on."""
+        self._controls, self._seen = controls, list(controls.presses)
+
+    def preload(self, backend_id: str, say: Callable[[str], None]) -> None:
+        """Loads a generator before it is asked for. Raises what its loader raises."""
+        self._load(backend_id, say)
+
+    def release(self) -> None:
+        """Lets go of the video."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def serve(self, order: Order, send: Callable[[Report], None]) -> None:
         """Sends the job's events, the last one in Ended."""
-        from backends.session import free_memory, run_session
+        from backends.session import free_memory
 
         def stopping() -> bool:
-            return self._stop_number.value == order.number
+            return self._controls.stop.value == order.number
+
+        def steer() -> CameraMove | None:
+            return self._steered(order.number)
 
         def say(text: str) -> None:
             if stopping():
                 raise Stopped
-            reports.send(Loading(text))
+            send(Loading(text))
 
         job = order.job
         last: Done | Failed = NOTHING_MADE
@@ -108,14 +168,39 @@ class _Host:
             last = explain(error, f"while loading {job.backend_id}")
             free_memory()
         else:
-            for event in run_session(
-                backend, job.request, job.codec, job.policy, stopping, device=self._device, emit=reports.send
+            session = self._session_for(job, backend)
+            for event in session.run(
+                job.request,
+                stopping,
+                first_block=job.first_block,
+                keep=bool(job.video),
+                emit=send,
+                steer=steer,
             ):
                 if isinstance(event, (Done, Failed)):
                     last = event
                 else:
-                    reports.send(event)
-        reports.send(Ended(last, self._usable()))
+                    send(event)
+        send(Ended(last, self._usable()))
+
+    def _session_for(self, job: Job, backend: Backend) -> Session:
+        from backends.session import Session
+
+        kept = self._session
+        if kept is None or not job.first_block or self._video != job.video or kept.sides != job.sides:
+            self.release()
+            kept = Session(backend, job.sides, self._device)
+        self._session, self._video = kept, job.video
+        return kept
+
+    def _steered(self, number: int) -> CameraMove | None:
+        """The keys held now or pressed since the last call; None while order `number` is not steered."""
+        presses, seen = list(self._controls.presses), self._seen
+        self._seen = presses
+        if self._controls.steered.value != number:
+            return None
+        down = zip(KEYS, self._controls.held, presses, seen, strict=True)
+        return CameraMove(tuple(key for key, held, now, before in down if held or now != before))
 
     def _load(self, backend_id: str, say: Callable[[str], None]) -> Backend:
         from backends.session import free_memory
@@ -123,6 +208,7 @@ class _Host:
         if self._backend is not None and self._backend_id == backend_id:
             return self._backend
         # The old one first: two models rarely fit.
+        self.release()
         self._backend = None
         free_memory()
         module, _, name = self._loaders.partition(":")

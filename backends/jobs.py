@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from backends.base import Done, Event, Failed, Loading, Progress, Queued, Request, Update
+from backends.camera import KEYS
 from qvg.config import CodecConfig
 from qvg.policy import CachePolicy
 
@@ -18,13 +19,32 @@ _REPLACEABLE = (Queued, Loading, Progress)  # of which only the newest is worth 
 
 
 @dataclass(frozen=True, slots=True)
+class Side:
+    """One way to keep a video's history. `blocks` is where it must end; None: with the request."""
+
+    codec: CodecConfig
+    policy: CachePolicy
+    blocks: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
-    """One video to make: by which generator, what, and how its history is kept."""
+    """What to make and by which generator: once for every side, block by block in turns.
+
+    A job with a `video` name may be gone on with: what the generator knows of it is kept for a while. One
+    that goes on has that name, a request whose beginning is what was made, and the number of the
+    `first_block` to make; what is no longer known is made again, unseen.
+    """
 
     backend_id: str
     request: Request
-    codec: CodecConfig
-    policy: CachePolicy
+    sides: tuple[Side, ...]
+    video: str = ""
+    first_block: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.sides:
+            raise ValueError("a job has at least one side: say how the history is kept")
 
 
 class Run:
@@ -34,10 +54,18 @@ class Run:
     to have left when a gibibyte of frames waits for it: its run is stopped, and no memory or device is lost.
     """
 
-    def __init__(self, job: Job, stop: Callable[[Run], None]) -> None:
+    def __init__(
+        self,
+        job: Job,
+        stop: Callable[[Run], None],
+        steer: Callable[[Run, tuple[str, ...]], None] = lambda run, keys: None,
+        move: Callable[[Run, int], None] = lambda run, place: None,
+    ) -> None:
         self.id = secrets.token_urlsafe(16)
         self.job = job
         self._stop = stop
+        self._steer = steer
+        self._move = move
         self._unread: deque[Event] = deque()
         self._unread_bytes = 0
         self._changed = threading.Condition()
@@ -52,6 +80,20 @@ class Run:
     def stop(self) -> None:
         """Ends the run before its next denoising step, or at once while it waits."""
         self._stop(self)
+
+    def move(self, place: int) -> None:
+        """Changes its place in the queue, from 1; what is not waiting, or that far back, stays or is last."""
+        self._move(self, place)
+
+    def steer(self, keys: tuple[str, ...]) -> None:
+        """Holds `keys` down from the next block on; none stand still. The request's path is left for good.
+
+        Raises ValueError for a key that is none of `backends.camera.KEYS`.
+        """
+        for key in keys:
+            if key not in KEYS:
+                raise ValueError(f"unknown camera key {key!r}: use one of {', '.join(KEYS)}")
+        self._steer(self, keys)
 
     def events(self, timeout: float) -> Iterator[Event | None]:
         """What happens, up to and including Done or Failed; None whenever `timeout` seconds bring nothing."""

@@ -1,7 +1,8 @@
-"""The largest a run made its process or its GPU allocator."""
+"""How large a run makes its process or its GPU allocator."""
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+_STATM = Path("/proc/self/statm")
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_HIGH_WATER = "5"  # proc(5): sets VmHWM to the present resident size
@@ -42,6 +44,18 @@ class PeakMemory:
                 if line.startswith("VmHWM:"):
                     return int(line.split()[1]) * 1024
         return _lifetime_peak()
+
+
+def memory_now(device: torch.device) -> int:
+    """Bytes of the resident process, or of torch's allocator on a GPU; 0 where the system does not say."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.memory_allocated(device)
+    with suppress(OSError):
+        pages = _STATM.read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    return 0
 
 
 def _lifetime_peak() -> int:

@@ -44,8 +44,8 @@ def plan(
     if device is not None and device.kind == "cpu":
         # The host's memory is what is asked about.
         policy = replace(policy, device_bytes=None)
-    kv_bytes, bf16_bytes = _cache_bytes(spec, codec, policy, blocks)
-    held = _most_held(spec, codec, policy, blocks)
+    kv_bytes, bf16_bytes = cache_after(spec, codec, policy, blocks)
+    held = most_bytes(spec, codec, policy, blocks)
     needs = max(spec.working_bytes + held, _prompt_bytes(spec, device))
     fits = lasts = None
     if device is not None:
@@ -74,8 +74,9 @@ def in_words(memory_bytes: int) -> str:
     return f"{memory_bytes / _GIB:.1f} GiB" if memory_bytes >= _GIB else f"{memory_bytes / 2**20:.0f} MiB"
 
 
-def _most_held(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> int:
-    return max((_held(spec, codec, policy, block) for block in range(1, blocks + 1)), default=0)
+def most_bytes(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> int:
+    """The most a cache holds at any time of a video of `blocks` blocks."""
+    return max((held_bytes(spec, codec, policy, block) for block in range(1, blocks + 1)), default=0)
 
 
 def _prompt_bytes(spec: BackendSpec, device: DeviceInfo | None) -> int:
@@ -85,19 +86,19 @@ def _prompt_bytes(spec: BackendSpec, device: DeviceInfo | None) -> int:
     return spec.prompt_bytes
 
 
-def _held(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> int:
+def held_bytes(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> int:
     """Bytes the cache holds after `blocks` blocks: spans, and room for every full-precision block."""
-    stored, _ = _cache_bytes(spec, codec, policy, blocks)
+    stored, _ = cache_after(spec, codec, policy, blocks)
     on_host, to_read_it = _host_bytes(spec, codec, policy, blocks)
     stored += to_read_it - on_host
     if spec.context_latents is not None:
         return stored
     layout = policy.layout(blocks)
     unused = policy.capacity - len(layout.sink) - len(layout.recent)
-    return stored + unused * _block_bytes(spec)
+    return stored + unused * block_bytes(spec)
 
 
-def _cache_bytes(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> tuple[int, int]:
+def cache_after(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> tuple[int, int]:
     """(stored_bytes, bf16_bytes) after `blocks` blocks."""
     return cache_bytes(spec.geometry, codec, *_history(spec, policy, blocks))
 
@@ -114,7 +115,8 @@ def _history(spec: BackendSpec, policy: CachePolicy, blocks: int) -> tuple[Cache
     return CachePolicy(every=1, device_bytes=policy.device_bytes), min(blocks - 1, 1), spec.context_latents
 
 
-def _block_bytes(spec: BackendSpec) -> int:
+def block_bytes(spec: BackendSpec) -> int:
+    """Keys and values of one block in BF16, all layers."""
     geometry = spec.geometry
     tokens = spec.latents_per_block * geometry.tokens_per_frame
     return 2 * geometry.layers * BF16.stored_bytes(1, geometry.heads, tokens, geometry.head_dim)
@@ -125,7 +127,7 @@ def _blocks_that_fit(
 ) -> int:
     room = memory_bytes - spec.working_bytes
     for block in range(1, blocks + 1):
-        if _held(spec, codec, policy, block) > room:
+        if held_bytes(spec, codec, policy, block) > room:
             return block - 1
     return blocks
 
@@ -134,7 +136,7 @@ def _without(
     spec: BackendSpec, policy: CachePolicy, blocks: int, needs: int, device: DeviceInfo | None
 ) -> str:
     """What the same run would take if nothing were encoded; empty where that is no more."""
-    most = spec.working_bytes + _most_held(spec, BF16, policy, blocks)
+    most = spec.working_bytes + most_bytes(spec, BF16, policy, blocks)
     if device is None or most <= needs:
         return ""
     cost = f" BF16 would need {in_words(most)}"

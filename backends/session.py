@@ -1,94 +1,304 @@
-"""One run, from request to last frame, as a generator: for a worker process, or for a `@spaces.GPU` function.
+"""One video, from request to last frame, as a generator: for a worker process or a `@spaces.GPU` function.
 
-Progress cannot be yielded from inside the rollout that makes it, so it goes through `emit` as it happens;
-finished blocks are yielded.
+A video has one or more sides: the same request over caches of their own, a block of each in turn, from one
+model in memory. Progress cannot be yielded from inside the rollout that makes it, so it goes through `emit`
+as it happens; finished blocks are yielded.
 """
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 import torch
 
-from backends.base import Backend, Done, Event, Progress, Request, Rollout, Stopped, Update
+from backends.base import (
+    Backend,
+    Done,
+    Event,
+    Failed,
+    Progress,
+    Request,
+    Resumable,
+    Rollout,
+    Segment,
+    Stopped,
+    Tick,
+    Update,
+)
+from backends.camera import CameraMove
 from backends.check import check
 from backends.failure import explain
-from backends.peak import PeakMemory
+from backends.jobs import Side
+from backends.peak import PeakMemory, memory_now
 from backends.plan import in_words
-from qvg.cache import KVCache
-from qvg.config import CodecConfig
+from qvg.cache import KVCache, Snapshot
 from qvg.offload import empty_host_cache
-from qvg.policy import CachePolicy
+from qvg.stats import CacheStats
+
+MARKS = 2  # blocks that can be taken back without making the video again
+MARK_BYTES = 256 << 20  # the largest copy of a cache's full-precision blocks that is worth that
 
 
 def run_session(
     backend: Backend,
     request: Request,
-    codec: CodecConfig,
-    policy: CachePolicy,
+    sides: Sequence[Side],
     stop: Callable[[], bool],
     clock: Callable[[], float] = time.perf_counter,
     *,
     device: torch.device | str = "cpu",
     emit: Callable[[Progress], None] = lambda progress: None,
+    steer: Callable[[], CameraMove | None] = lambda: None,
 ) -> Iterator[Event]:
-    """Yields an Update for each block, then Done or Failed. By then, or once closed, the cache is released.
+    """A video that is not gone on with: an Update for each block of each side, then Done or Failed. By then,
+    or once closed, the caches are released."""
+    session = Session(backend, sides, device, clock)
+    return session.run(request, stop, emit=emit, steer=steer)
 
-    `stop` is asked before every denoising step, `clock` returns seconds, `device` is where `backend` is.
-    """
-    device = torch.device(device)
-    started = clock()
-    peak = PeakMemory(device)
-    cache: KVCache | None = None
-    rollout: Rollout | None = None
-    blocks = frames = 0
-    held = ""
-    stopped, failed = False, None
 
-    def tick(step: int, steps: int) -> None:
-        if stop():
-            raise Stopped
-        emit(Progress(blocks, request.blocks, step, steps))
+class Session:
+    """A video that may be gone on with, and what its sides hold meanwhile."""
 
-    try:
-        check(request, backend.spec)
-        if stop():
-            raise Stopped
-        cache = KVCache(
-            backend.spec.geometry,
-            codec,
-            policy,
-            frames_per_block=backend.spec.latents_per_block,
-            device=device,
-        )
-        rollout = backend.open(request, cache, tick)
-        before = clock()
-        while (segment := rollout.step()) is not None:
-            blocks += 1
-            frames += len(segment.frames)
-            now = clock()
-            # A rollout may have given the device its next work: waiting for that would hold the frames up.
-            stats = cache.stats(wait=False)
-            held = f"{in_words(stats.stored_bytes + stats.scratch_bytes)} of KV cache"
-            yield Update(segment, stats, (now - before) * 1e3, now - started)
-            # The viewer's time is not the block's.
-            before = clock()
-    except Stopped:
-        stopped = True
-    except Exception as error:
-        failed = explain(error, f"in block {blocks + 1} of {request.blocks}", held)
-    finally:
-        notes = () if rollout is None else rollout.notes
-        peak_bytes = peak.read()
-        rollout = None
-        if cache is not None:
-            cache.reset()
-        cache = None
+    def __init__(
+        self,
+        backend: Backend,
+        sides: Sequence[Side],
+        device: torch.device | str = "cpu",
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`device` is where `backend` is; `clock` returns seconds."""
+        self.sides = tuple(sides)
+        self._backend = backend
+        self._device = torch.device(device)
+        self._clock = clock
+        self._takes: list[_Take] = []
+        self._stop: Callable[[], bool] = lambda: False
+        self._emit: Callable[[Progress], None] = lambda progress: None
+        self._blocks = 0  # asked for
+        self._turn = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Of the caches."""
+        return sum(take.held_bytes for take in self._takes)
+
+    def close(self) -> None:
+        """Releases everything. Any number of times."""
+        for take in self._takes:
+            take.cache.reset()
+        self._takes.clear()
         free_memory()
-    yield failed or Done(stopped, blocks, frames, clock() - started, peak_bytes, notes)
+
+    def run(
+        self,
+        request: Request,
+        stop: Callable[[], bool],
+        *,
+        first_block: int = 0,
+        keep: bool = False,
+        emit: Callable[[Progress], None] = lambda progress: None,
+        steer: Callable[[], CameraMove | None] = lambda: None,
+    ) -> Iterator[Event]:
+        """Yields an Update for each block of each side from `first_block` on, then Done or Failed.
+
+        The beginning of `request` up to `first_block` is what was made here, or in another session: what this
+        one cannot go on from it makes again, and yields none of it. Everything is released by the end, or
+        once closed; with `keep` it stays when the end comes by itself.
+
+        `stop` is asked before every denoising step, `steer` before every block for a move in place of the
+        request's.
+        """
+        started = self._clock()
+        peak = PeakMemory(self._device)
+        self._stop, self._emit, self._blocks = stop, emit, request.blocks
+        stopped, failed, whole = False, None, False
+        try:
+            check(request, self._backend.spec)
+            if stop():
+                raise Stopped
+            self._go_back(request, first_block)
+            for update in self._make(request, first_block, steer, started, peak):
+                yield update
+                del update
+            whole = True
+        except Stopped:
+            stopped = True
+        except Exception as error:
+            failed = self._explain(error)
+        finally:
+            # Also of a run that is closed.
+            last = self._end(keep and whole, stopped, self._clock() - started, peak)
+        yield failed or last
+
+    def _go_back(self, request: Request, first_block: int) -> None:
+        """Leaves every side with the blocks before `first_block`, or with none."""
+        if not (self._takes and all(take.go_back(first_block) for take in self._takes)):
+            self.close()
+            for turn, side in enumerate(self.sides):
+                self._turn = turn
+                self._takes.append(self._open(request, side))
+        for take in self._takes:
+            if isinstance(take.rollout, Resumable):
+                take.rollout.go_on(request)
+            take.limit_to(request.blocks)
+
+    def _make(
+        self,
+        request: Request,
+        first_block: int,
+        steer: Callable[[], CameraMove | None],
+        started: float,
+        peak: PeakMemory,
+    ) -> Iterator[Update]:
+        reseeds = dict(request.reseeds)
+        while waiting := [take for take in self._takes if not take.over]:
+            block = min(take.blocks for take in waiting)
+            seen = block >= first_block
+            # Every side goes the same way, whatever is pressed between their turns.
+            move = steer() if seen else None
+            for turn, take in enumerate(self._takes):
+                if take.over or take.blocks != block:
+                    continue
+                self._turn = turn
+                before = self._clock()
+                segment = take.step(move, reseeds.get(block))
+                now = self._clock()
+                if segment is None or not seen:
+                    continue
+                yield Update(
+                    segment,
+                    take.measure(),
+                    (now - before) * 1e3,
+                    now - started,
+                    turn,
+                    move,
+                    memory_now(self._device),
+                    peak.read(),
+                )
+                del segment
+
+    def _open(self, request: Request, side: Side) -> _Take:
+        spec = self._backend.spec
+        cache = KVCache(
+            spec.geometry,
+            side.codec,
+            side.policy,
+            frames_per_block=spec.latents_per_block,
+            device=self._device,
+        )
+        return _Take(cache, self._backend.open(request, cache, self._tick), side)
+
+    @property
+    def _tick(self) -> Tick:
+        def tick(step: int, steps: int) -> None:
+            if self._stop():
+                raise Stopped
+            # A rollout may ask while it is being opened.
+            block = self._takes[self._turn].blocks if self._turn < len(self._takes) else 0
+            self._emit(Progress(block, self._blocks, step, steps, self._turn))
+
+        return tick
+
+    def _explain(self, error: Exception) -> Failed:
+        block = self._takes[self._turn].blocks if self._turn < len(self._takes) else 0
+        held = f"{in_words(self.held_bytes)} of KV cache" if self.held_bytes else ""
+        return explain(error, f"in block {block + 1} of {self._blocks}", held)
+
+    def _end(self, keep: bool, stopped: bool, seconds: float, peak: PeakMemory) -> Done:
+        notes = self._takes[0].rollout.notes if self._takes else ()
+        blocks, frames = max(((take.blocks, take.frames) for take in self._takes), default=(0, 0))
+        held, peak_bytes = self.held_bytes, peak.read()
+        if not keep:
+            self.close()
+        return Done(
+            stopped,
+            blocks,
+            frames,
+            seconds,
+            peak_bytes,
+            notes,
+            freed_bytes=0 if keep else held,
+            kept_bytes=held if keep else 0,
+            memory_bytes=memory_now(self._device),
+        )
+
+
+class _Mark:
+    """Where a side was before one of its blocks."""
+
+    def __init__(self, take: _Take, cache: Snapshot, rollout: object) -> None:
+        self.blocks, self.frames = take.blocks, take.frames
+        self.cache, self.rollout = cache, rollout
+
+
+@dataclass(slots=True)
+class _Take:
+    """A side being made."""
+
+    cache: KVCache
+    rollout: Rollout
+    side: Side
+    limit: int = 0  # blocks
+    blocks: int = 0
+    frames: int = 0
+    stats: CacheStats | None = None
+    marks: deque[_Mark] = field(default_factory=lambda: deque(maxlen=MARKS))
+
+    @property
+    def over(self) -> bool:
+        return self.blocks >= self.limit
+
+    @property
+    def held_bytes(self) -> int:
+        if self.stats is None:
+            return 0
+        copies = sum(mark.cache.copied_bytes for mark in self.marks)
+        return self.stats.stored_bytes + self.stats.scratch_bytes + copies
+
+    def limit_to(self, blocks: int) -> None:
+        self.limit = blocks if self.side.blocks is None else min(self.side.blocks, blocks)
+
+    def step(self, move: CameraMove | None, reseed: int | None) -> Segment | None:
+        """Its next block; None where it has no more."""
+        if isinstance(self.rollout, Resumable):
+            snapshot = self.cache.snapshot()
+            if snapshot.copied_bytes <= MARK_BYTES:
+                self.marks.append(_Mark(self, snapshot, self.rollout.mark()))
+            if reseed is not None:
+                self.rollout.reseed(reseed)
+        segment = self.rollout.step(move)
+        if segment is None:
+            self.limit = self.blocks
+            return None
+        self.blocks += 1
+        self.frames += len(segment.frames)
+        return segment
+
+    def measure(self) -> CacheStats:
+        # A rollout may have given the device its next work: waiting for that would hold the frames up.
+        self.stats = self.cache.stats(wait=False)
+        return self.stats
+
+    def go_back(self, blocks: int) -> bool:
+        """To its first `blocks` blocks, or to all it ever made where that is fewer; whether it could."""
+        if not isinstance(self.rollout, Resumable):
+            return False
+        if self.blocks <= blocks:
+            return True
+        while self.marks and self.marks[-1].blocks > blocks:
+            self.marks.pop()
+        if not self.marks or self.marks[-1].blocks != blocks:
+            return False
+        mark = self.marks.pop()
+        self.blocks, self.frames = mark.blocks, mark.frames
+        self.cache.restore(mark.cache)
+        self.rollout.rewind(mark.rollout)
+        return True
 
 
 def free_memory() -> None:

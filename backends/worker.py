@@ -7,7 +7,6 @@ The next job starts only when the process says that the last one holds nothing a
 from __future__ import annotations
 
 import atexit
-import ctypes
 import logging
 import multiprocessing
 import signal
@@ -15,16 +14,16 @@ import threading
 from collections import deque
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from backends import child
 from backends.base import Done, Failed, Loading, Queued
-from backends.child import NOTHING_MADE, Ended, Order
+from backends.child import NOTHING_MADE, Controls, Ended, Order, make_controls
 from backends.failure import explain
-from backends.jobs import Job, Run
+from backends.jobs import Job, Run, Side
 from backends.machine import DeviceInfo
 
-__all__ = ["DeviceInfo", "Job", "Run", "Worker"]
+__all__ = ["DeviceInfo", "Job", "Run", "Side", "Worker"]
 
 LOADERS = "backends.registry:load"
 _GRACE_S = 3.0  # for a process or a thread to end
@@ -71,7 +70,7 @@ class Worker:
         """Queues a job. Raises RuntimeError once closed."""
         self.start()
         with self._changed:
-            run = Run(job, self._stop)
+            run = Run(job, self._stop, self._steer, self._reorder)
             if self._active is None:
                 self._active = run
                 if self._info is None:
@@ -103,7 +102,7 @@ class Worker:
         with self._changed:
             if run is self._active and self._handed_over:
                 if self._process is not None:
-                    self._process.stop_number.value = self._number
+                    self._process.controls.stop.value = self._number
             elif run is self._active:
                 run.put(NOTHING_MADE)
             elif run in self._waiting:
@@ -111,6 +110,19 @@ class Worker:
                 run.place = 0
                 run.put(NOTHING_MADE)
                 self._tell_places()
+
+    def _reorder(self, run: Run, place: int) -> None:
+        with self._changed:
+            if run in self._waiting:
+                self._waiting.remove(run)
+                self._waiting.insert(max(0, place - 1), run)
+                self._tell_places()
+
+    def _steer(self, run: Run, keys: tuple[str, ...]) -> None:
+        with self._changed:
+            if run is not self._active or not self._handed_over or self._process is None:
+                return
+            child.hold(self._process.controls, self._number, keys)
 
     def _serve(self) -> None:
         """The worker's thread: brings the process up, then gives it one run after another."""
@@ -207,14 +219,11 @@ class Worker:
 
 
 class _Process(NamedTuple):
-    """A started process, the page's end of its pipe, and where the number of the order to stop is written.
-
-    The number is plain shared memory: a lock held by a process that is killed would never be free again.
-    """
+    """A started process, the page's end of its pipe, and the memory they share."""
 
     process: BaseProcess
     pipe: Connection
-    stop_number: Any
+    controls: Controls
 
     @property
     def alive(self) -> bool:
@@ -237,15 +246,15 @@ class _Process(NamedTuple):
 def _launch(device: str, loaders: str) -> _Process:
     # A process forked from a page with threads may hang, and cannot use CUDA if the page ever did.
     context = multiprocessing.get_context("spawn")
-    stop_number = context.RawValue(ctypes.c_ulonglong, 0)
+    controls = make_controls(context)
     pipe, childs_end = context.Pipe()
     process = context.Process(
-        target=child.main, args=(childs_end, device, loaders, stop_number), name="generator", daemon=True
+        target=child.main, args=(childs_end, device, loaders, controls), name="generator", daemon=True
     )
     process.start()
     # Only the process holds it now, so that its death closes the pipe.
     childs_end.close()
-    return _Process(process, pipe, stop_number)
+    return _Process(process, pipe, controls)
 
 
 def _epitaph(exit_code: int | None) -> str:

@@ -77,6 +77,29 @@ class Stretch(NamedTuple):
         return self.k.shape[2] - self.start
 
 
+class LayerSnapshot(NamedTuple):
+    """A layer's history: what is encoded, which never changes, and copies of its full-precision blocks."""
+
+    layout: Layout
+    context: Context | None
+    spans: tuple[Span, ...]
+    k: Tensor | None  # [B, H, S, D]; None where there is no such block
+    v: Tensor | None
+
+
+class Snapshot(NamedTuple):
+    """A cache's history after some commit, to come back to. `copied_bytes` is what it takes of its own."""
+
+    context_frames: int
+    blocks: int
+    encoded: int
+    layers: tuple[LayerSnapshot, ...]
+
+    @property
+    def copied_bytes(self) -> int:
+        return sum(x.nbytes for layer in self.layers for x in (layer.k, layer.v) if x is not None)
+
+
 class KVCache:
     """History of all layers. Frames are latent frames; a block is `frames_per_block` of them.
 
@@ -225,6 +248,18 @@ class KVCache:
         self._staging.free()
         self._context_frames = counts[0]
         self._blocks = self._encoded = 0
+
+    def snapshot(self) -> Snapshot:
+        """The history as it is, for `restore`. What is staged is not part of it."""
+        layers = tuple(layer.snapshot() for layer in self._layers)
+        return Snapshot(self._context_frames, self._blocks, self._encoded, layers)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Goes back to a snapshot of this cache, as often as wanted. Clocks run on."""
+        self._context_frames = snapshot.context_frames
+        self._blocks, self._encoded = snapshot.blocks, snapshot.encoded
+        for layer, saved in zip(self._layers, snapshot.layers, strict=True):
+            layer.restore(saved)
 
     def stats(self, wait: bool = True) -> CacheStats:
         """What the history takes now. Without `wait` for the device, times are those of what it has done."""
@@ -391,6 +426,25 @@ class LayerCache:
     def next_frame(self) -> int:
         """The number of the first frame after the history."""
         return self._context_frames + self._layout.recent.stop * self._frames_per_block
+
+    def snapshot(self) -> LayerSnapshot:
+        k = v = None
+        if self._buffers is not None and self._full_precision_blocks:
+            tokens = self._full_precision_blocks * self._block
+            k, v = (buffer[:, :, :tokens].clone() for buffer in self._buffers)
+        return LayerSnapshot(self._layout, self._context, tuple(self._spans), k, v)
+
+    @torch.no_grad()
+    def restore(self, snapshot: LayerSnapshot) -> None:
+        self.staged, self.preloaded = False, 0
+        self._layout, self._context = snapshot.layout, snapshot.context
+        self._spans = list(snapshot.spans)
+        if snapshot.k is None or snapshot.v is None:
+            return
+        if self._buffers is None:
+            self._buffers = self._staging.of(self._index)
+        for buffer, saved in zip(self._buffers, (snapshot.k, snapshot.v), strict=True):
+            buffer[:, :, : saved.shape[2]].copy_(saved)
 
     def stretches(self, staged: bool = True) -> Iterator[Stretch]:
         """Visible history and, with `staged`, the staged block, as they are held."""

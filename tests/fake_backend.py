@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -36,6 +37,7 @@ SPEC = BackendSpec(
     first_block_frames=5,
     default_blocks=3,
     max_blocks=400,
+    resumable=True,
     weights_bytes=1,
     working_bytes=1,
     geometry=CacheGeometry(layers=2, heads=1, head_dim=64, tokens_per_frame=4),
@@ -94,6 +96,19 @@ class FakeRollout:
         self._index += 1
         self._start += count
         return segment
+
+    def mark(self) -> object:
+        return self._index, self._start, self._noise.get_state()
+
+    def rewind(self, mark: Any) -> None:
+        self._index, self._start, noise = mark
+        self._noise.set_state(noise)
+
+    def go_on(self, request: Request) -> None:
+        self._request = request
+
+    def reseed(self, seed: int) -> None:
+        self._noise.manual_seed(seed)
 
     def _misbehave(self) -> None:
         if self._orders.get("raise") == str(self._index):

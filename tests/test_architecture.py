@@ -48,12 +48,12 @@ FLASH_ATTENTION = ("flash_attn", "flash_attn_interface")
 RULES = (
     Rule(
         "app",
-        ("ui", "ui.build", "backends", "backends.base", "backends.hub", *PAGE_SIDE),
-        (),
-        ("spaces",),
+        ("ui", "ui.build", "backends", "backends.base", "backends.hub", "backends.zero", *PAGE_SIDE),
     ),
     Rule(
-        "ui*", ("ui", "ui.*", "backends", *PAGE_SIDE, *PLAIN_QVG), ("gradio", "numpy", "PIL", "imageio", "av")
+        "ui*",
+        ("ui", "ui.*", "backends", *PAGE_SIDE, *PLAIN_QVG, "qvg.metrics"),
+        ("gradio", "numpy", "PIL", "imageio", "av"),
     ),
     Rule("qvg.config", ()),
     Rule("qvg.policy", PLAIN_QVG),
@@ -89,9 +89,15 @@ RULES = (
     Rule("backends.failure", ("backends.base",)),
     Rule("backends.registry", ("backends.base",)),
     Rule("backends.check", ("backends.base", "backends.camera"), ("numpy",)),
-    Rule("backends.jobs", ("backends.base", *PLAIN_QVG)),
+    Rule("backends.jobs", ("backends.base", "backends.camera", *PLAIN_QVG)),
     Rule("backends.plan", ("backends.base", "backends.machine", *PLAIN_QVG)),
-    Rule("backends.worker", ("backends", "backends.child", "backends.failure", *PAGE_SIDE), (), ("spaces",)),
+    Rule("backends.worker", ("backends", "backends.child", "backends.failure", *PAGE_SIDE)),
+    Rule(
+        "backends.zero",
+        ("backends", "backends.child", "backends.worker", *PAGE_SIDE),
+        ("spaces",),
+        ("torch",),
+    ),
     Rule("backends.artifacts", ("backends", "backends.base", "backends.hub", "backends.registry")),
     Rule("backends.hub", ("backends.base",), (), ("huggingface_hub", "filelock")),
     Rule("backends.bench", ("backends.*", "qvg", "qvg.*"), ("torch", "numpy")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,31 +10,40 @@ import gradio as gr
 from gradio.themes import Base
 
 from backends import registry
-from backends.plan import codec_for
-from backends.worker import Worker
-from ui import chips, controls, gauge, player, pose, status, text
+from ui import api, chips, controls, examples, form, gauge, lists, models, stage, text
 from ui.controls import Controls
-from ui.handlers import ASKED, PLANNED, Handlers, Stage, WorkerLike
+from ui.desk import Desk, WorkerLike
+from ui.forms import ASKED, PLANNED, Forms, widgets_of
+from ui.runs import Runs
+from ui.stage import Stage
 
-_CSS = (Path(__file__).parent / "theme.css").read_text(encoding="utf-8")
-_VIEWERS = 32  # runs watched at once; the worker does the queueing
+_HERE = Path(__file__).parent
+_CSS = "".join(
+    (_HERE / name).read_text(encoding="utf-8") for name in ("theme.css", "camera.css", "stage.css")
+)
+_VIEWERS = 32  # pages that watch runs at once; the worker does the queueing
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+# A click counts while the last one's run is still being watched.
+_RUNNING: dict[str, Any] = {**_QUIET, "concurrency_limit": _VIEWERS, "trigger_mode": "multiple"}
 
 
 class Studio(gr.Blocks):
     """The page with the launch settings it needs, however it is launched: a script, a notebook or a Space."""
 
-    def __init__(self, outputs: Path) -> None:
+    def __init__(self, desk: Desk) -> None:
         super().__init__(
             title=text.TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 24 * 3600)
         )
-        self._outputs = outputs
+        self._desk = desk
 
     def launch(self, *args: Any, **kwargs: Any) -> Any:
         """`gr.Blocks.launch`, with this page's looks, and the outputs folder as the only one it serves."""
+        # Of whoever knows the address.
+        self._desk.shared = bool(os.environ.get("SPACE_ID") or kwargs.get("share"))
         defaults: dict[str, Any] = {
             "theme": theme(),
-            "css": _CSS + pose.PAD_STYLE,
-            "allowed_paths": [str(self._outputs)],
+            "css": _CSS,
+            "allowed_paths": [str(self._desk.outputs)],
             "run_history": False,
             "footer_links": ["api", "settings"],
             "ssr_mode": False,
@@ -87,119 +97,157 @@ def theme() -> Base:
     )
 
 
-def build(worker: WorkerLike | Worker, outputs: Path) -> Studio:
+def build(worker: WorkerLike, outputs: Path) -> Studio:
     """The page for `worker`, keeping videos in `outputs`. Makes no file and starts no process."""
     outputs = outputs.resolve()
     entries = registry.entries()
     spec = entries[0].spec
-    with Studio(outputs) as page:
+    desk = Desk(worker, outputs)
+    behaviour: list[Runs] = []
+
+    def steer(asked: dict[str, Any]) -> bool:
+        return behaviour[0].steer(asked)
+
+    with Studio(desk) as page:
+        # First, because listeners of the page have such names too.
+        api.connect(desk)
         with gr.Row(elem_classes="top"):
             gr.HTML(
                 f"<h1>{text.TITLE}</h1><p>{text.TAGLINE}</p>", elem_classes="brand", apply_default_css=False
             )
             device = gr.HTML(text.DEVICE_UNKNOWN, elem_id="device", apply_default_css=False)
+            gr.HTML(
+                html_template='<button type="button" class="chip"></button>',
+                js_on_load=(_HERE / "page.js").read_text(encoding="utf-8"),
+                elem_id="theme",
+                apply_default_css=False,
+                light=text.LIGHT,
+                dark=text.DARK,
+            )
+        tries = examples.component()
         with gr.Row(elem_classes="columns", equal_height=False):
             with gr.Column(elem_classes="panel", min_width=320, scale=4):
                 widgets = controls.build(entries)
+                with widgets.manage:
+                    shop = models.component({"busy": False, "locked": False, "models": []})
             with gr.Column(elem_classes="stage", min_width=320, scale=8):
-                screen = player.component()
-                line = status.component(text.IDLE)
-                codec = codec_for(spec, controls.QUANTISED[0])
-                meter = gauge.component(gauge.planned(spec, codec, spec.policy, spec.default_blocks))
-        stage = Stage(screen, line, meter, gr.State(""))
-        handlers = Handlers(worker, outputs, widgets, stage)
-        _connect_form(widgets, stage, handlers)
-        _connect_run(widgets, stage, handlers)
+                sides = form.default_form(spec).named_sides(spec)
+                parts = stage.build(gauge.planned(spec, sides, spec.default_blocks, 0, None), steer)
+                past = lists.history()
+        screen = stage.Stage(
+            **parts,
+            history=past,
+            run_id=gr.State(""),
+            visitor=gr.BrowserState("", storage_key="qvg-studio", secret="visitor"),
+        )
+        runs, forms = Runs(desk, widgets, screen), Forms(worker, widgets, screen)
+        behaviour.append(runs)
+        _connect_form(widgets, screen, forms)
+        _connect_runs(widgets, screen, tries, runs)
+
+        stock = models.Models(lambda: desk.shared)
+        while_loading = gr.Timer(1.0, active=False)
+        events = models.ModelEvents(stock, widgets, shop, while_loading)
+        looked_after = [shop, while_loading, widgets.model, widgets.about]
+        shop.pick(events.pick, widgets.model, looked_after, **_QUIET)
+        while_loading.tick(events.look, widgets.model, looked_after, **_QUIET)
+        widgets.manage.expand(events.look, widgets.model, looked_after, **_QUIET)
 
         timer = gr.Timer(1.0)
-        timer.tick(
-            handlers.look_for_device, None, [device, timer], show_progress="hidden", api_visibility="private"
-        )
-        plan_inputs = [stage.run_id, widgets.model, *(getattr(widgets, name) for name in PLANNED)]
-        device.change(
-            handlers.foresee,
-            plan_inputs,
-            _foreseen(widgets, stage),
-            show_progress="hidden",
-            api_visibility="private",
-        )
-        page.load(
-            handlers.foresee,
-            plan_inputs,
-            _foreseen(widgets, stage),
-            show_progress="hidden",
-            api_visibility="private",
-        )
-        page.load(worker.start, None, None, api_visibility="private")
+        timer.tick(forms.look_for_device, None, [device, timer], **_QUIET)
+        planned = [screen.run_id, widgets.model, *widgets_of(widgets, PLANNED)]
+        device.change(forms.foresee, planned, _foreseen(widgets, screen), **_QUIET)
+        # The gauge has been built so, and may belong to a run by now.
+        page.load(forms.foresee_in_words, planned, _foreseen(widgets, screen)[:-1], **_QUIET)
+        page.load(runs.arrive, [screen.visitor], _all(widgets, screen), **_RUNNING)
     page.queue(max_size=128, default_concurrency_limit=_VIEWERS)
     return page
 
 
-def _foreseen(widgets: Controls, stage: Stage) -> list[Any]:
-    return [widgets.length_note, widgets.memory_note, stage.gauge]
+def _foreseen(widgets: Controls, screen: Stage) -> list[Any]:
+    return [widgets.length_note, widgets.memory_note, widgets.budget_note, widgets.budgets, screen.gauge]
 
 
-def _connect_form(widgets: Controls, stage: Stage, handlers: Handlers) -> None:
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+def _all(widgets: Controls, screen: Stage) -> list[Any]:
+    """What a run may change: the stage, and the form where it is filled."""
+    form_parts = [
+        getattr(widgets, name) for name in widgets.__slots__ if name not in ("path_note", "options")
+    ]
+    return [*screen, *form_parts, *widgets.options]
+
+
+def _connect_form(widgets: Controls, screen: Stage, forms: Forms) -> None:
     chips.connect(widgets.examples, widgets.prompt, "replace")
     chips.connect(widgets.vocabulary, widgets.prompt, "append")
     widgets.model.input(
-        handlers.choose_model,
+        forms.choose_model,
         [widgets.model, widgets.preset],
         [
             widgets.about, widgets.examples, widgets.vocabulary_fold, widgets.vocabulary, widgets.picture,
-            widgets.camera, widgets.blocks, widgets.as_path, widgets.mode, *widgets.codec_numbers,
-            *widgets.policy_numbers,
+            widgets.clip, widgets.changes, widgets.preview, *widgets.options,
+            widgets.camera, widgets.map, widgets.blocks, widgets.as_path, widgets.mode, widgets.budget,
+            *widgets.codec_numbers, *widgets.policy_numbers,
         ],
-        **quiet,
+        **_QUIET,
     )  # fmt: skip
     widgets.mode.input(
-        handlers.choose_mode,
-        [widgets.model, widgets.mode],
+        forms.choose_mode,
+        [widgets.model, widgets.preset, widgets.mode],
         [widgets.mode, *widgets.policy_numbers],
-        **quiet,
+        **_QUIET,
     )
     widgets.preset.input(
-        handlers.choose_preset,
+        forms.choose_preset,
         [widgets.model, widgets.preset],
-        [widgets.memory, *widgets.codec_numbers],
-        **quiet,
+        [widgets.memory, widgets.advanced, *widgets.codec_numbers],
+        **_QUIET,
     )
+    widgets.memory.change(forms.choose_memory, widgets.memory, [widgets.sides, widgets.preset], **_QUIET)
+    widgets.budget.change(forms.choose_budget, widgets.budget, widgets.when_full, **_QUIET)
+    planned = widgets_of(widgets, PLANNED)
+    widgets.budgets.pick(forms.set_budget, [widgets.model, *planned], widgets.budget, **_QUIET)
     widgets.path.change(
-        handlers.draw_path,
+        forms.draw_path,
         [widgets.model, widgets.path],
-        [widgets.path_note, widgets.map],
+        [widgets.path_note, widgets.path],
         trigger_mode="always_last",
-        **quiet,
+        **_QUIET,
     )
-    widgets.picture.change(handlers.look_at_picture, widgets.picture, widgets.picture_note, **quiet)
-    planned = [getattr(widgets, name) for name in PLANNED]
+    widgets.clip.change(forms.look_at_clip, [widgets.model, widgets.clip], widgets.clip_note, **_QUIET)
+    widgets.picture.change(forms.look_at_picture, widgets.picture, widgets.picture_note, **_QUIET)
     gr.on(
         [widget.change for widget in [widgets.model, *planned]],
-        handlers.foresee,
-        [stage.run_id, widgets.model, *planned],
-        _foreseen(widgets, stage),
+        forms.foresee,
+        [screen.run_id, widgets.model, *planned],
+        _foreseen(widgets, screen),
         trigger_mode="always_last",
-        **quiet,
+        **_QUIET,
     )
 
 
-def _connect_run(widgets: Controls, stage: Stage, handlers: Handlers) -> None:
+def _connect_runs(widgets: Controls, screen: Stage, tries: gr.HTML, runs: Runs) -> None:
+    everything, who = _all(widgets, screen), [screen.visitor, screen.run_id]
     gr.on(
         [widgets.generate.click, widgets.prompt.submit],
-        handlers.generate,
-        [widgets.model, widgets.randomize, *(getattr(widgets, name) for name in ASKED)],
-        [*stage, widgets.seed, widgets.generate, widgets.stop],
-        concurrency_limit=_VIEWERS,
-        show_progress="hidden",
-        api_name="generate",
+        runs.generate,
+        [screen.visitor, widgets.model, widgets.randomize, *widgets_of(widgets, ASKED)],
+        everything,
+        **_RUNNING,
     )
+    tries.pick(runs.example, [screen.visitor], everything, **_RUNNING)
+    screen.again.click(runs.again, who, everything, **_RUNNING)
+    screen.extend.click(runs.extend, [*who, screen.more, widgets.path], everything, **_RUNNING)
+    screen.retake.click(runs.retake, who, everything, **_RUNNING)
+    screen.history.pick(runs.history, [*who, screen.history], everything, **_RUNNING)
+    screen.undo.click(runs.undo, who, everything, **_QUIET)
+    screen.redo.click(runs.redo, who, everything, **_QUIET)
+    screen.queue.pick(runs.queue, screen.visitor, screen.queue, **_QUIET)
+    widgets.dropped.upload(runs.drop, widgets.dropped, everything, **_QUIET)
+    for button, export in (
+        (screen.export_video, runs.export_video),
+        (screen.export_gif, runs.export_gif),
+        (screen.export_json, runs.export_json),
+    ):
+        button.click(export, who, [widgets.problem, screen.saved], **_QUIET)
     # Never Gradio's `cancels`: the run must end by itself, to deliver what it made.
-    widgets.stop.click(
-        handlers.stop,
-        stage.run_id,
-        widgets.stop,
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
-    )
+    widgets.stop.click(runs.stop, who, widgets.stop, queue=False, **_QUIET)

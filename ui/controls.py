@@ -15,14 +15,16 @@ from backends.camera import CameraMove, parse_path
 from backends.check import MAX_PROMPT
 from backends.plan import codec_for
 from backends.registry import Entry
-from qvg.config import PRQConfig
-from ui import chips, pose, text
-from ui.form import QUANTISED
+from qvg.config import PRESETS, PRQConfig
+from ui import chips, dial, pose, text
+from ui.budget import MIB
+from ui.form import FIRST_SEED, MAX_SIDES, QUANTISED, default_form
 from ui.pictures import small_jpeg
 
-MAX_PATH_CHARACTERS = 4_000
-FIRST_SEED = 2  # a good world for the first example
-BF16, QUANTISED_CHOICE = "bf16", "quantised"
+MAX_PATH_CHARACTERS = 400_000  # of a trajectory pasted as JSON
+MAX_BUDGET_MIB = 1 << 20
+MOST_OPTIONS = 4
+BF16, QUANTISED_CHOICE, COMPARE = "bf16", "quantised", "compare"
 Choice = str | int | float | tuple[str | I18nData, str | int | float]
 
 
@@ -32,18 +34,29 @@ class Controls:
 
     model: gr.Dropdown
     about: gr.HTML
+    manage: gr.Accordion
     prompt: gr.Textbox
     examples: gr.HTML
     vocabulary_fold: gr.Accordion
     vocabulary: gr.HTML
     picture: gr.File
     picture_note: gr.HTML
+    clip: gr.File
+    clip_note: gr.HTML
+    changes: gr.Textbox
+    preview: gr.Checkbox
+    options: tuple[gr.Dropdown, ...]
     camera: gr.Column
     path: gr.Textbox
     path_note: gr.HTML
     map: gr.HTML
     memory: gr.Radio
+    sides: gr.Dropdown
     memory_note: gr.HTML
+    budget: gr.Number
+    budgets: gr.HTML
+    when_full: gr.Radio
+    budget_note: gr.HTML
     mode: gr.Dropdown
     blocks: gr.Slider
     as_path: gr.Checkbox
@@ -51,6 +64,7 @@ class Controls:
     seed: gr.Number
     randomize: gr.Checkbox
     preset: gr.Dropdown
+    advanced: gr.Accordion
     clusters: gr.Number
     group: gr.Number
     stages: gr.Number
@@ -59,6 +73,9 @@ class Controls:
     sink: gr.Number
     recent: gr.Number
     window: gr.Number
+    on_card: gr.Number
+    dropped: gr.File
+    problem: gr.HTML
     generate: gr.Button
     stop: gr.Button
 
@@ -68,7 +85,7 @@ class Controls:
 
     @property
     def policy_numbers(self) -> tuple[gr.Number, ...]:
-        return self.every, self.sink, self.recent, self.window
+        return self.every, self.sink, self.recent, self.window, self.on_card
 
 
 def note(said: str, kind: str = "plain") -> str:
@@ -108,7 +125,7 @@ def choices(entries: tuple[Entry, ...]) -> list[Choice]:
 
 
 def memory_choices(preset: str) -> list[Choice]:
-    return [(preset, QUANTISED_CHOICE), (text.BF16_CHOICE, BF16)]
+    return [(preset, QUANTISED_CHOICE), (text.BF16_CHOICE, BF16), (text.COMPARE_CHOICE, COMPARE)]
 
 
 def codec_values(spec: BackendSpec, preset: str) -> tuple[int | None, ...]:
@@ -119,10 +136,10 @@ def codec_values(spec: BackendSpec, preset: str) -> tuple[int | None, ...]:
     return config.clusters, config.group, config.stages, config.iterations
 
 
-def policy_values(spec: BackendSpec, mode: str = "") -> tuple[int, ...]:
-    """Of one of the spec's modes, or of the first."""
-    policy = next((each.policy for each in spec.modes if each.id == mode), spec.policy)
-    return policy.every, policy.sink, policy.recent, policy.window or 0
+def policy_values(spec: BackendSpec) -> tuple[int, ...]:
+    policy = spec.policy
+    on_card = (policy.device_bytes or 0) // MIB
+    return policy.every, policy.sink, policy.recent, policy.window or 0, on_card
 
 
 def modes(spec: BackendSpec, chosen: str = "") -> gr.Dropdown:
@@ -141,6 +158,25 @@ def modes(spec: BackendSpec, chosen: str = "") -> gr.Dropdown:
     )
 
 
+def options(spec: BackendSpec, chosen: Sequence[str | None] = ()) -> tuple[gr.Dropdown, ...]:
+    """The model's own settings, as many as it has and no more shown."""
+    shown = []
+    for number in range(MOST_OPTIONS):
+        option = spec.options[number] if number < len(spec.options) else None
+        value = chosen[number] if number < len(chosen) else None
+        shown.append(
+            gr.Dropdown(
+                list(option.values) if option else [],
+                value=(value if value in option.values else option.values[0]) if option else None,
+                label=option.title if option else text.OPTION,
+                filterable=False,
+                visible=option is not None,
+                elem_id=f"option{number + 1}",
+            )
+        )
+    return tuple(shown)
+
+
 def build(entries: tuple[Entry, ...]) -> Controls:
     """The form in the Gradio context it is called in."""
     entry = entries[0]
@@ -150,6 +186,8 @@ def build(entries: tuple[Entry, ...]) -> Controls:
             choices(entries), value=spec.id, label=text.MODEL, filterable=False, elem_id="model"
         )
         about_model = gr.HTML(about(entry), apply_default_css=False)
+        with gr.Accordion(text.MANAGE, open=False, elem_classes="fold") as manage:
+            pass
     with gr.Column(elem_classes="card"):
         prompt = gr.Textbox(
             spec.examples[0] if spec.examples else "",
@@ -173,8 +211,29 @@ def build(entries: tuple[Entry, ...]) -> Controls:
             height=84,
             visible="image" in spec.inputs,
             elem_id="picture",
+            elem_classes="drop",
         )
         picture_note = gr.HTML("", apply_default_css=False, elem_id="picture-note")
+        clip = gr.File(
+            label=text.CLIP,
+            file_types=["video"],
+            type="filepath",
+            height=84,
+            visible="clip" in spec.inputs,
+            elem_id="clip",
+            elem_classes="drop",
+        )
+        clip_note = gr.HTML("", apply_default_css=False, elem_id="clip-note")
+        changes = gr.Textbox(
+            label=text.CHANGES,
+            placeholder=text.CHANGES_HINT,
+            info=text.CHANGES_INFO,
+            lines=2,
+            max_lines=8,
+            max_length=20 * MAX_PROMPT,
+            visible="changes" in spec.inputs,
+            elem_id="changes",
+        )
     with gr.Column(elem_classes="card", visible="camera" in spec.inputs) as camera:
         path, path_note, path_map = _camera(spec)
     with gr.Column(elem_classes="card"):
@@ -185,7 +244,42 @@ def build(entries: tuple[Entry, ...]) -> Controls:
             elem_id="memory",
             elem_classes="segmented",
         )
+        sides = gr.Dropdown(
+            list(PRESETS),
+            value=list(default_form(spec).sides or ()),
+            multiselect=True,
+            max_choices=MAX_SIDES,
+            label=text.SIDES,
+            visible=False,
+            elem_id="sides",
+        )
+        preset = gr.Dropdown(
+            list(QUANTISED), value=QUANTISED[0], label=text.PRESET, filterable=False, elem_id="preset"
+        )
+        memory_note = gr.HTML("", apply_default_css=False, elem_id="memory-note")
+        budget = gr.Number(
+            value=0,
+            precision=0,
+            minimum=0,
+            maximum=MAX_BUDGET_MIB,
+            label=text.BUDGET,
+            info=text.BUDGET_INFO,
+            elem_id="budget",
+        )
+        budgets = dial.component(spec)
+        when_full = gr.Radio(
+            [(text.DROP_CHOICE, "drop"), (text.STOP_CHOICE, "stop")],
+            value="drop",
+            label=text.WHEN_FULL,
+            visible=False,
+            elem_id="when-full",
+            elem_classes="segmented",
+        )
+        budget_note = gr.HTML("", apply_default_css=False, elem_id="budget-note")
         mode = modes(spec)
+        own = options(spec)
+        preview = gr.Checkbox(label=text.PREVIEW, visible="preview" in spec.inputs, elem_id="preview")
+    with gr.Column(elem_classes="card"):
         blocks = gr.Slider(
             1,
             spec.max_blocks,
@@ -197,30 +291,49 @@ def build(entries: tuple[Entry, ...]) -> Controls:
         )
         as_path = gr.Checkbox(label=text.AS_PATH, value=False, elem_id="as-path")
         length_note = gr.HTML("", apply_default_css=False, elem_id="length-note")
-        memory_note = gr.HTML("", apply_default_css=False, elem_id="memory-note")
         with gr.Row(elem_classes="pair"):
             seed = gr.Number(value=FIRST_SEED, precision=0, label=text.SEED, min_width=90, elem_id="seed")
             randomize = gr.Checkbox(label=text.RANDOMIZE, value=False, min_width=90, elem_id="randomize")
-        with gr.Accordion(text.ADVANCED, open=False, elem_classes="fold"):
-            preset, numbers = _advanced(spec)
+        with gr.Accordion(text.advanced(QUANTISED[0]), open=False, elem_classes="fold") as advanced:
+            numbers = _advanced(spec)
+        dropped = gr.File(
+            label=text.DROP,
+            file_types=[".mp4", ".json"],
+            type="filepath",
+            height=84,
+            elem_id="dropped",
+            elem_classes="drop",
+        )
     with gr.Row(elem_classes="actions"):
+        problem = gr.HTML("", apply_default_css=False, elem_id="problem")
         stop = gr.Button(text.STOP, variant="stop", visible=False, elem_id="stop")
         generate = gr.Button(text.GENERATE, variant="primary", elem_id="generate")
     return Controls(
         model=model,
         about=about_model,
+        manage=manage,
         prompt=prompt,
         examples=examples,
         vocabulary_fold=fold,
         vocabulary=vocabulary,
         picture=picture,
         picture_note=picture_note,
+        clip=clip,
+        clip_note=clip_note,
+        changes=changes,
+        preview=preview,
+        options=own,
         camera=camera,
         path=path,
         path_note=path_note,
         map=path_map,
         memory=memory,
+        sides=sides,
         memory_note=memory_note,
+        budget=budget,
+        budgets=budgets,
+        when_full=when_full,
+        budget_note=budget_note,
         mode=mode,
         blocks=blocks,
         as_path=as_path,
@@ -228,7 +341,10 @@ def build(entries: tuple[Entry, ...]) -> Controls:
         seed=seed,
         randomize=randomize,
         preset=preset,
+        advanced=advanced,
         **numbers,
+        dropped=dropped,
+        problem=problem,
         generate=generate,
         stop=stop,
     )
@@ -240,7 +356,6 @@ def path_note(moves: Sequence[CameraMove]) -> str:
 
 
 def _camera(spec: BackendSpec) -> tuple[gr.Textbox, gr.HTML, gr.HTML]:
-    moves = parse_path(pose.FIRST)
     path = gr.Textbox(
         pose.FIRST,
         label=text.PATH,
@@ -250,43 +365,11 @@ def _camera(spec: BackendSpec) -> tuple[gr.Textbox, gr.HTML, gr.HTML]:
         max_length=MAX_PATH_CHARACTERS,
         elem_id="path",
     )
-    said = gr.HTML(path_note(moves), apply_default_css=False, elem_id="path-note")
-    with gr.Row(elem_classes="steer"):
-        path_map = gr.HTML(pose.drawing(moves, spec), apply_default_css=False, elem_id="path-map")
-        with gr.Column(elem_classes="padside", min_width=120):
-            with gr.Row(elem_classes="pad"):
-                keys = [
-                    gr.Button(key.name, size="sm", min_width=36, elem_id=f"pad-{key.key}") for key in pose.PAD
-                ]
-            with gr.Row(elem_classes="padtools"):
-                duration = gr.Number(
-                    value=4,
-                    precision=0,
-                    minimum=1,
-                    maximum=400,
-                    label=text.DURATION,
-                    min_width=60,
-                    elem_id="duration",
-                )
-                undo = gr.Button(text.UNDO, size="sm", min_width=52, elem_id="path-undo")
-                clear = gr.Button(text.CLEAR, size="sm", min_width=52, elem_id="path-clear")
-    with gr.Row(elem_classes="presets"):
-        presets = [gr.Button(name, size="sm", min_width=40) for name, _ in pose.PRESETS]
-
-    here = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    for button, key in zip(keys, pose.PAD, strict=True):
-        button.click(None, [path, duration], path, js=pose.append_call(key.key), **here)
-    undo.click(None, path, path, js=pose.undo_call(), **here)
-    clear.click(None, None, path, js=pose.set_call(""), **here)
-    for button, (_, preset) in zip(presets, pose.PRESETS, strict=True):
-        button.click(None, None, path, js=pose.set_call(preset), **here)
-    return path, said, path_map
+    said = gr.HTML(path_note(parse_path(pose.FIRST)), apply_default_css=False, elem_id="path-note")
+    return path, said, pose.component(spec)
 
 
-def _advanced(spec: BackendSpec) -> tuple[gr.Dropdown, dict[str, gr.Number]]:
-    preset = gr.Dropdown(
-        list(QUANTISED), value=QUANTISED[0], label=text.PRESET, filterable=False, elem_id="preset"
-    )
+def _advanced(spec: BackendSpec) -> dict[str, gr.Number]:
     values = (*codec_values(spec, QUANTISED[0]), *policy_values(spec))
     fields = (
         ("clusters", text.CLUSTERS, text.CLUSTERS_INFO),
@@ -297,10 +380,10 @@ def _advanced(spec: BackendSpec) -> tuple[gr.Dropdown, dict[str, gr.Number]]:
         ("sink", text.SINK, text.SINK_INFO),
         ("recent", text.RECENT, text.RECENT_INFO),
         ("window", text.WINDOW, text.WINDOW_INFO),
+        ("on_card", text.ON_CARD, text.ON_CARD_INFO),
     )
     with gr.Row(elem_classes="numbers"):
-        numbers = {
+        return {
             name: gr.Number(value=value, precision=0, label=label, info=info, min_width=90, elem_id=name)
             for (name, label, info), value in zip(fields, values, strict=True)
         }
-    return preset, numbers

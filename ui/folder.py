@@ -1,72 +1,109 @@
-"""Where a run keeps its files: `<outputs>/<date>-<id>/`, made when the first block is there."""
+"""Where a run keeps its files: `<outputs>/<date>-<id>/`, made when there is something to write.
+
+`run.json` says what the run is and what became of it; beside it lie a video for every side, the picture it
+started from, and a thumbnail. While it runs its blocks lie there too, for the player to fetch.
+"""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
 import errno
+import json
 import os
 import re
+import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from ui import media, text
 
 LINGER_S = 60.0  # for a slow viewer to fetch the last segments before they are removed
+RECORD, PICTURE, CLIP, THUMBNAIL = "run.json", "picture.png", "clip.video", "thumbnail.jpg"
+_THUMBNAIL_SIDE = 320
 
 
 class RunFolder:
     """The files of one run. On a full disk `problem` says so, and nothing more is written."""
 
-    def __init__(self, outputs: Path, run_id: str, linger_s: float = LINGER_S) -> None:
-        token = re.sub(r"[^A-Za-z0-9_-]", "", run_id)
-        self.path = outputs.resolve() / f"{datetime.now():%Y-%m-%d-%H%M%S}-{token}"
+    def __init__(self, path: Path, linger_s: float = LINGER_S) -> None:
+        self.path = path
         self.problem = ""
         self._segments: list[Path] = []
         self._linger_s = linger_s
 
-    def keep(self, index: int, data: bytes) -> Path | None:
+    @classmethod
+    def new(cls, outputs: Path, run_id: str, linger_s: float = LINGER_S) -> RunFolder:
+        token = re.sub(r"[^A-Za-z0-9_-]", "", run_id)
+        # In the order of their names, also two of one second.
+        begun = f"{datetime.now():%Y-%m-%d-%H%M%S-%f}"[:-3]
+        return cls(outputs.resolve() / f"{begun}-{token}", linger_s)
+
+    def keep(self, name: str, data: bytes) -> Path | None:
         """Writes a segment for the player to fetch; None when that is not possible."""
-        if self.problem:
-            return None
-        file = self.path / f"segment-{index:05d}.mp4"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
+        file = self.path / f"segment-{name}.mp4"
+
+        def write() -> None:
             self._segments.append(file)
             file.write_bytes(data)
-        except OSError as error:
-            self._give_up(error)
-            _try_to_remove(file)
-            return None
-        return file
+
+        return file if self._try(write, file) else None
 
     def finish(
         self, segments: Sequence[bytes], name: str, fps: int, settings: Mapping[str, Any]
     ) -> Path | None:
-        """Writes the whole video, then lets go of the segments; None when that is not possible."""
-        if self.problem or not segments:
+        """Writes a whole video; None when that is not possible."""
+        if not segments:
             return None
         final, partial = self.path / f"{name}.mp4", self.path / f".{name}.mp4"
-        try:
+
+        def write() -> None:
             media.join(segments, partial, fps, settings)
             os.replace(partial, final)
-        except OSError as error:
-            _try_to_remove(partial)
-            self._give_up(error)
-            return None
-        self._remove_segments_later()
-        return final
 
-    def _give_up(self, error: OSError) -> None:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        self.problem = text.not_saved(text.no_room() if full else (error.strerror or type(error).__name__))
+        return final if self._try(write, partial) else None
 
-    def _remove_segments_later(self) -> None:
+    def record(self, settings: Mapping[str, Any]) -> None:
+        """Writes down what the run is; a reader sees the old words or the new ones."""
+        partial = self.path / f".{RECORD}"
+
+        def write() -> None:
+            partial.write_text(json.dumps(settings, ensure_ascii=False, indent=1), encoding="utf-8")
+            os.replace(partial, self.path / RECORD)
+
+        self._try(write, partial)
+
+    def keep_picture(self, pixels: np.ndarray) -> Path | None:
+        """What the run starts from, to start from it again."""
+        file = self.path / PICTURE
+        return file if self._try(lambda: Image.fromarray(pixels).save(file), file) else None
+
+    def keep_clip(self, file: Path) -> None:
+        """The video the run goes on from."""
+        kept = self.path / CLIP
+        self._try(lambda: shutil.copyfile(file, kept), kept)
+
+    def keep_thumbnail(self, frame: np.ndarray) -> None:
+        def write() -> None:
+            image = Image.fromarray(frame)
+            image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
+            image.save(file, quality=88)
+
+        file = self.path / THUMBNAIL
+        self._try(write, file)
+
+    def remove_segments(self) -> None:
+        """Later, when no viewer can still be fetching them."""
+        files, self._segments = self._segments, []
+
         def remove() -> None:
-            for file in self._segments:
+            for file in files:
                 _try_to_remove(file)
             atexit.unregister(remove)
 
@@ -77,6 +114,33 @@ class RunFolder:
         timer.daemon = True
         timer.start()
 
+    def delete(self) -> None:
+        """With all that is in it. Raises OSError."""
+        if self.path.exists():
+            shutil.rmtree(self.path)
+
+    def _try(self, write: Callable[[], object], file: Path) -> bool:
+        if self.problem:
+            return False
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write()
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            self.problem = text.not_saved(text.no_room() if full else error.strerror or type(error).__name__)
+            _try_to_remove(file)
+            return False
+        return True
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What a run's folder says it is; None where it says nothing readable."""
+    try:
+        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
 
 def _try_to_remove(file: Path) -> None:
     with contextlib.suppress(OSError):
@@ -85,5 +149,8 @@ def _try_to_remove(file: Path) -> None:
 
 def video_name(title: str, prompt: str, seed: int) -> str:
     """A file name that says what is inside, safe on any system."""
-    words = re.sub(r"[^a-z0-9]+", "-", f"{title} {prompt}".lower()).strip("-")[:60].rstrip("-")
-    return f"{words or 'video'}-seed-{seed}"
+    return f"{slug(f'{title} {prompt}', 60) or 'video'}-seed-{seed}"
+
+
+def slug(words: str, longest: int = 40) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:longest].rstrip("-")

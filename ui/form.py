@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args
 
-from backends.base import BackendSpec, Request
+from backends.base import BackendSpec, PromptChange, Request
 from backends.camera import CameraMove, PathError, parse_path
 from backends.check import MAX_SEED, check
-from backends.jobs import Job
-from backends.plan import Plan, plan
-from backends.worker import DeviceInfo
-from qvg.config import BF16, PRESETS, BF16Config, CodecConfig, PRQConfig
+from backends.machine import DeviceInfo
+from backends.plan import Plan, codec_for, plan
+from qvg.config import PRESETS, BF16Config, CodecConfig, PRQConfig
 from qvg.policy import CachePolicy
+from ui import pose, text
+from ui.budget import MIB, Fate, TooSmall, WhenFull, live_within
+from ui.clips import read_clip
+from ui.commission import Commission, NamedSide
 from ui.pictures import read_picture
 
 QUANTISED = tuple(name for name, config in PRESETS.items() if not isinstance(config, BF16Config))
 MAX_STAGES, MAX_ITERATIONS = 16, 64  # beyond, an encode takes minutes and cannot be stopped
+MAX_SIDES = 4
+Memory = Literal["quantised", "bf16", "compare"]
 _FAR = 10**12
+FIRST_SEED = 2  # a good world for the first example
 BF16_NAME = next(name for name, config in PRESETS.items() if isinstance(config, BF16Config))
 
 
@@ -30,11 +37,18 @@ class FormError(ValueError):
 class Form:
     """The values of the widgets, as they come: any of them may be empty or absurd."""
 
-    prompt: str | None = None
+    prompt: str | None = ""
     picture: str | None = None  # a file
+    clip: str | None = None  # a file
+    changes: str | None = ""  # lines of `block: prompt`, blocks from 2
+    preview: bool = False
+    options: Sequence[str | None] | None = ()  # of the model's own settings, in their order
     seed: float | None = 0
     path: str | None
-    quantised: bool
+    memory: Memory
+    sides: Sequence[str] | None = ()  # presets to compare, the first one the reference
+    budget: float | None = 0  # MiB; 0 is no limit
+    when_full: WhenFull = "drop"
     preset: str | None
     blocks: float | None
     as_path: bool
@@ -46,18 +60,19 @@ class Form:
     sink: float | None
     recent: float | None
     window: float | None
-    mode: str | None = None
+    on_card: float | None = 0  # MiB of encoded history that stay on the device; 0 is all
+    mode: str | None = ""  # one of the model's, where it has several
 
-    def moves(self) -> tuple[CameraMove, ...]:
+    def moves(self, spec: BackendSpec) -> tuple[CameraMove, ...]:
         try:
-            return parse_path(self.path or "")
+            return parse_path(self.path or "", spec.metres_per_latent, spec.degrees_per_latent)
         except PathError as error:
             raise FormError(str(error)) from error
 
     def length(self, spec: BackendSpec) -> int:
         """Blocks to make."""
         blocks = _whole("The length", self.blocks)
-        latents = sum(move.latents for move in self.moves()) if "camera" in spec.inputs else 0
+        latents = sum(move.latents for move in self.moves(spec)) if "camera" in spec.inputs else 0
         if self.as_path and latents:
             blocks = math.ceil(latents / spec.latents_per_block)
         if not 1 <= blocks <= spec.max_blocks:
@@ -66,12 +81,42 @@ class Form:
             )
         return blocks
 
-    def codec(self, spec: BackendSpec) -> CodecConfig:
-        if not self.quantised:
-            return BF16
-        config = PRESETS.get(self.preset or "")
+    def prompt_changes(self, blocks: int) -> tuple[PromptChange, ...]:
+        """In a video of `blocks` blocks, counted from 1 on the page."""
+        found: dict[int, str] = {}
+        for line in filter(str.strip, (self.changes or "").splitlines()):
+            number, colon, prompt = line.partition(":")
+            if not colon or not number.strip().isdecimal() or not prompt.strip():
+                raise FormError(text.no_prompt_change(line.strip()[:40]))
+            if not 2 <= int(number) <= blocks:
+                raise FormError(text.no_such_block(int(number), blocks))
+            found[int(number) - 1] = prompt.strip()
+        return tuple(PromptChange(block, found[block]) for block in sorted(found))
+
+    def own_settings(self, spec: BackendSpec) -> tuple[tuple[str, str], ...]:
+        """Of the model's own settings, those that are not as usual."""
+        chosen = tuple(self.options or ())
+        pairs = zip(spec.options, chosen, strict=False)
+        return tuple((option.name, value) for option, value in pairs if value in option.values[1:])
+
+    def names(self) -> tuple[str, ...]:
+        """The presets this form runs, the reference first."""
+        if self.memory == "bf16":
+            return (BF16_NAME,)
+        if self.memory == "quantised":
+            return (self.preset or "",)
+        names = tuple(self.sides or ())
+        if not 2 <= len(names) <= MAX_SIDES or len(set(names)) < len(names):
+            raise FormError(f"Choose 2 to {MAX_SIDES} different presets to compare, not {len(names)}.")
+        return names
+
+    def codec(self, spec: BackendSpec, name: str) -> CodecConfig:
+        """The preset `name`; the one chosen in the form has the form's own numbers."""
+        config = PRESETS.get(name)
         if config is None:
-            raise FormError(f"There is no preset {self.preset!r}: choose one of {', '.join(QUANTISED)}.")
+            raise FormError(f"There is no preset {name!r}: choose one of {', '.join(PRESETS)}.")
+        if name != self.preset:
+            return codec_for(spec, name)
         if not isinstance(config, PRQConfig):
             return config
         try:
@@ -95,11 +140,29 @@ class Form:
                 sink=_whole("Sink", self.sink),
                 recent=_whole("Recent", self.recent),
                 window=window or None,
+                device_bytes=_whole("On the card", self.on_card) * MIB or None,
             )
         except ValueError as error:
             raise FormError(f"Cache policy: {_sentence(error)}") from None
 
-    def job(self, spec: BackendSpec) -> Job:
+    def named_sides(self, spec: BackendSpec) -> tuple[NamedSide, ...]:
+        policy, blocks = self.policy(), self.length(spec)
+        budget = _whole("The memory budget", self.budget) * MIB
+        if budget < 0:
+            raise FormError("The memory budget is 0 for none, or more.")
+        sides = []
+        for name in self.names():
+            codec = self.codec(spec, name)
+            try:
+                fate = Fate(policy)
+                if budget:
+                    fate = live_within(spec, codec, policy, blocks, budget, self.when_full)
+            except TooSmall as error:
+                raise FormError(text.budget_too_small(name, str(error))) from None
+            sides.append(NamedSide(name, codec, fate))
+        return tuple(sides)
+
+    def commission(self, spec: BackendSpec) -> Commission:
         """Raises FormError or PictureError."""
         seed = _whole("The seed", self.seed)
         if not 0 <= seed <= MAX_SEED:
@@ -107,50 +170,90 @@ class Form:
         request = Request(
             prompt=(self.prompt or "").strip(),
             image=read_picture(self.picture) if self.picture and "image" in spec.inputs else None,
-            moves=self.moves() if "camera" in spec.inputs else (),
+            moves=self.moves(spec) if "camera" in spec.inputs else (),
             seed=seed,
             blocks=self.length(spec),
             mode=(self.mode or "") if spec.modes else "",
+            clip=read_clip(self.clip, spec) if self.clip and "clip" in spec.inputs else None,
+            changes=self.prompt_changes(self.length(spec)) if "changes" in spec.inputs else (),
+            preview=self.preview and "preview" in spec.inputs,
+            options=self.own_settings(spec),
         )
         try:
             check(request, spec)
         except ValueError as error:
             raise FormError(str(error)) from None
-        return Job(spec.id, request, self.codec(spec), self.policy())
+        return Commission(spec, self, request, self.named_sides(spec))
 
-    def plan(self, spec: BackendSpec, device: DeviceInfo | None) -> Plan:
-        return plan(spec, self.codec(spec), self.policy(), self.length(spec), device)
+    def plans(self, spec: BackendSpec, device: DeviceInfo | None) -> tuple[Plan, ...]:
+        """Of every side alone."""
+        blocks = self.length(spec)
+        return tuple(
+            plan(spec, side.codec, side.fate.policy, side.blocks(blocks), device)
+            for side in self.named_sides(spec)
+        )
+
+    def remembered(self) -> dict[str, Any]:
+        """What a file keeps of it, to fill the form again. A picture or a clip stays with its owner."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        del values["picture"], values["clip"]
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @staticmethod
+    def recalled(
+        values: Mapping[str, Any], spec: BackendSpec, picture: str | None = None, clip: str | None = None
+    ) -> Form:
+        """A form from what a file remembers, of any version; what is missing or absurd is as at first."""
+        form = default_form(spec)
+        known = {field.name: type(getattr(form, field.name)) for field in fields(Form)}
+        kept: dict[str, Any] = {}
+        for name, value in values.items():
+            kind = known.get(name)
+            if name == "options" and isinstance(value, list):
+                kept[name] = tuple(each if isinstance(each, str) else None for each in value)
+            elif kind is tuple and isinstance(value, list):
+                kept[name] = tuple(each for each in value if each in PRESETS)
+            elif kind is int:
+                if isinstance(value, (int, float)) and not isinstance(value, bool):
+                    kept[name] = value
+            elif kind in (str, bool) and isinstance(value, kind):
+                kept[name] = value
+        if kept.get("memory") not in get_args(Memory):
+            kept.pop("memory", None)
+        if kept.get("when_full") not in get_args(WhenFull):
+            kept.pop("when_full", None)
+        if kept.get("preset") not in QUANTISED:
+            kept.pop("preset", None)
+        return replace(form, picture=picture, clip=clip, **kept)
 
 
-def reseeded(asked: Form, seed: int) -> Form:
-    return replace(asked, seed=seed)
-
-
-def settings(job: Job, spec: BackendSpec, preset: str) -> dict[str, Any]:
-    """What a finished file remembers of how it was made."""
-    request, codec, policy = job.request, job.codec, job.policy
-    return {
-        "program": "QVG Studio",
-        "model": spec.id,
-        "prompt": request.prompt,
-        "picture": None if request.image is None else list(request.image.shape[:2]),
-        "path": ", ".join(str(move) for move in request.moves),
-        "seed": request.seed,
-        "blocks": request.blocks,
-        "mode": request.mode,
-        "codec": BF16_NAME if isinstance(codec, BF16Config) else preset,
-        "codec_settings": _fields(codec),
-        "policy": _fields(policy),
-    }
-
-
-def _fields(config: Any) -> dict[str, Any]:
-    # Presets to come may nest a config for keys and one for values.
-    return {
-        name: _fields(value) if hasattr(value, "__dataclass_fields__") else value
-        for name in config.__dataclass_fields__
-        for value in [getattr(config, name)]
-    }
+def default_form(spec: BackendSpec, preset: str = QUANTISED[0], mode: str = "") -> Form:
+    """What the form says for a model, and one of its modes or the first, before anyone changes it."""
+    chosen = next((each for each in spec.modes if each.id == mode), spec.modes[0] if spec.modes else None)
+    config, policy = codec_for(spec, preset), chosen.policy if chosen else spec.policy
+    numbers = config if isinstance(config, PRQConfig) else PRQConfig()
+    return Form(
+        prompt=spec.examples[0] if spec.examples else "",
+        seed=FIRST_SEED,
+        path=pose.FIRST if "camera" in spec.inputs else "",
+        memory="quantised",
+        sides=(BF16_NAME, QUANTISED[0]),
+        budget=0,
+        when_full="drop",
+        preset=preset,
+        blocks=spec.default_blocks,
+        as_path=False,
+        clusters=numbers.clusters,
+        group=numbers.group,
+        stages=numbers.stages,
+        iterations=numbers.iterations,
+        every=policy.every,
+        sink=policy.sink,
+        recent=policy.recent,
+        window=policy.window or 0,
+        on_card=(policy.device_bytes or 0) // MIB,
+        mode=chosen.id if chosen else "",
+    )
 
 
 def _whole(name: str, value: float | None, most: int = _FAR) -> int:

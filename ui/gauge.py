@@ -1,4 +1,4 @@
-"""What the KV cache holds, next to what BF16 would: numbers made here, shown by a template alone.
+"""What every side's KV cache holds, next to what BF16 would: numbers made here, shown by a template alone.
 
 The browser fills the template as a JavaScript template string, which does not escape: only numbers and
 words of our own go in.
@@ -7,16 +7,22 @@ words of our own go in.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
 
 from backends.base import BackendSpec
-from qvg.config import CodecConfig
-from qvg.policy import CachePolicy, cache_bytes
-from qvg.stats import CacheStats
+from backends.machine import DeviceInfo
+from backends.plan import cache_after
+from qvg.config import BF16, CodecConfig
+from qvg.policy import CachePolicy
 from ui import text
+from ui.budget import MIB
+from ui.commission import NamedSide
+from ui.reel import Figures, thinned
 
+_TEMPLATE = (Path(__file__).parent / "gauge.html").read_text(encoding="utf-8")
 _GROUPS = (
     ("codes", "codes", ("codes",)),
     ("scales", "scales", ("scales", "zeros")),
@@ -24,171 +30,262 @@ _GROUPS = (
     ("recent", "recent, BF16", ("recent", "sink")),
     ("values", "BF16 history", ("values",)),
 )
+_STAGES = (
+    ("model", "denoising"),
+    ("read", "reading the cache, attention"),
+    ("encode", "encoding the cache"),
+    ("decode", "decoding frames"),
+    ("rest", "other"),
+    ("video", "video file"),
+)
 _FORECAST_POINTS = 120
-_CURVE_WIDTH, _CURVE_HEIGHT = 320.0, 72.0
+_CURVE_WIDTH, _CURVE_HEIGHT = 320.0, 96.0  # as in gauge.html
+_NEAR = 1.6  # a line is drawn when it is within so many times the tallest curve
 
 
 class Point(NamedTuple):
     """The cache after one block."""
 
-    frames: int
+    frames: int  # latent
     stored_bytes: int
     bf16_bytes: int
+
+
+class Row(NamedTuple):
+    """One side of the gauge."""
+
+    name: str
+    points: Sequence[Point]
+    groups: list[tuple[str, str, int]]  # colour, name, bytes
+    seen: str  # frames of history it can see
+    stages: dict[str, float]
 
 
 def forecast(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> list[Point]:
     """The cache after every block of a run to come, thinned out where it is long."""
     every = max(1, blocks // _FORECAST_POINTS)
     at = sorted({*range(every, blocks, every), blocks})
-    latents = spec.latents_per_block
-    return [
-        Point(block * latents, *cache_bytes(spec.geometry, codec, policy, block, latents)) for block in at
-    ]
+    return [Point(latents_after(spec, block), *cache_after(spec, codec, policy, block)) for block in at]
 
 
-def planned(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> dict[str, Any]:
+def latents_after(spec: BackendSpec, blocks: int) -> int:
+    """Latent frames remembered after so many blocks."""
+    if spec.context_latents is not None:
+        return spec.context_latents if blocks > 1 else 0
+    return blocks * spec.latents_per_block
+
+
+def projection(spec: BackendSpec, blocks: int) -> list[Point]:
+    """All history in BF16, whatever a window or a budget says."""
+    end = latents_after(spec, blocks)
+    _, bytes_at_end = cache_after(spec, BF16, CachePolicy(every=1), blocks)
+    return [Point(0, 0, 0), Point(end, bytes_at_end, bytes_at_end)]
+
+
+def planned(
+    spec: BackendSpec, sides: Sequence[NamedSide], blocks: int, budget_mib: float, device: DeviceInfo | None
+) -> dict[str, Any]:
     """Before a run: where it will end, and how it gets there."""
-    points = forecast(spec, codec, policy, blocks)
-    end = points[-1]
-    return _view(
-        title="KV cache at the end of this run",
-        stored=end.stored_bytes,
-        bf16=end.bf16_bytes,
-        most=max(point.bf16_bytes for point in points),
-        groups=[("planned", "planned", end.stored_bytes)],
-        facts=[("latent frames", f"{end.frames:,}")],
-        points=[Point(0, 0, 0), *points],
-        last_frame=end.frames,
-        live=False,
-    )
+    rows = []
+    for side in sides:
+        points = forecast(spec, side.codec, side.fate.policy, max(1, side.blocks(blocks)))
+        end = points[-1].stored_bytes
+        rows.append(Row(side.name, [Point(0, 0, 0), *points], [("planned", "planned", end)], "", {}))
+    facts = [("latent frames", f"{latents_after(spec, blocks):,}"), *_lasts(spec, sides, device)]
+    return _view(spec, text.GAUGE_PLANNED, rows, blocks, int(budget_mib) * MIB, device, facts, live=False)
 
 
 def measured(
-    stats: CacheStats,
-    points: Sequence[Point],
-    planned_bytes: int,
-    planned_frames: int,
+    spec: BackendSpec,
+    sides: Sequence[NamedSide],
+    figures: Sequence[Figures],
+    blocks: int,
+    budget_mib: float,
+    device: DeviceInfo | None,
+    *,
     fps: float,
-    block_ms: float,
+    memory_bytes: int,
+    peak_bytes: int,
 ) -> dict[str, Any]:
-    """During a run. `planned_*`: BF16 bytes and latent frames at its end. `fps`: video frames a second."""
-    seen = (
-        f"{stats.frames:,}"
-        if stats.frames == stats.total_frames
-        else f"{stats.frames:,} of {stats.total_frames:,}"
-    )
-    return _view(
-        title="KV cache now",
-        stored=stats.stored_bytes,
-        bf16=stats.bf16_bytes,
-        most=max(planned_bytes, stats.bf16_bytes, stats.stored_bytes),
-        groups=split(stats.parts),
-        facts=[
-            ("latent frames in history", seen),
-            ("video frames a second", f"{fps:.1f}"),
-            ("a block", f"{block_ms:,.0f} ms"),
-        ],
-        points=[Point(0, 0, 0), *points],
-        last_frame=max(planned_frames, stats.total_frames),
-        live=True,
-    )
+    """During a run of `blocks` blocks. `fps`: video frames a second, of all sides together.
+
+    `memory_bytes` is what is in use now, 0 where the run is over.
+    """
+    rows = []
+    for side in figures:
+        counts = zip(side["latents"], side["kv_bytes"], side["bf16_bytes"], strict=True)
+        points = [Point(0, 0, 0), *(Point(*each) for each in counts)]
+        groups = split(side["kv_parts"], side["scratch_bytes"])
+        seen = text.seen(side["latents_seen"], points[-1].frames) if side["latents"] else ""
+        rows.append(Row(side["codec"], points, groups, seen, side["ms"]))
+    facts = [
+        ("frames a second" if len(sides) == 1 else "frames a second, all sides", f"{fps:.1f}"),
+        *_in_use(device, memory_bytes),
+        ("its peak", text.size(peak_bytes)),
+        *_on_host(figures),
+        ("beside the cache, as planned", text.size(spec.working_bytes)),
+        *_lasts(spec, sides, device),
+    ]
+    return _view(spec, text.GAUGE_NOW, rows, blocks, int(budget_mib) * MIB, device, facts, live=True)
 
 
 def ended(view: dict[str, Any]) -> dict[str, Any]:
-    """The last view of a run, whose cache has been released."""
-    return {**view, "title": "KV cache at the end"}
+    """The last view of a run."""
+    return {**view, "title": text.GAUGE_ENDED}
 
 
-def split(parts: dict[str, int]) -> list[tuple[str, str, int]]:
+def split(parts: dict[str, int], scratch: int = 0) -> list[tuple[str, str, int]]:
     """(colour, name, bytes) of a cache's parts, in the order of the bar; unknown parts keep their name."""
     known = {part for _, _, members in _GROUPS for part in members}
     groups = [
         (colour, name, sum(parts.get(part, 0) for part in members)) for colour, name, members in _GROUPS
     ]
     groups += [("other", name, count) for name, count in parts.items() if name not in known]
+    groups.append(("scratch", "scratch", scratch))
     return [group for group in groups if group[2]]
 
 
-def curve(points: Sequence[Point], most: int, last_frame: int) -> tuple[str, str]:
-    """Polyline points of what is held and of what BF16 would hold."""
-    across, up = _CURVE_WIDTH / max(last_frame, 1), (_CURVE_HEIGHT - 4) / max(most, 1)
+def room(spec: BackendSpec, device: DeviceInfo | None) -> int:
+    """Bytes this device has for KV caches, beside weights and activations; 0 where it is not known."""
+    return max(0, device.memory_bytes - spec.working_bytes) if device else 0
 
-    def line(values: Sequence[tuple[int, int]]) -> str:
-        return " ".join(
-            f"{frame * across:.1f},{_CURVE_HEIGHT - 2 - count * up:.1f}" for frame, count in values
-        )
 
-    kept = points[:: max(1, len(points) // 240)]
-    kept = [*kept, points[-1]] if points and kept[-1] is not points[-1] else kept
-    return line([(p.frames, p.stored_bytes) for p in kept]), line([(p.frames, p.bf16_bytes) for p in kept])
+def _lasts(spec: BackendSpec, sides: Sequence[NamedSide], device: DeviceInfo | None) -> list[tuple[str, str]]:
+    """How much video fills this device, by the bytes a block takes in the long run; alone on it."""
+    available = room(spec, device)
+    if not available or spec.context_latents is not None:
+        return []
+    facts, told = [], set()
+    for name, codec in [("BF16", BF16), *((side.name, side.codec) for side in sides)]:
+        if name not in told:
+            told.add(name)
+            span = spec.policy.every
+            each, _ = cache_after(spec, codec, CachePolicy(every=span), span)
+            blocks = available * span // max(each, 1)
+            facts.append(
+                (f"{name} fills {text.here(_on_cpu(device))} after", text.video_length(spec, blocks))
+            )
+    return facts
+
+
+def _in_use(device: DeviceInfo | None, memory_bytes: int) -> list[tuple[str, str]]:
+    name = "memory of the process" if _on_cpu(device) else "memory on the GPU"
+    return [(name, text.size(memory_bytes))] if memory_bytes else []
+
+
+def _on_host(figures: Sequence[Figures]) -> list[tuple[str, str]]:
+    held = sum(side["host_bytes"] for side in figures)
+    return [(text.ON_HOST, text.size(held))] if held else []
+
+
+def _on_cpu(device: DeviceInfo | None) -> bool:
+    return device is None or device.kind == "cpu"
 
 
 def _view(
-    *,
+    spec: BackendSpec,
     title: str,
-    stored: int,
-    bf16: int,
-    most: int,
-    groups: Sequence[tuple[str, str, int]],
+    rows: Sequence[Row],
+    blocks: int,
+    budget: int,
+    device: DeviceInfo | None,
     facts: Sequence[tuple[str, str]],
-    points: Sequence[Point],
-    last_frame: int,
+    *,
     live: bool,
 ) -> dict[str, Any]:
-    ratio = bf16 / stored if stored else 1.0
-    scale = 100 / max(most, 1)
-    smaller = "smaller than BF16" if ratio > 1.005 else "full precision"
-    held_line, bf16_line = curve(points, most, last_frame)
+    ghost = projection(spec, max(blocks, 1))
+    last_frame = max(ghost[-1].frames, *(row.points[-1].frames for row in rows))
+    held = max(sum(count for _, _, count in row.groups) for row in rows)
+    curves = max(point.stored_bytes for row in rows for point in row.points)
+    tallest = max(ghost[-1].stored_bytes, curves, held, 1)
+    card = room(spec, device)
+    lines = [
+        (kind, name, count)
+        for kind, name, count in (("budget", text.BUDGET_LINE, budget), ("card", text.CARD_LINE, card))
+        if 0 < count <= _NEAR * tallest
+    ]
+    most = max([tallest, *(count for _, _, count in lines)])
+    made = max(row.points[-1].frames for row in rows)
+    bf16 = _at(ghost, made) if live else ghost[-1].stored_bytes
+    percent = 100 / most
+
+    def shown(row: Row) -> dict[str, Any]:
+        end = row.points[-1]
+        ratio = end.bf16_bytes / end.stored_bytes if end.stored_bytes else 1.0
+        smaller = text.SMALLER if ratio > 1.005 else text.FULL_PRECISION
+        total = sum(row.stages.values())
+        return {
+            "name": row.name,
+            "held": text.size(end.stored_bytes),
+            "ratio": text.times(ratio),
+            "smaller": smaller,
+            "stored_bytes": end.stored_bytes,
+            "bf16_bytes": max(end.bf16_bytes, end.stored_bytes),
+            "spoken": text.spoken_gauge(end.stored_bytes, end.bf16_bytes, ratio, smaller),
+            "seen": row.seen,
+            "groups": [
+                {"colour": colour, "name": name, "size": text.size(count),
+                 "percent": round(count * percent, 2)}
+                for colour, name, count in row.groups
+            ],
+            "ms": f"{total:,.0f} ms",
+            "stages": [
+                {"stage": stage, "name": name, "ms": f"{row.stages[stage]:,.0f} ms",
+                 "percent": round(100 * row.stages[stage] / max(total, 1e-9), 2)}
+                for stage, name in _STAGES if row.stages.get(stage, 0.0) >= 0.5
+            ],
+        }  # fmt: skip
+
+    def curve(points: Sequence[Point]) -> str:
+        return polyline([(point.frames, point.stored_bytes) for point in points], most, last_frame)
+
     return {
         "title": title,
         "live": live,
-        "held": text.size(stored),
+        "rows": [shown(row) for row in rows],
         "bf16": text.size(bf16),
-        "ratio": text.times(ratio),
-        "smaller": smaller,
-        "stored_bytes": stored,
-        "bf16_bytes": max(bf16, stored),
-        "spoken": text.spoken_gauge(stored, bf16, ratio, smaller),
-        "bf16_percent": round(bf16 * scale, 2),
-        "groups": [
-            {"colour": colour, "name": name, "size": text.size(count), "percent": round(count * scale, 2)}
-            for colour, name, count in groups
+        "bf16_percent": round(bf16 * percent, 2),
+        "lines": [
+            {"kind": kind, "name": f"{name} {text.size(count)}", "percent": round(count * percent, 2),
+             "y": round(_height(count, most), 1)}
+            for kind, name, count in lines
         ],
+        "off": [f"{name} {text.size(count)}" for name, count in
+                ((text.BUDGET_LINE, budget), (text.CARD_LINE, card)) if count > _NEAR * tallest],
         "facts": [{"name": name, "value": value} for name, value in facts],
-        "held_line": held_line,
-        "bf16_line": bf16_line,
-        "last_frame": f"{last_frame:,}",
-    }
+        "curves": [curve(row.points) for row in rows],
+        "ghost": curve(ghost),
+        "last_frame": text.plural(last_frame, "latent frame"),
+        "top": text.size(most),
+    }  # fmt: skip
 
 
-_TEMPLATE = f"""
-<section class="gauge" data-live="${{value.live}}" aria-label="KV cache gauge">
-  <div class="figures">
-    <div class="held"><h3>${{value.title}}</h3><strong>${{value.held}}</strong></div>
-    <div class="ratio"><strong>${{value.ratio}}</strong><span>${{value.smaller}}</span></div>
-    <div class="ghosted"><h3>BF16 would hold</h3><strong>${{value.bf16}}</strong></div>
-  </div>
-  <div class="bars" role="meter" aria-label="KV cache" aria-valuemin="0" aria-valuemax="${{value.bf16_bytes}}"
-       aria-valuenow="${{value.stored_bytes}}" aria-valuetext="${{value.spoken}}">
-    <div class="bar">${{value.groups.map(g => '<i class="part ' + g.colour + '" style="width:' + g.percent
-      + '%" title="' + g.name + ': ' + g.size + '"></i>').join('')}}</div>
-    <div class="bar"><i class="part ghost" style="width:${{value.bf16_percent}}%"></i></div>
-  </div>
-  <ul class="legend">${{value.groups.map(g => '<li><i class="' + g.colour + '"></i>' + g.name + ' <b>'
-    + g.size + '</b></li>').join('')}}<li><i class="ghost"></i>BF16 would hold <b>${{value.bf16}}</b></li>
-  </ul>
-  <div class="below">
-    <svg class="curve" viewBox="0 0 {_CURVE_WIDTH:.0f} {_CURVE_HEIGHT:.0f}" preserveAspectRatio="none"
-         role="img" aria-label="Bytes over latent frames, up to frame ${{value.last_frame}}">
-      <polyline class="ghost" points="${{value.bf16_line}}"/>
-      <polyline class="held" points="${{value.held_line}}"/>
-    </svg>
-    <dl class="facts">${{value.facts.map(f => '<div><dt>' + f.name + '</dt><dd>' + f.value
-      + '</dd></div>').join('')}}</dl>
-  </div>
-</section>
-"""
+def _at(points: Sequence[Point], frames: int) -> int:
+    end = points[-1]
+    return end.stored_bytes * frames // max(end.frames, 1)
+
+
+def _height(count: float, most: float) -> float:
+    return _CURVE_HEIGHT - 2 - count * (_CURVE_HEIGHT - 4) / max(most, 1)
+
+
+def polyline(values: Sequence[tuple[float, float]], most: float, last: float) -> str:
+    """Points of an SVG polyline in the curve's box."""
+    across = _CURVE_WIDTH / max(last, 1)
+    return " ".join(f"{x * across:.1f},{_height(y, most):.1f}" for x, y in thinned(values, 240))
 
 
 def component(value: dict[str, Any]) -> gr.HTML:
-    return gr.HTML(value, html_template=_TEMPLATE, js_on_load=None, elem_id="gauge", apply_default_css=False)
+    return gr.HTML(
+        value,
+        html_template=_TEMPLATE,
+        js_on_load=None,
+        elem_id="gauge",
+        apply_default_css=False,
+        words={
+            "label": text.GAUGE,
+            "would": text.BF16_WOULD,
+            "projection": text.BF16_PROJECTION,
+            "block": text.A_BLOCK,
+        },
+    )

@@ -6,14 +6,19 @@ import io
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from backends.base import BackendSpec, Done, Event, Failed, Loading, Progress, Queued, Update
-from backends.jobs import Job
-from backends.plan import Plan
-from ui import gauge, media, player, status, text
-from ui.folder import RunFolder, video_name
+import numpy as np
+
+from backends.base import Done, Event, Failed, Loading, Progress, Queued, Update
+from backends.camera import CameraMove, each_latent, format_path
+from backends.machine import DeviceInfo
+from ui import compare, gauge, media, player, status, text
+from ui.commission import Commission, Keys, as_moves
+from ui.folder import RunFolder, slug, video_name
+from ui.reel import Block, Figures, Reel, likeness_to, stages
+from ui.revisit import Seen, returns
+from ui.similarity import Likeness
 
 _PROGRESS_S = 0.12  # between two lines of progress: more is not read, and costs a message each
 _log = logging.getLogger(__name__)
@@ -24,50 +29,118 @@ class View(NamedTuple):
 
     status: dict[str, Any]
     player: dict[str, Any]
-    gauge: dict[str, Any]
+    gauge: dict[str, Any] | None  # None: as it is
+    compare: dict[str, Any]
+
+    def finished(self) -> View:
+        """For a page that begins to look now: blocks are not kept for long beside the finished files."""
+        tracks = [
+            {**track, "segments": [] if track["final"] else track["segments"]}
+            for track in self.player["tracks"]
+        ]
+        return self._replace(player={**self.player, "tracks": tracks})
 
 
 class Live:
-    """Turns a run's events into what the page shows, and its blocks into files."""
+    """Turns a run's events into what the page shows, and its blocks into files.
+
+    When it has ended its last blocks can be taken back and put back, and it can be gone on with.
+    """
 
     def __init__(
         self,
-        job: Job,
-        spec: BackendSpec,
-        settings: dict[str, Any],
-        plan: Plan,
+        commission: Commission,
+        device: DeviceInfo | None,
         folder: RunFolder,
         run_id: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._spec = spec
-        self._request = job.request
-        self._settings = settings
-        self._plan = plan
-        self._folder = folder
+        self.commission = commission
+        self.folder = folder
+        self.ended = False
+        self._device = device
+        self._run_id = run_id
         self._clock = clock
-        self._segments: list[bytes] = []
-        self._points: list[gauge.Point] = []
-        self._frames = 0
-        self._ratio = 1.0
-        self._percent = 0.0
-        self._progress_shown = 0.0
-        blocks = job.request.blocks
+        returning = returns(commission.request.moves, commission.spec, commission.request.blocks)
+        self.reels = [Reel(side, returning) for side in commission.sides]
+        self._reference: dict[int, np.ndarray] = {}  # frames of the first side the others have yet to reach
+        self._taken_back: list[list[tuple[Reel, Block]]] = []
+        self._steered: dict[int, CameraMove] = {}  # by block
+        self._memory = self._peak = 0
+        self._notes: tuple[str, ...] = ()
+        self._made: dict[str, Any] = {}
+        self._view_number = 0
+        self._begin(first_block=0)
+
+    def _begin(self, first_block: int) -> None:
+        """The screen for what is to come, behind what is there."""
+        spec, request = self.commission.spec, self.commission.request
+        self.first_block = first_block
+        self.ended = False
+        self._percent = self._progress_shown = self._seconds = 0.0
+        self._made_here = self._frames_here = 0  # blocks and frames of all sides, in `_seconds`
+        self._taken_back.clear()
         self._status = status.line(text.SENT, "busy")
-        self._gauge = gauge.planned(spec, job.codec, job.policy, blocks)
-        self._player: dict[str, Any] = {
+        self._player = self._screen()
+        for reel, track in zip(self.reels, self._player["tracks"], strict=True):
+            if reel.blocks:
+                # Pieces of video one after another are what a player takes in one go.
+                track["codec"] = reel.codec
+                self._show(track, f"{self._view_number}-{track['file']}-before", _joined(reel))
+        self._player["start"] = max(0.0, max(reel.frames for reel in self.reels) / spec.fps - 1.0)
+        if first_block:
+            self._measure()
+        else:
+            budget = self.commission.asked.budget or 0
+            self._gauge = gauge.planned(spec, self.commission.sides, request.blocks, budget, self._device)
+        self._compare = compare.table(self.figures, spec.fps)
+
+    def _screen(self) -> dict[str, Any]:
+        self._view_number += 1
+        spec, request = self.commission.spec, self.commission.request
+        several = len(self.reels) > 1
+        name = video_name(spec.title, request.prompt, request.seed)
+        return {
             **player.nothing(spec.width, spec.height),
-            "run": run_id,
-            "codec": "",
-            "planned": spec.video_frames(blocks) / spec.fps,
-            "final": None,
-            "name": video_name(spec.title, job.request.prompt, job.request.seed) + ".mp4",
+            "run": f"{self._run_id}.{self._view_number}",
+            "fps": spec.fps,
+            "tracks": [
+                player.track(
+                    reel.side.name,
+                    *self._caption(reel),
+                    spec.video_frames(reel.side.blocks(request.blocks)) / spec.fps,
+                    f"{name}-{slug(reel.side.name)}" if several else name,
+                )
+                for reel in self.reels
+            ],
         }
 
     @property
     def view(self) -> View:
         """Copies of what changes, because Gradio sends the difference to what it was given before."""
-        return View(self._status, {**self._player, "segments": list(self._player["segments"])}, self._gauge)
+        tracks = [{**track, "segments": list(track["segments"])} for track in self._player["tracks"]]
+        return View(self._status, {**self._player, "tracks": tracks}, self._gauge, self._compare)
+
+    @property
+    def figures(self) -> list[Figures]:
+        return [reel.figures(self.commission.spec.fps) for reel in self.reels]
+
+    @property
+    def blocks(self) -> int:
+        """Of the side that got furthest."""
+        return max(len(reel.blocks) for reel in self.reels)
+
+    @property
+    def walked(self) -> list[Keys]:
+        """The keys held during each latent frame after the first: the path asked for, or what was steered."""
+        planned = list(each_latent(self.commission.request.moves))
+        each = self.commission.spec.latents_per_block
+        steps = max(0, self.blocks * each - 1)
+        keys = planned[:steps] + [()] * (steps - len(planned))
+        for block, move in self._steered.items():
+            for step in range(max(0, block * each - 1), min(steps, (block + 1) * each - 1)):
+                keys[step] = move.keys
+        return keys
 
     def take(self, event: Event) -> bool:
         """Whether there is something new to see."""
@@ -88,76 +161,196 @@ class Live:
 
     def fail(self, message: str) -> None:
         """The end by an error: what was made is kept and can be played."""
+        self._made |= {"failed": message}
         self._end()
         self._status = self._line(message, "error", ())
+
+    def go_on(self, commission: Commission) -> None:
+        """More of the same video is coming; `commission` is `ui.commission.longer` of the last one."""
+        self.commission = commission
+        self._begin(self.blocks)
+
+    @property
+    def can_take_back(self) -> bool:
+        return self.ended and self.blocks > 1
+
+    @property
+    def can_put_back(self) -> bool:
+        return self.ended and bool(self._taken_back)
+
+    def take_back(self) -> None:
+        """Without the last block of the sides that have it."""
+        last = self.blocks
+        gone = [(reel, reel.blocks.pop()) for reel in self.reels if len(reel.blocks) == last]
+        self._taken_back.append(gone)
+        self._remade(text.taken_back(self.blocks))
+
+    def put_back(self) -> None:
+        for reel, block in self._taken_back.pop():
+            reel.blocks.append(block)
+        self._remade(text.put_back(self.blocks))
+
+    def _remade(self, said: str) -> None:
+        self._player = self._screen()
+        self._compare = compare.table(self.figures, self.commission.spec.fps)
+        self._measure()
+        self._end()
+        self._status = self._line(said, "done", ())
 
     def _progress(self, event: Progress) -> bool:
         now = self._clock()
         if now - self._progress_shown < _PROGRESS_S:
             return False
         self._progress_shown = now
-        self._percent = (event.block + event.step / max(event.steps, 1)) / max(event.blocks, 1)
-        said = text.progress(event.block, event.blocks, event.step, event.steps)
+        step = event.step / max(event.steps, 1)
+        if event.block < self.first_block:
+            said = text.remaking(event.block, self.first_block)
+            self._percent = (event.block + step) / max(self.first_block, 1)
+        else:
+            done = sum(len(reel.blocks) for reel in self.reels) + step
+            whole = sum(reel.side.blocks(event.blocks) for reel in self.reels)
+            self._percent = done / max(whole, 1)
+            name = self.reels[event.side].side.name if len(self.reels) > 1 else ""
+            said = text.progress(
+                event.block, event.blocks, event.step, event.steps, name, self._left(whole - done)
+            )
         self._status = status.line(said, "busy", self._percent)
         return True
 
+    def _left(self, blocks: float) -> float | None:
+        """Seconds that `blocks` blocks will take; None before there is a pace."""
+        return blocks * self._seconds / self._made_here if self._made_here else None
+
     def _update(self, event: Update) -> None:
-        segment, stats = event.segment, event.stats
+        segment, reel = event.segment, self.reels[event.side]
+        began = self._clock()
         data, codec = media.encode_segment(segment.frames, segment.fps)
-        self._segments.append(data)
-        self._frames += len(segment.frames)
-        self._ratio = stats.ratio
-        file = self._folder.keep(segment.index, data)
+        video_ms = 1e3 * (self._clock() - began)
+        if event.move is not None:
+            self._steered[segment.index] = event.move
+        block = Block(
+            data,
+            len(segment.frames),
+            event.stats,
+            stages(event.block_ms, segment.ms, event.stats, reel.stats, video_ms),
+            event.memory_bytes,
+            Seen() if self._steered else reel.look(segment.frames),
+            self._likeness(event),
+        )
+        if not any(each.blocks for each in self.reels):
+            self.folder.keep_thumbnail(segment.frames[len(segment.frames) // 2])
+        reel.blocks.append(block)
+        self._seconds, self._made_here = event.seconds, self._made_here + 1
+        self._frames_here += len(segment.frames)
+        self._memory, self._peak = event.memory_bytes, max(self._peak, event.peak_bytes)
+        track = self._player["tracks"][event.side]
+        track["codec"] = reel.codec = codec
+        self._show(track, f"{self._view_number}-{track['file']}-{segment.index:05d}", data)
+        track["ended"] = len(reel.blocks) >= reel.side.blocks(self.commission.request.blocks)
+        track["note"], track["figure"] = self._caption(reel)
+        self._measure()
+        self._compare = compare.table(self.figures, self.commission.spec.fps)
+
+    def _likeness(self, event: Update) -> Likeness | None:
+        """To the first side's block of the same number, which is made before."""
+        index, frames = event.segment.index, event.segment.frames
+        if len(self.reels) == 1:
+            return None
+        if event.side == 0:
+            self._reference = {index: frames}
+            return None
+        return likeness_to(frames, self._reference.get(index))
+
+    def _caption(self, reel: Reel) -> tuple[str, str]:
+        spec = self.commission.spec
+        side = reel.figures(spec.fps)
+        return compare.caption(side, reel.side.told(spec), len(self.reels) > 1), compare.headline(side)
+
+    def _show(self, track: dict[str, Any], name: str, data: bytes) -> None:
+        file = self.folder.keep(name, data)
         where = player.address(file) if file else player.inline(data)
         if where:
-            self._player["segments"].append(where)
-            self._player["codec"] = codec
-        self._points.append(gauge.Point(stats.total_frames, stats.stored_bytes, stats.bf16_bytes))
+            track["segments"].append(where)
+
+    def _measure(self) -> None:
+        made = self.commission
         self._gauge = gauge.measured(
-            stats,
-            self._points,
-            self._plan.bf16_bytes,
-            self._request.blocks * self._spec.latents_per_block,
-            self._frames / max(event.seconds, 1e-6),
-            event.block_ms,
+            made.spec,
+            made.sides,
+            self.figures,
+            made.request.blocks,
+            made.asked.budget or 0,
+            self._device,
+            fps=self._frames_here / max(self._seconds, 1e-6),
+            memory_bytes=self._memory,
+            peak_bytes=self._peak,
         )
 
     def _done(self, event: Done) -> None:
-        fps = self._spec.fps
-        self._settings["made"] = {
-            "frames": event.frames,
-            "seconds": round(event.seconds, 3),
-            "stopped": event.stopped,
-            "peak_bytes": event.peak_bytes,
-            "kv_bytes": self._points[-1].stored_bytes if self._points else 0,
-            "bf16_bytes": self._points[-1].bf16_bytes if self._points else 0,
-        }
+        spec = self.commission.spec
+        self._notes = event.notes or self._notes
+        self._peak = max(self._peak, event.peak_bytes)
+        self._made |= {"stopped": event.stopped, "peak_bytes": self._peak}
+        self._made["seconds"] = round(self._made.get("seconds", 0.0) + event.seconds, 3)
         self._end()
+        frames = max(reel.frames for reel in self.reels)
         if event.stopped:
-            said = text.stopped(event.frames, fps)
+            said = text.stopped(frames, spec.fps, event.freed_bytes, event.memory_bytes)
         else:
-            said = text.done(event.frames, fps, event.seconds, event.peak_bytes, self._ratio)
-        self._status = self._line(said, "done", event.notes)
+            ratio = max((reel.stats.ratio for reel in self.reels if reel.stats), default=1.0)
+            said = text.done(frames, spec.fps, event.seconds, self._peak, ratio)
+        kept = text.kept(event.kept_bytes) if event.kept_bytes else ""
+        self._status = self._line(said, "done", (*self._notes, kept))
 
     def _line(self, said: str, kind: status.Kind, notes: tuple[str, ...]) -> dict[str, Any]:
         percent = 1.0 if kind == "done" else self._percent
-        return status.line(said, kind, percent, (*notes, self._folder.problem))
+        return status.line(said, kind, percent, (*notes, self.folder.problem))
+
+    def settings(self) -> dict[str, Any]:
+        """How it was made and what came of it, for its files."""
+        spec = self.commission.spec
+        return {
+            **self.commission.settings(),
+            "device": self._device.name if self._device else "",
+            "steered": bool(self._steered),
+            "walked": format_path(as_moves(self.walked)) if "camera" in spec.inputs else "",
+            "made": {
+                **self._made,
+                "blocks": self.blocks,
+                "frames": max(reel.frames for reel in self.reels),
+                "fps": spec.fps,
+                "sides": self.figures,
+            },
+        }
 
     def _end(self) -> None:
-        """Saves what there is. Called once, by whichever event is the last."""
-        self._player["ended"] = True
-        if not self._segments:
-            return
+        """Saves what there is."""
+        self.ended = self._player["ended"] = True
         self._gauge = gauge.ended(self._gauge)
-        name = Path(self._player["name"]).stem
-        try:
-            final = self._folder.finish(self._segments, name, self._spec.fps, self._settings)
-            self._player["final"] = player.address(final) if final else self._unsaved()
-        except Exception:
-            _log.exception("the video could not be put together")
-            self._folder.problem = text.NO_FILE
+        settings = self.settings()
+        for number, (reel, track) in enumerate(zip(self.reels, self._player["tracks"], strict=True)):
+            track["ended"] = True
+            if not reel.blocks:
+                continue
+            try:
+                track["final"] = self._save(reel, track["file"], {**settings, "side": number})
+            except Exception:
+                _log.exception("a video could not be put together")
+                self.folder.problem = text.NO_FILE
+        self.folder.remove_segments()
 
-    def _unsaved(self) -> str | None:
+    def _save(self, reel: Reel, name: str, settings: dict[str, Any]) -> str | None:
+        """The address of the finished file, or the file itself where it cannot be written."""
+        segments = [block.data for block in reel.blocks]
+        fps = self.commission.spec.fps
+        final = self.folder.finish(segments, name, fps, settings)
+        if final is not None:
+            # The same name may have had another content before a block was taken back.
+            return f"{player.address(final)}?v={self._view_number}"
         sink = io.BytesIO()
-        media.join(self._segments, sink, self._spec.fps, self._settings)
+        media.join(segments, sink, fps, settings)
         return player.inline(sink.getvalue())
+
+
+def _joined(reel: Reel) -> bytes:
+    return b"".join(block.data for block in reel.blocks)

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import av
 import numpy as np
+from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 _BT709 = 1  # H.273 code of primaries, transfer and matrix alike
@@ -107,12 +108,16 @@ def join(segments: Sequence[bytes], target: Path | BinaryIO, fps: int, settings:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """What `join` kept in the comment; empty where there is none."""
-    with av.open(str(path)) as container:
-        try:
-            found = json.loads(container.metadata.get("comment", ""))
-        except ValueError:
-            return {}
+    """What `join` kept in the comment; empty where there is none. Raises ValueError for what is no video."""
+    try:
+        with av.open(str(path)) as container:
+            comment = container.metadata.get("comment", "")
+    except FFmpegError as error:
+        raise ValueError(f"{path.name} is not a video that can be read: {error}") from error
+    try:
+        found = json.loads(comment)
+    except ValueError:
+        return {}
     return found if isinstance(found, dict) else {}
 
 

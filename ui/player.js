@@ -1,20 +1,14 @@
-// Appends segments to one source buffer, in order, without ever restarting; then hands over to the finished file.
-const root = ((window.gradio_config || {}).root || "").replace(/\/$/, "");
-const at = (url) => (url.startsWith("data:") ? url : root + url);
+// The screen: one track fills it and has the browser's controls; several play in step under one transport.
 const frame = element.querySelector(".screen");
-const holder = element.querySelector(".videos");
-const download = element.querySelector("a.download");
+const panes = element.querySelector(".panes");
 const badge = element.querySelector(".badge");
-const Source = window.ManagedMediaSource || window.MediaSource;
+const transport = element.querySelector(".transport");
+const canvas = element.querySelector("canvas.difference");
+const part = (name) => transport.querySelector(name);
+const SEEK_S = 0.25; // further apart than this, catching up by speed would take too long
+const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 let run = null; // everything that belongs to the run on show
-
-function makeVideo() {
-  const video = document.createElement("video");
-  Object.assign(video, { autoplay: true, muted: true, playsInline: true, disableRemotePlayback: true, tabIndex: 0 });
-  video.setAttribute("aria-label", "Generated video");
-  return video;
-}
 
 // A browser's controls draw a spinner over every wait for a block: only there while someone reaches for them.
 function controlsOnDemand(video) {
@@ -23,131 +17,191 @@ function controlsOnDemand(video) {
 }
 
 function begin(value) {
-  if (run && run.objectUrl) URL.revokeObjectURL(run.objectUrl);
-  holder.replaceChildren();
-  download.hidden = true;
+  if (run) run.tracks.forEach((track) => track.close());
   // In one column the screen is below the form.
-  if (innerWidth < 900) element.scrollIntoView({ behavior: "smooth", block: "start" });
-  run = {
-    id: value.run, taken: 0, chain: Promise.resolve(), waiting: [], buffer: null, source: null, video: null,
-    ended: false, final: null, interval: 0, last: 0, broken: false, switched: false, objectUrl: null,
-  };
+  if (innerWidth < 900) element.scrollIntoView({ behavior: still.matches ? "auto" : "smooth", block: "start" });
+  const mine = { id: value.run, fps: value.fps, playing: true, switching: false, done: false, tracks: [], other: 1 };
+  panes.replaceChildren(...value.tracks.map((each, index) => {
+    const pane = document.createElement("figure");
+    pane.className = "pane";
+    pane.dataset.name = each.name;
+    pane.innerHTML = `<div class="holder"></div><figcaption><b class="side s${index}"></b><span class="said"></span><strong></strong>` +
+      `<a class="download" hidden></a></figcaption>`;
+    pane.querySelector("b").textContent = value.tracks.length > 1 ? each.name : "";
+    const link = pane.querySelector("a");
+    link.textContent = props.download;
+    link.setAttribute("aria-label", value.tracks.length > 1 ? `${props.download}, ${each.name}` : props.download);
+    mine.tracks.push(new Track(pane, (track) => advance(mine, track)));
+    return pane;
+  }));
+  panes.dataset.count = value.tracks.length;
+  transport.hidden = value.tracks.length < 2;
+  const pick = part(".other");
+  pick.replaceChildren(...value.tracks.slice(1).map((each, index) => new Option(each.name, index + 1)));
+  pick.closest("label").hidden = value.tracks.length < 3;
+  run = mine;
+  setView(value.tracks.length > 1 ? view() : "beside");
+  if (mine.tracks.length > 1) requestAnimationFrame(() => keepStep(mine));
 }
 
-function open(value) {
-  const mine = run;
-  if (mine.source || mine.broken) return;
-  if (!Source || !Source.isTypeSupported(`video/mp4; codecs="${value.codec}"`)) {
-    mine.broken = true;
-    return;
-  }
-  mine.video = makeVideo();
-  controlsOnDemand(mine.video);
-  mine.video.addEventListener("ended", () => finish(mine));
-  mine.source = new Source();
-  mine.objectUrl = URL.createObjectURL(mine.source);
-  mine.source.addEventListener("sourceopen", () => {
-    mine.buffer = mine.source.addSourceBuffer(`video/mp4; codecs="${value.codec}"`);
-    mine.buffer.mode = "sequence";
-    // Known beforehand, so that the bar shows how much of the whole is there.
-    if (value.planned) mine.source.duration = value.planned;
-    mine.buffer.addEventListener("updateend", () => { pace(mine); pump(mine); });
-    pump(mine);
-  }, { once: true });
-  mine.video.src = mine.objectUrl;
-  holder.replaceChildren(mine.video);
+// The side that goes on longest leads; the others follow its clock.
+function leader(mine) {
+  return mine.tracks.reduce((best, track) => (reach(track) > reach(best) ? track : best));
 }
+const reach = (track) => track.planned || 0;
 
-function pump(mine) {
-  if (mine !== run || !mine.buffer || mine.buffer.updating || mine.source.readyState === "closed") return;
-  if (mine.waiting.length) {
-    try {
-      mine.buffer.appendBuffer(mine.waiting[0]);
-      mine.waiting.shift();
-    } catch (error) {
-      const oldest = mine.video.currentTime - 20;
-      if (error.name === "QuotaExceededError" && oldest > 0) mine.buffer.remove(0, oldest);
-      else setTimeout(() => pump(mine), 500);
+function advance(mine, track) {
+  if (mine !== run) return;
+  if (!track.switched && track.video && mine.tracks.length === 1) {
+    if (!track.video.dataset.ours) {
+      track.video.dataset.ours = 1;
+      controlsOnDemand(track.video);
     }
-  } else if (mine.ended && mine.source.readyState === "open") {
-    mine.source.endOfStream();
-    mine.video.playbackRate = 1;
+    // Where blocks come slower than they play, play slower: steady slow motion instead of stop and go.
+    if (track.ended) track.video.playbackRate = 1;
+    else if (track.interval) track.video.playbackRate = pace(track.ahead(track.video.currentTime), track.interval);
   }
+  if (mine.tracks.length > 1) difference(mine);
+  finish(mine);
 }
 
-function ahead(mine) {
-  const ranges = mine.video.buffered;
-  return ranges.length ? ranges.end(ranges.length - 1) - mine.video.currentTime : 0;
-}
+const pace = (ahead, interval) => Math.max(0.25, Math.min(1, ahead / interval));
 
-// Where blocks come slower than they play, play slower: steady slow motion instead of stop and go.
-function pace(mine) {
-  if (!mine.interval || mine.ended) return;
-  mine.video.playbackRate = Math.max(0.25, Math.min(1, ahead(mine) / mine.interval));
-}
-
-function arrived(mine) {
-  const now = performance.now() / 1000;
-  if (mine.last) {
-    const gap = now - mine.last;
-    mine.interval = mine.interval ? 0.7 * mine.interval + 0.3 * gap : gap;
-  }
-  mine.last = now;
-}
-
-function finish(mine) {
-  if (mine !== run || mine.switched || !mine.final) return;
-  mine.switched = true;
-  const video = makeVideo();
-  video.loop = video.controls = true;
-  const from = mine.broken && mine.video ? mine.video.currentTime : 0;
-  // Shown once it has a picture, so that nothing flashes.
-  video.addEventListener("loadeddata", () => {
-    if (mine !== run) return;
+// Hands over to the finished files once everything that came has been seen.
+async function finish(mine) {
+  if (mine.switching || !mine.tracks.every((track) => track.ended)) return;
+  const kept = mine.tracks.filter((track) => track.final);
+  if (!kept.length) return;
+  const seen = (track) => track.broken || !track.source || !track.video || track.video.ended;
+  const lead = leader(mine);
+  if (!seen(lead) && !(mine.tracks.length > 1 && lead.over(lead.video.currentTime))) return;
+  mine.switching = true;
+  const from = lead.broken && lead.video ? lead.video.currentTime : 0;
+  const videos = await Promise.all(mine.tracks.map((track) => (track.final ? track.ready(mine.fps) : null)));
+  if (mine !== run) return;
+  mine.tracks.forEach((track, index) => {
+    const video = videos[index];
+    if (!video) return;
+    video.loop = track === lead;
+    video.controls = mine.tracks.length === 1;
     if (from) video.currentTime = from;
-    holder.replaceChildren(video);
-    if (mine.objectUrl) URL.revokeObjectURL(mine.objectUrl);
-    frame.dataset.state = "final";
-    badge.textContent = "";
-  }, { once: true });
-  video.src = at(mine.final);
+    track.show(video);
+    if (mine.tracks.length > 1 && !mine.playing) video.pause();
+  });
+  mine.done = true;
+  label();
 }
 
-function take(value) {
-  const mine = run;
-  const segments = value.segments || [];
-  if (segments.length) open(value);
-  while (mine.taken < segments.length) {
-    const url = at(segments[mine.taken++]);
-    mine.chain = mine.chain.then(async () => {
-      if (mine !== run || mine.broken) return;
-      try {
-        const response = await fetch(url);
-        if (!response.ok) throw new Error(response.statusText);
-        const bytes = await response.arrayBuffer();
-        if (mine !== run) return;
-        arrived(mine);
-        mine.waiting.push(bytes);
-        pump(mine);
-      } catch (error) {
-        mine.broken = true; // the finished file has it all
-      }
-    });
+// Several tracks: the followers' speed is the leader's, corrected by how far they are off.
+function keepStep(mine) {
+  if (mine !== run) return;
+  const lead = leader(mine), video = lead.video;
+  if (video) {
+    const time = video.currentTime;
+    const others = mine.tracks.filter((track) => track !== lead && track.video);
+    // Of which there is more to come.
+    const short = others.filter((track) => !track.switched && !track.broken && (!track.ended || track.waiting.length));
+    const starved = short.some((track) => track.ahead(time) < 1.5 / mine.fps);
+    const run_on = mine.playing && !starved;
+    if (run_on && video.paused && !video.ended) video.play().catch(() => {});
+    if (!run_on && !video.paused) video.pause();
+    const live = mine.tracks.filter((track) => !track.ended && track.interval);
+    const rate = live.length ? Math.min(...live.map((track) => pace(track.ahead(time), track.interval))) : 1;
+    video.playbackRate = rate;
+    const moving = !video.paused && video.readyState > 2 && !video.seeking;
+    for (const track of others) follow(track, time, rate, moving);
+    const end = Math.max(...mine.tracks.map((track) => reach(track)), 1 / mine.fps);
+    const bar = part(".seek");
+    bar.max = mine.done && Number.isFinite(video.duration) ? video.duration : end;
+    if (document.activeElement !== bar || mine.playing) bar.value = time;
+    bar.setAttribute("aria-valuetext", `${time.toFixed(1)} seconds`);
+    part(".time").textContent = `${time.toFixed(1)} / ${Number(bar.max).toFixed(1)} s`;
+    part(".toggle").setAttribute("aria-label", mine.playing ? "Pause" : "Play");
+    part(".toggle").dataset.playing = mine.playing;
   }
-  if (value.ended && !mine.ended) {
-    mine.chain = mine.chain.then(() => {
-      if (mine !== run) return;
-      mine.ended = true;
-      mine.final = value.final;
-      if (value.final) {
-        download.href = at(value.final);
-        download.download = value.name;
-        download.hidden = false;
-      }
-      if (mine.broken || !mine.source || (mine.video && mine.video.ended)) finish(mine);
-      else pump(mine);
-    });
+  requestAnimationFrame(() => keepStep(mine));
+}
+
+function follow(track, time, rate, moving) {
+  const video = track.video;
+  const end = track.switched ? video.duration : time + track.ahead(time);
+  const target = Math.min(time, Math.max(0, end - 0.001));
+  const drift = video.currentTime - target;
+  const held = target < time; // it ended before the leader
+  if (moving && !held) {
+    if (Math.abs(drift) > SEEK_S && !video.seeking) video.currentTime = target;
+    video.playbackRate = Math.max(0.1, Math.min(4, rate * (1 - 2 * drift)));
+    if (video.paused) video.play().catch(() => {});
+  } else {
+    if (!video.paused) video.pause();
+    if (Math.abs(drift) > 0.004 && !video.seeking) video.currentTime = target;
   }
+}
+
+function seek(time) {
+  if (!run) return;
+  // The middle of a frame: the same one on every side.
+  const video = leader(run).video;
+  if (!video) return;
+  const number = Math.max(0, Math.floor(time * run.fps + 0.01));
+  video.currentTime = (number + 0.5) / run.fps;
+}
+
+function toggle(playing) {
+  if (run) run.playing = playing === undefined ? !run.playing : playing;
+}
+
+function step(by) {
+  if (!run) return;
+  const video = leader(run).video;
+  toggle(false);
+  if (video) seek(video.currentTime + by / run.fps);
+}
+
+// What is compared: the first side with one other.
+const view = () => transport.querySelector("input[name=view]:checked").value;
+const pair = (mine) => [mine.tracks[0], mine.tracks[mine.other] || mine.tracks[0]];
+
+function setView(name) {
+  frame.dataset.view = name;
+  part(".wipe").closest("label").hidden = name !== "wipe";
+  part(".gain").closest("label").hidden = name !== "difference";
+  if (!run) return;
+  const [first, other] = pair(run);
+  for (const track of run.tracks) {
+    track.pane.classList.toggle("first", track === first);
+    track.pane.classList.toggle("other", track === other && track !== first);
+  }
+  difference(run);
+}
+
+function wipeTo(share) {
+  frame.style.setProperty("--wipe", `${(100 * share).toFixed(2)}%`);
+  part(".wipe").value = share;
+}
+
+// Drawn only when both sides show the same frame.
+function difference(mine) {
+  if (frame.dataset.view !== "difference" || mine !== run) return;
+  const [first, other] = pair(mine);
+  if (!first.video || !other.video || first.shown !== other.shown || first.shown < 0) return;
+  const { videoWidth: width, videoHeight: height } = first.video;
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  const pen = canvas.getContext("2d");
+  pen.globalCompositeOperation = "copy";
+  pen.drawImage(first.video, 0, 0);
+  pen.globalCompositeOperation = "difference";
+  pen.drawImage(other.video, 0, 0);
+  canvas.dataset.frame = first.shown;
+}
+
+function label() {
+  const value = props.value;
+  if (!run) return;
+  const playing = run.tracks.some((track) => track.video);
+  const none = value.ended && !value.tracks.some((each) => each.final);
+  frame.dataset.state = run.done ? "final" : playing ? "live" : none ? "empty" : "waiting";
+  badge.textContent = playing && !value.ended && !run.done ? "live" : "";
 }
 
 function show() {
@@ -156,11 +210,59 @@ function show() {
   element.style.setProperty("--ratio", value.ratio);
   if (!value.run) return;
   if (!run || run.id !== value.run) begin(value);
-  take(value);
-  const playing = run.video !== null;
-  frame.dataset.state = run.switched ? "final" : playing ? "live" : value.ended && !value.final ? "empty" : "waiting";
-  badge.textContent = playing && !value.ended ? "live" : "";
+  value.tracks.forEach((each, index) => {
+    const track = run.tracks[index];
+    track.planned = each.planned;
+    track.take(each, value);
+    track.pane.querySelector(".said").textContent = each.note;
+    track.pane.querySelector("strong").textContent = each.figure;
+    const link = track.pane.querySelector("a.download");
+    if (each.final && link.hidden) {
+      link.href = at(each.final);
+      link.download = `${each.file}.mp4`;
+      link.hidden = false;
+    }
+  });
+  finish(run);
+  label();
+  drive();
 }
 
-watch("value", show);
-show();
+transport.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (!button) return;
+  if (button.dataset.step) step(Number(button.dataset.step));
+  else toggle();
+});
+transport.addEventListener("input", (event) => {
+  const field = event.target;
+  if (field.matches(".seek")) seek(Number(field.value));
+  if (field.matches(".wipe")) wipeTo(Number(field.value));
+  if (field.matches(".gain")) canvas.style.filter = `brightness(${field.value})`;
+  if (field.matches(".other") && run) { run.other = Number(field.value); setView(view()); }
+  if (field.name === "view") setView(field.value);
+});
+part(".seek").addEventListener("pointerdown", () => { if (run) { run.resume = run.playing; toggle(false); } });
+part(".seek").addEventListener("pointerup", () => { if (run) toggle(run.resume); });
+
+// The wipe can be dragged on the picture, by mouse and by touch.
+let dragging = false;
+function dragTo(event) {
+  const box = panes.getBoundingClientRect();
+  wipeTo(Math.max(0, Math.min(1, (event.clientX - box.left) / box.width)));
+}
+panes.addEventListener("pointerdown", (event) => {
+  if (frame.dataset.view !== "wipe" || event.target.closest("a")) return;
+  dragging = true;
+  panes.setPointerCapture(event.pointerId);
+  dragTo(event);
+});
+panes.addEventListener("pointermove", (event) => { if (dragging) dragTo(event); });
+for (const name of ["pointerup", "pointercancel"]) panes.addEventListener(name, () => (dragging = false));
+
+transport.addEventListener("keydown", (event) => {
+  if (event.key === "," || event.key === ".") step(event.key === "." ? 1 : -1);
+});
+
+wipeTo(0.5);
+canvas.style.filter = `brightness(${part(".gain").value})`;

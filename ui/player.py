@@ -1,43 +1,65 @@
-"""The screen: a gr.HTML whose script feeds a MediaSource with segment addresses taken from its value.
+"""The screen: a gr.HTML whose script feeds MediaSources with segment addresses taken from its value.
 
-The value is one dict: `run` (None: nothing to show), `segments` (addresses, only ever added to), `codec`,
-`planned` (seconds), `ended`, `final` (address of the finished mp4) and `name` (what a download is called).
-Gradio sends only what changed in it.
+The value is one dict: `run` (None: nothing to show), `fps`, `start` (seconds into it where playing begins),
+`ended`, and `tracks`, one a side: `name`, `note` and `figure` (under the picture), `segments` (addresses,
+only ever added to), `codec`, `planned` (seconds), `ended`, `final` (address of the finished mp4) and `file`
+(what a download is called). Gradio sends only what changed in it. Tracks play in step: beside each other, one
+wiped over another, or as their difference.
 """
 
 from __future__ import annotations
 
 import base64
-from html import escape
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
 
-from ui import text
+from ui import pose, text
 
-SCRIPT = (Path(__file__).parent / "player.js").read_text(encoding="utf-8")
+SCRIPT = "\n".join(
+    (Path(__file__).parent / name).read_text(encoding="utf-8")
+    for name in ("track.js", "player.js", "drive.js")
+)
 MAX_INLINE_BYTES = 32 << 20
+MAX_GAIN = 32
 
-_TEMPLATE = f"""
-<div class="screen" data-state="empty">
-  <div class="videos"></div>
-  <p class="hint" data-for="empty"><i class="glyph" aria-hidden="true"></i>{escape(text.EMPTY_SCREEN)}</p>
-  <p class="hint" data-for="waiting"><i class="pulse" aria-hidden="true"></i>{escape(text.WAITING_SCREEN)}</p>
-  <span class="badge"></span>
-</div>
-<a class="download" hidden>{escape(text.DOWNLOAD)}</a>
-"""
+_TEMPLATE = (Path(__file__).parent / "player.html").read_text(encoding="utf-8")
 
 
-def component() -> gr.HTML:
+def component(steer: Callable[[dict[str, Any]], bool]) -> gr.HTML:
+    """`steer` hears which keys are held, of which run: {"run", "keys"}."""
     return gr.HTML(
         nothing(224, 128),
         html_template=_TEMPLATE,
         js_on_load=SCRIPT,
+        server_functions=[steer],
         elem_id="player",
         apply_default_css=False,
+        download=text.DOWNLOAD,
+        max_gain=MAX_GAIN,
+        words={
+            "difference": text.DIFFERENCE_ALT,
+            "empty": text.EMPTY_SCREEN,
+            "waiting": text.WAITING_SCREEN,
+            "back": text.FRAME_BACK,
+            "on": text.FRAME_ON,
+            "position": text.POSITION,
+            "view": text.VIEW,
+            "against": text.AGAINST,
+            "wipe": text.VIEW_WIPE,
+            "gain": text.GAIN,
+            "drive": text.DRIVE,
+            "keys": text.DRIVE_KEYS,
+        },
+        pad=[key._asdict() for key in pose.PAD if key.key != "still"],
+        views=[
+            {"value": "beside", "name": text.VIEW_BESIDE},
+            {"value": "wipe", "name": text.VIEW_WIPE},
+            {"value": "difference", "name": text.VIEW_DIFFERENCE},
+        ],
     )
 
 
@@ -45,9 +67,27 @@ def nothing(width: int, height: int) -> dict[str, Any]:
     """An empty screen of that shape."""
     return {
         "run": None,
-        "segments": [],
+        "fps": 1,
+        "start": 0.0,
+        "tracks": [],
         "ended": False,
+        "steerable": False,
         "ratio": f"{width} / {height}",
+    }
+
+
+def track(name: str, note: str, figure: str, planned: float, file: str) -> dict[str, Any]:
+    """A side of which nothing is there yet. `planned`: seconds; `file`: what a download is called."""
+    return {
+        "name": name,
+        "note": note,
+        "figure": figure,
+        "segments": [],
+        "codec": "",
+        "planned": planned,
+        "ended": False,
+        "final": None,
+        "file": file,
     }
 
 

@@ -1,16 +1,31 @@
-"""The camera path as a text, a pad of buttons that write it, and a small map of it seen from above."""
+"""The camera path: a map to draw it on, a timeline, and where it leads. The text field is what counts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import gradio as gr
+
+from backends import registry
 from backends.base import BackendSpec
-from backends.camera import CameraMove
+from backends.camera import (
+    CameraMove,
+    follow_drawing,
+    format_moves,
+    format_path,
+    parse_path,
+    trace_trajectory,
+)
+from ui import text
 
-SCRIPT = (Path(__file__).parent / "pose.js").read_text(encoding="utf-8")
+_HERE = Path(__file__).parent
+SCRIPT = "\n".join(
+    (_HERE / name).read_text(encoding="utf-8") for name in ("path.js", "map.js", "timeline.js")
+)
+MAX_POINTS, MAX_TEXT = 5_000, 4_000_000  # of a drawing, and characters of a file
 
 
 class PadKey(NamedTuple):
@@ -33,33 +48,15 @@ PAD = (
     PadKey("down", "⤓", "Look down"),
 )
 
-# The name stays in the button for screen readers; the face is drawn over it.
-PAD_STYLE = "".join(f'#pad-{key.key}::before {{ content: "{key.face}"; }}\n' for key in PAD)
-
 PRESETS = (
-    ("Look around", "right-24, left-24"),
+    ("Look around and back", "right-24, left-24"),
     ("Walk ahead", "w-48"),
     ("Orbit", "a+right-144"),
     ("There and back", "w-24, s-24"),
+    ("Walk a curve", "w-12, w+right-36, w-12"),
 )
 
 FIRST = PRESETS[0][1]  # what the page opens with: a look away, and back
-_SIDE = 120.0
-_MARGIN = 16.0
-_TICKS = 14  # view directions drawn along the path
-
-
-def append_call(key: str) -> str:
-    """Code (path, duration) -> path with `key` added; in the browser, so that quick clicks are never lost."""
-    return f"(path, n) => {{ {SCRIPT}\nreturn append(path, {key!r}, n); }}"
-
-
-def undo_call() -> str:
-    return f"(path) => {{ {SCRIPT}\nreturn undo(path); }}"
-
-
-def set_call(path: str) -> str:
-    return f"() => {path!r}"
 
 
 class Pose(NamedTuple):
@@ -88,49 +85,64 @@ def trace(moves: Sequence[CameraMove], spec: BackendSpec) -> list[Pose]:
     return poses
 
 
-def drawing(moves: Sequence[CameraMove], spec: BackendSpec) -> str:
-    """SVG of the path from above: a line for the way, rays for where the camera looks, a cone at the end."""
-    poses = trace(moves, spec)
-    xs, ys = [pose.x for pose in poses], [pose.y for pose in poses]
-    reach = max(max(xs) - min(xs), max(ys) - min(ys), 12 * spec.metres_per_latent)
-    scale = (_SIDE - 2 * _MARGIN) / reach
-    middle_x, middle_y = (max(xs) + min(xs)) / 2, (max(ys) + min(ys)) / 2
-
-    def at(pose: Pose) -> tuple[float, float]:
-        return _SIDE / 2 + (pose.x - middle_x) * scale, _SIDE / 2 - (pose.y - middle_y) * scale
-
-    every = max(1, len(poses) // _TICKS)
-    rays = "".join(_ray(*at(pose), pose.heading, 9) for pose in poses[:-1:every])
-    # Thousands of points would be re-sent at every key stroke.
-    shown = poses[:: max(1, len(poses) // 200)] + poses[-1:]
-    way = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(at, shown))
-    x, y = at(poses[0])
-    start = f'<circle class="start" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>'
-    return (
-        f'<svg class="map" viewBox="0 0 {_SIDE:.0f} {_SIDE:.0f}" role="img"'
-        f' aria-label="{_in_words(moves, poses)}">'
-        f'{rays}<polyline class="way" points="{way}"/>{start}{_cone(*at(poses[-1]), poses[-1].heading)}</svg>'
+def component(spec: BackendSpec) -> gr.HTML:
+    return gr.HTML(
+        scale_of(spec),
+        html_template=(_HERE / "camera.html").read_text(encoding="utf-8"),
+        js_on_load=SCRIPT,
+        server_functions=[follow, read, write],
+        elem_id="camera",
+        apply_default_css=False,
+        pad=[key._asdict() for key in PAD],
+        presets=[{"name": name, "path": path} for name, path in PRESETS],
+        words=text.CAMERA,
     )
 
 
-def _ray(x: float, y: float, heading: float, length: float) -> str:
-    ahead, across = math.sin(heading) * length, -math.cos(heading) * length
-    return f'<path class="ray" d="M{x:.1f} {y:.1f}l{ahead:.1f} {across:.1f}"/>'
+def scale_of(spec: BackendSpec) -> dict[str, Any]:
+    """What a key does in a latent frame of this model."""
+    return {
+        "model": spec.id,
+        "metres": spec.metres_per_latent,
+        "degrees": spec.degrees_per_latent,
+        "latents_per_second": spec.fps * spec.latents_per_block / spec.frames_per_block,
+        "faces": {key.key: key.face for key in PAD},
+    }
 
 
-def _cone(x: float, y: float, heading: float, length: float = 13, half: float = math.radians(35)) -> str:
-    left = (math.sin(heading - half) * length, -math.cos(heading - half) * length)
-    right = (math.sin(heading + half) * length, -math.cos(heading + half) * length)
-    return (
-        f'<path class="cone" d="M{x:.1f} {y:.1f}l{left[0]:.1f} {left[1]:.1f}'
-        f'L{x + right[0]:.1f} {y + right[1]:.1f}z"/>'
-    )
+def follow(asked: dict[str, Any]) -> dict[str, Any]:
+    """From the map: {"points", "model"}, a line in metres right of and ahead of the camera, as moves."""
+    try:
+        spec, points = registry.find(str(asked.get("model"))), asked.get("points")
+        if not isinstance(points, list) or not 2 <= len(points) <= MAX_POINTS:
+            raise ValueError(text.NO_LINE)
+        line = [(float(x), float(y)) for x, y in points]
+        if not all(math.isfinite(value) for point in line for value in point):
+            raise ValueError(text.NO_LINE)
+        moves = follow_drawing(line, spec.metres_per_latent, spec.degrees_per_latent)
+    except (LookupError, TypeError, ValueError) as error:
+        return {"error": str(error)}
+    return {"moves": [{"keys": list(move.keys), "n": move.latents} for move in moves]}
 
 
-def _in_words(moves: Sequence[CameraMove], poses: Sequence[Pose]) -> str:
-    if not moves:
-        return "Map of the camera path: it stands still"
-    return (
-        f"Map of the camera path seen from above: {len(poses) - 1} latent frames, "
-        f"ending {math.degrees(poses[-1].heading):.0f} degrees from where it looked at first"
-    )
+def read(asked: dict[str, Any]) -> dict[str, Any]:
+    """A file, {"text", "model"}: moves or a trajectory as JSON, or a pose string; as a path."""
+    try:
+        spec, words = registry.find(str(asked.get("model"))), str(asked.get("text", ""))
+        if len(words) > MAX_TEXT:
+            raise ValueError(text.FILE_TOO_LONG)
+        return {"path": format_path(parse_path(words, spec.metres_per_latent, spec.degrees_per_latent))}
+    except (LookupError, ValueError) as error:
+        return {"error": str(error)}
+
+
+def write(asked: dict[str, Any]) -> dict[str, Any]:
+    """A file of a path, {"path", "kind", "model"}: its moves, or the camera at every latent frame."""
+    try:
+        spec = registry.find(str(asked.get("model")))
+        moves = parse_path(str(asked.get("path", "")), spec.metres_per_latent, spec.degrees_per_latent)
+    except (LookupError, ValueError) as error:
+        return {"error": str(error)}
+    if asked.get("kind") == "moves":
+        return {"text": format_moves(moves)}
+    return {"text": trace_trajectory(moves, spec.metres_per_latent, spec.degrees_per_latent)}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ class Sampler:
         self._prompts = prompts.to(world.device)
         self._opening = opening
         # Drawn on the CPU: a seed means the same video on every device, whatever the codec does.
-        self._noise = torch.Generator().manual_seed(seed)
+        self.noise = torch.Generator().manual_seed(seed)
 
     @torch.inference_mode()
     def generate(self, poses: Tensor, first: Tensor | None = None, tick: Tick | None = None) -> Tensor:
@@ -81,7 +82,7 @@ class Sampler:
         """
         rays = ray_features(poses.to(self._world.device)).to(self._world.dtype)
         shape = (*poses.shape[:2], LATENT_CHANNELS, HEIGHT // DOWN, WIDTH // DOWN)
-        x = torch.randn(shape, generator=self._noise).to(self._world.device)
+        x = torch.randn(shape, generator=self.noise).to(self._world.device)
         levels = self._opening if self._cache.frames == 0 and first is None else LEVELS
         for step, (t, below) in enumerate(zip(levels, (*levels[1:], 0.0), strict=True)):
             if tick is not None:
@@ -124,6 +125,19 @@ class Sampler:
         return self._world.transformer(x.to(self._world.dtype), level, rays, prompts, attention).float()
 
 
+Pose = tuple[float, float, float, float]
+
+
+class Mark(NamedTuple):
+    """What a step changes beside the cache."""
+
+    index: int
+    first: Tensor | None
+    walked: int
+    pose: Pose | None
+    noise: Tensor
+
+
 class PocketRollout:
     """One video: the request's prompt, picture and path."""
 
@@ -139,20 +153,40 @@ class PocketRollout:
         self._world, self._tick = world, tick
         self._sampler = Sampler(world, cache, torch.tensor([words.features]), request.seed)
         self._blocks, self._index = request.blocks, 0
-        self._path = each_latent(request.moves)
-        self._pose: tuple[float, float, float, float] | None = None
+        self._path = tuple(each_latent(request.moves))
+        self._walked = 0  # latents of the path
+        self._pose: Pose | None = None
 
     def step(self, move: CameraMove | None = None) -> Segment | None:
         if self._index >= self._blocks:
             return None
+        began = time.perf_counter()
         poses = self._next_poses(move)
         latents = self._sampler.generate(poses, self._first, self._tick)
         self._first = None
+        if latents.is_cuda:
+            torch.cuda.synchronize(latents.device)  # or the decoder would be charged with the denoising
+        denoised = time.perf_counter()
         pictures = self._world.decode(latents[0])
         frames = (rearrange(pictures, "t c h w -> t h w c") * 255).round().to(torch.uint8).cpu().numpy()
-        segment = Segment(frames, self._index, self._index * BLOCK_FRAMES, FPS)
+        ms = {"denoise": 1e3 * (denoised - began), "decode": 1e3 * (time.perf_counter() - denoised)}
+        segment = Segment(frames, self._index, self._index * BLOCK_FRAMES, FPS, ms)
         self._index += 1
         return segment
+
+    def mark(self) -> Mark:
+        return Mark(self._index, self._first, self._walked, self._pose, self._sampler.noise.get_state())
+
+    def rewind(self, mark: object) -> None:
+        assert isinstance(mark, Mark)
+        self._index, self._first, self._walked, self._pose = mark.index, mark.first, mark.walked, mark.pose
+        self._sampler.noise.set_state(mark.noise)
+
+    def go_on(self, request: Request) -> None:
+        self._blocks, self._path = request.blocks, tuple(each_latent(request.moves))
+
+    def reseed(self, seed: int) -> None:
+        self._sampler.noise.manual_seed(seed)
 
     def _next_poses(self, move: CameraMove | None) -> Tensor:
         """[1, BLOCK_FRAMES, 4]; the video's first frame is where the camera stands."""
@@ -161,8 +195,9 @@ class PocketRollout:
             if self._pose is None:
                 self._pose = (0.0, 0.0, 0.0, 0.0)
             else:
-                keys = move.keys if move is not None else next(islice(self._path, 1), ())
-                self._pose = advance(self._pose, keys)
+                planned = self._path[self._walked] if self._walked < len(self._path) else ()
+                self._pose = advance(self._pose, planned if move is None else move.keys)
+                self._walked += 1
             poses.append(self._pose)
         return torch.tensor([poses])
 

@@ -35,6 +35,7 @@ SPEC = BackendSpec(
     max_blocks=120,
     metres_per_latent=0.12,
     degrees_per_latent=2.5,
+    resumable=True,
     weights_bytes=21_800_000,
     working_bytes=800_000_000,
     geometry=CacheGeometry(layers=8, heads=3, head_dim=128, tokens_per_frame=ROWS * COLUMNS),

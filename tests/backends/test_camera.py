@@ -1,4 +1,7 @@
-"""The camera-path grammar: what it reads, what it writes, and where it says a mistake is."""
+"""Camera paths: what is read, what is written, where a mistake is, and that keys follow what was drawn."""
+
+import json
+import math
 
 import pytest
 
@@ -8,8 +11,14 @@ from backends.camera import (
     CameraMove,
     PathError,
     each_latent,
+    follow_drawing,
+    follow_trajectory,
+    format_moves,
     format_path,
+    parse_moves,
     parse_path,
+    parse_trajectory,
+    trace_trajectory,
 )
 
 
@@ -75,3 +84,136 @@ def test_each_latent_repeats_the_keys():
 def test_a_move_is_checked_when_made(keys, latents):
     with pytest.raises(ValueError, match=r"unknown camera key|at least 1 latent"):
         CameraMove(keys, latents)
+
+
+@pytest.mark.parametrize("text", ["", "w-8", "w+right-4, still-2, a-1, down+left-3"])
+def test_moves_as_json_are_read_back(text):
+    moves = parse_path(text)
+    assert parse_moves(format_moves(moves)) == moves
+    assert parse_path(format_moves(moves)) == moves
+
+
+@pytest.mark.parametrize(
+    ("text", "segment", "words"),
+    [
+        ("[", 1, "not JSON"),
+        ("[" * 100_000, 1, "nested"),
+        ("[3]", 1, "a move is"),
+        ('[{"keys": ["w"], "n": 2}, {"keys": "w", "n": 2}]', 2, "a move is"),
+        ('[{"keys": ["w"], "n": 2}, {"keys": ["fly"], "n": 2}]', 2, "unknown camera key 'fly'"),
+        ('[{"keys": ["w"], "n": 0}]', 1, "at least 1"),
+        ('[{"keys": ["w"], "n": 4000}, {"keys": ["s"], "n": 97}]', 2, "4,097"),
+    ],
+)
+def test_says_which_move_of_json_is_wrong(text, segment, words):
+    with pytest.raises(PathError, match=words) as caught:
+        parse_path(text)
+    assert caught.value.segment == segment
+
+
+PATHS = ["w-4", "w-3, right-1, d-4", "w+right-9, still-2, up-5, s+left-12, a+down-7", "left-120"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("metres", "degrees"), [(0.08, 3.0), (0.12, 2.5)])
+def test_keys_follow_the_trajectory_they_made_exactly(path, metres, degrees):
+    moves = parse_path(path)
+    frames = parse_trajectory(trace_trajectory(moves, metres, degrees))
+    assert len(frames) == 1 + sum(move.latents for move in moves)
+    followed = follow_trajectory(frames, metres, degrees)
+    # Keys of one latent come in an order of their own.
+    assert [set(keys) for keys in each_latent(followed)] == [set(keys) for keys in each_latent(moves)]
+
+
+def test_a_trajectory_in_the_text_is_followed():
+    assert parse_path(" " + trace_trajectory(parse_path("w-3, right-2"))) == parse_path("w-3, right-2")
+
+
+def test_a_trajectory_says_where_cameras_stand_and_look():
+    frames = parse_trajectory(trace_trajectory(parse_path("right-30, w-10"), 0.1, 3.0))
+    last = frames[-1].c2w
+    # A quarter turn to the right, then a metre: along +x, x is right and z ahead at the start.
+    assert [row[3] for row in last[:3]] == pytest.approx([1.0, 0.0, 0.0], abs=1e-9)
+    assert [row[2] for row in last[:3]] == pytest.approx([1.0, 0.0, 0.0], abs=1e-9)
+    assert frames[0].focal == pytest.approx((969.697 / 1920, 969.697 / 1080))
+
+
+def test_a_trajectory_a_little_off_the_keys_is_followed_closely():
+    cameras = json.loads(trace_trajectory(parse_path("w+right-40")))
+    for number, camera in cameras.items():
+        camera["extrinsic"][0][3] += 0.02 * math.sin(int(number))
+    moves = follow_trajectory(parse_trajectory(json.dumps(cameras)))
+    assert sum(move.latents for move in moves) == 40
+
+
+def camera(**changes):
+    identity = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    return {"extrinsic": identity, "K": [[900, 0, 960], [0, 900, 540], [0, 0, 1]], **changes}
+
+
+FAR = [[1, 0, 0, 0], [0, 1, 0, 9], [0, 0, 1, 0], [0, 0, 0, 1]]
+SKEWED = [[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("trajectory", "segment", "words"),
+    [
+        ({}, 1, "a trajectory is"),
+        ({"0": camera(), "one": camera()}, 2, "'one' is not the number of a latent frame"),
+        ({"0": camera(), "2": camera()}, 1, "not numbered 0 to 1"),
+        ({"0": camera(), "1": {"K": camera()["K"]}}, 2, "extrinsic is not 4 rows of 4 numbers"),
+        ({"0": camera(K=[[1, 2], [3]])}, 1, "K is not 3 rows of 3 numbers"),
+        ({"0": camera(K=[[0, 0, 960], [0, 900, 540], [0, 0, 1]])}, 1, "must be positive"),
+        ({"0": camera(extrinsic=[[10**400] * 4] * 4)}, 1, "extrinsic is not 4 rows of 4 numbers"),
+        ({"0": camera(extrinsic=SKEWED)}, 1, "not a rotation and a shift"),
+        ({"0": camera(), "1": camera(extrinsic=FAR)}, 2, "9.00 m and 0 degrees from where keys can be"),
+        ({str(number): 0 for number in range(MAX_PATH_LATENTS + 1)}, MAX_PATH_LATENTS + 1, "the limit is"),
+    ],
+)
+def test_says_which_camera_of_a_trajectory_is_wrong(trajectory, segment, words):
+    text = json.dumps(trajectory)
+    with pytest.raises(PathError, match=words) as caught:
+        parse_path(text)
+    assert caught.value.segment == segment
+    if segment == 2:
+        assert text[caught.value.column - 1 :].startswith(json.dumps(list(trajectory)[1]))
+
+
+def walked(moves, metres=0.08, degrees=3.0):
+    """Where the camera is after every latent, and where it looks at the end."""
+    heading, x, y = 0.0, 0.0, 0.0
+    places = [(x, y)]
+    for keys in each_latent(moves):
+        heading += math.radians(degrees) * (("right" in keys) - ("left" in keys))
+        x, y = (
+            x + ("w" in keys) * metres * math.sin(heading),
+            y + ("w" in keys) * metres * math.cos(heading),
+        )
+        places.append((x, y))
+    return places, heading
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        [(0, 0), (0, 3)],
+        [(0, 0), (0, -1)],
+        [(0, 0), (2, 2), (0, 4), (-2, 2), (0, 0)],
+        [(1.5 * math.sin(t / 20) , 1.5 - 1.5 * math.cos(t / 20)) for t in range(126)],
+        [(0, 0), (0.001, 0)],
+    ],
+    ids=["ahead", "back", "square", "circle", "nowhere"],
+)  # fmt: skip
+def test_keys_walk_along_a_drawing(line):
+    places, _ = walked(follow_drawing(line))
+    for right, ahead in line:
+        assert min(math.dist(place, (right, ahead)) for place in places) <= 0.08 + 1e-9
+
+
+def test_straight_ahead_takes_no_turn():
+    assert follow_drawing([(0, 0), (0, 0.85)]) == parse_path("w-10")
+
+
+def test_a_drawing_too_long_to_walk_is_refused():
+    with pytest.raises(ValueError, match="more than 4,096 latents"):
+        follow_drawing([(0, 0), (0, 500)])

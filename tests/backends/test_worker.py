@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +18,20 @@ import torch
 
 from backends import jobs
 from backends.base import Done, Event, Failed, Loading, Progress, Queued, Request, Update
+from backends.camera import CameraMove
 from backends.machine import physical_cores
-from backends.worker import Job, Run, Worker
+from backends.worker import Job, Run, Side, Worker
 from qvg.config import BF16
 from tests.fake_backend import OTHER, SPEC
 
+ALONE = (Side(BF16, SPEC.policy),)
 LOADERS = "tests.fake_backend:load"
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60.0  # two slow cores import torch in this time, whatever else they do
 
 
 def job(prompt: str = "", backend_id: str = SPEC.id, **options) -> Job:
-    return Job(backend_id, Request(prompt=prompt, **{"blocks": 2, **options}), BF16, SPEC.policy)
+    return Job(backend_id, Request(prompt=prompt, **{"blocks": 2, **options}), ALONE)
 
 
 def until(run: Run, kind: type[Event]) -> list[Event]:
@@ -77,7 +80,9 @@ def test_events_come_in_order(worker):
     events = finish(run)
     kinds = [type(event) for event in events if not isinstance(event, Progress)]
     assert kinds == [Loading, Loading, Update, Update, Update, Done]
-    assert events[-1] == Done(False, 3, 21, events[-1].seconds, events[-1].peak_bytes, events[-1].notes)
+    done = events[-1]
+    assert (done.stopped, done.blocks, done.frames, done.kept_bytes) == (False, 3, 21, 0)
+    assert 0 < done.freed_bytes < done.memory_bytes < done.peak_bytes * 1.05
     positions = [(event.block, event.step) for event in events if isinstance(event, Progress)]
     assert positions == sorted(positions)
     assert run.ended
@@ -131,6 +136,78 @@ def test_queued_runs_keep_their_order_and_hear_their_place(worker):
         assert run.place == 0
     assert first.ended
     assert ends["second"] <= ends["fourth"]
+
+
+def test_two_sides_come_from_one_process(worker):
+    events = finish(worker.submit(replace(job(blocks=2), sides=ALONE * 2)))
+    updates = [event for event in events if isinstance(event, Update)]
+    assert [(update.segment.index, update.side) for update in updates] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert np.array_equal(updates[2].segment.frames, updates[3].segment.frames)
+    with pytest.raises(ValueError, match="at least one side"):
+        replace(job(), sides=())
+
+
+def test_steering_reaches_the_next_block_and_ends_with_the_run(worker):
+    run = worker.submit(job("delay=0.05", blocks=400))
+    assert until(run, Update)[-1].move is None
+    run.steer(("w", "left"))
+    moves = [until(run, Update)[-1].move for _ in range(3)]
+    assert moves[-1] == CameraMove(("w", "left"))
+    # Pressed and let go between two blocks: still one block's worth.
+    run.steer(())
+    until(run, Update)
+    until(run, Update)
+    run.steer(("s",))
+    run.steer(())
+    moves = [until(run, Update)[-1].move for _ in range(3)]
+    assert moves.count(CameraMove(("s",))) == 1
+    assert moves[-1] == CameraMove()
+    with pytest.raises(ValueError, match="unknown camera key 'q'"):
+        run.steer(("q",))
+    run.stop()
+    finish(run)
+    run.steer(("w",))
+    following = finish(worker.submit(job(blocks=2)))
+    assert [event.move for event in following if isinstance(event, Update)] == [None, None]
+
+
+def test_a_waiting_run_can_be_moved_in_the_queue(worker):
+    busy, *waiting = (worker.submit(job(prompt)) for prompt in ("delay=0.2", "", "", ""))
+    first, second, third = waiting
+    third.move(1)
+    assert [run.place for run in (third, first, second)] == [1, 2, 3]
+    third.move(99)
+    first.move(0)
+    assert [run.place for run in (first, second, third)] == [1, 2, 3]
+    busy.move(2)
+    assert busy.place == 0
+    second.move(1)
+    for run in waiting:
+        finish(run)
+    assert all(run.ended for run in (busy, *waiting))
+
+
+def test_a_video_is_gone_on_with_while_its_process_knows_it_and_made_again_when_not(worker):
+    def frames_from(block, video="a video", **options):
+        # Slow enough that no progress is replaced by newer before it is read.
+        ordered = replace(job("delay=0.05", **options), video=video, first_block=block)
+        events = finish(worker.submit(ordered))
+        made = [event for event in events if isinstance(event, Update)]
+        assert [update.segment.index for update in made] == list(range(block, options["blocks"]))
+        return frames(events), events
+
+    whole, _ = frames_from(0, blocks=6)
+    beginning, events = frames_from(0, blocks=4)
+    assert events[-1].kept_bytes > 0
+    assert events[-1].freed_bytes == 0
+    rest, events = frames_from(4, blocks=6)
+    assert np.array_equal(np.concatenate([beginning, rest]), whole)
+    assert {event.block for event in events if isinstance(event, Progress)} == {4, 5}
+    # Another video has been made since.
+    frames_from(0, blocks=1, video="another")
+    again, events = frames_from(4, blocks=6)
+    assert np.array_equal(again, rest)
+    assert {event.block for event in events if isinstance(event, Progress)} == set(range(6))
 
 
 def test_silence_is_heard_as_none(worker):
@@ -237,13 +314,14 @@ def test_a_device_that_is_not_here_is_told():
 PAGE = """
 import os, signal, sys
 from backends.base import Progress, Request
-from backends.worker import Job, Worker
+from backends.worker import Job, Side, Worker
 from qvg.config import BF16
 from qvg.policy import CachePolicy
 
 if __name__ == "__main__":
     worker = Worker("cpu", "tests.fake_backend:load")
-    run = worker.submit(Job("fake", Request(prompt="delay=0.5", blocks=400), BF16, CachePolicy(every=2)))
+    side = Side(BF16, CachePolicy(every=2))
+    run = worker.submit(Job("fake", Request(prompt="delay=0.5", blocks=400), (side,)))
     for event in run.events(60):
         if isinstance(event, Progress):
             break

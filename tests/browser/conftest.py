@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +30,7 @@ ARGUMENTS = [
     "--autoplay-policy=no-user-gesture-required",
 ]
 
-# Notes the number painted into every frame that is really shown.
+# Notes the number painted into every frame that is really shown, and how far apart sides are.
 WATCH_FRAMES = """
 window.shown = [];
 const known = new WeakSet();
@@ -45,12 +46,23 @@ setInterval(() => document.querySelectorAll("#player video").forEach((video) => 
     for (let bit = 0; bit < 12; bit++) {
       number |= (pen.getImageData(bit * 16 + 8, 8, 1, 1).data[0] > 127) << bit;
     }
-    window.shown.push({ number, time: frame.mediaTime, loop: video.loop });
+    const pane = video.closest(".pane")?.dataset.name;
+    const loop = Boolean(video.closest(".screen[data-state=final]"));
+    window.shown.push({ number, time: frame.mediaTime, loop, pane });
     video.requestVideoFrameCallback(note);
   };
   video.requestVideoFrameCallback(note);
 }), 15);
+window.drifts = [];
+setInterval(() => {
+  const videos = [...document.querySelectorAll("#player video")];
+  if (videos.length < 2 || videos.some((video) => video.paused || video.seeking)) return;
+  const times = videos.map((video) => video.currentTime);
+  window.drifts.push(Math.max(...times) - Math.min(...times));
+}, 40);
 """
+# Pictures of real states are kept where this says, for people to look at.
+PICTURES = os.environ.get("QVG_SCREENSHOTS")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -93,6 +105,8 @@ def serve(command: list[str], port: int, log: Path, **environment: str) -> Itera
             try:
                 urllib.request.urlopen(address, timeout=5).close()
                 break
+            except urllib.error.HTTPError:
+                break  # it has nothing there, and says so
             except OSError:
                 if process.poll() is not None or time.monotonic() > deadline:
                     pytest.fail(f"the server did not start:\n{log.read_text()}")
@@ -124,6 +138,18 @@ def phone(browser: Any) -> Iterator[Any]:
     context.close()
 
 
+@pytest.fixture
+def picture() -> Callable[..., None]:
+    """Keeps a screenshot, where the environment asks for them."""
+
+    def take(page: Any, name: str, full: bool = False) -> None:
+        if PICTURES:
+            Path(PICTURES).mkdir(parents=True, exist_ok=True)
+            page.screenshot(path=Path(PICTURES) / f"{name}.png", full_page=full)
+
+    return take
+
+
 OpenPage = Callable[..., Any]
 
 
@@ -148,6 +174,8 @@ def open_page(desktop: Any) -> Iterator[OpenPage]:
 
     yield open_at
     for page in pages:
+        if not page.is_closed() and page.is_visible("#stop"):
+            page.click("#stop")
         page.close()
     assert complaints == []
 

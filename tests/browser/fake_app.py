@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -9,10 +10,34 @@ from pathlib import Path
 from tests.ui.fake_worker import FakeWorker
 
 
+def own_hub(folder: Path) -> None:
+    """A small LongCat-Video on a Hugging Face of our own, with a licence to accept."""
+    from huggingface_hub import constants
+
+    from backends import artifacts
+    from backends.artifacts import Artifact, File, Source
+    from backends.longcat import spec
+    from tests.backends.fake_hub import COMMIT, FakeHub
+
+    data = b"weights" * 300_000
+    hub = FakeHub()
+    hub.files = {("owner/model", "model.bin"): data}
+    constants.ENDPOINT, constants.HF_HUB_CACHE = hub.endpoint, str(folder / "hub")
+    file = File("model.bin", len(data), hashlib.sha256(data).hexdigest())
+    source = Source(repo="owner/model", revision=COMMIT, files=(file,), path="model.bin")
+    owned = Artifact(
+        id="owned", title="Owned", purpose="Is tested.", licence="Not for sale.", needs_acceptance=True,
+        source=source,
+    )  # fmt: skip
+    spec.ARTIFACTS = (owned,)
+    spec.missing = lambda: artifacts.missing((owned,), "a GPU", "longcat")
+
+
 def main() -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     from ui.build import build
 
+    own_hub(Path(sys.argv[2]).parent)
     port, outputs = int(sys.argv[1]), Path(sys.argv[2])
     build(FakeWorker(), outputs).launch(
         server_name="127.0.0.1", server_port=port, root_path=os.environ.get("ROOT_PATH")

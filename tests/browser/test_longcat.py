@@ -42,7 +42,7 @@ def test_a_picture_becomes_a_clip_and_is_continued(open_page, program, tmp_path)
     assert "Made at 96 x 64, the size nearest" in page.inner_text("#status")
     # The history of the last continuation: three latents, in one span whatever the policy says.
     codec = codec_for(TINY_SPEC, "QVG INT2")
-    assert page.inner_text(".gauge .held strong") == text.size(
+    assert page.inner_text(".gauge .held") == text.size(
         plan(TINY_SPEC, codec, TINY_SPEC.policy, 2, None).kv_bytes
     )
     page.wait_for_selector(".screen[data-state=final] video")

@@ -1,58 +1,44 @@
-"""Behind a proxy that strips a path, as JupyterLab's does."""
-
-import threading
+"""Behind jupyter-server-proxy, as on a pod or a hub: the page is under a path that is taken off."""
 
 import pytest
 
 from tests.browser.conftest import free_port, serve
 
-PREFIX = "/user/me/proxy/7860"
+BASE = "/user/me"
 
 
 @pytest.fixture
 def proxied(browser, tmp_path):
-    """The page behind PREFIX; nothing else is there."""
-    httpx = pytest.importorskip("httpx")
-    uvicorn = pytest.importorskip("uvicorn")
-    from starlette.applications import Starlette
-    from starlette.responses import Response, StreamingResponse
-    from starlette.routing import Route
-
-    port = free_port()
-    command = ["-m", "tests.browser.fake_app", str(port), str(tmp_path / "outputs")]
-    upstream = serve(command, port, tmp_path / "log.txt", ROOT_PATH=PREFIX)
-    address = next(upstream)
-
-    async def forward(request):
-        client = httpx.AsyncClient(base_url=address, timeout=None)
-        onward = client.build_request(
-            request.method,
-            f"/{request.path_params['path']}?{request.url.query}",
-            headers=request.headers.items(),
-            content=await request.body(),
-        )
-        answer = await client.send(onward, stream=True)
-        headers = {key: value for key, value in answer.headers.items() if key != "transfer-encoding"}
-        return StreamingResponse(answer.aiter_raw(), answer.status_code, headers)
-
-    async def nothing(_):
-        return Response(status_code=204)
-
-    routes = [
-        Route(PREFIX + "/{path:path}", forward, methods=["GET", "POST", "HEAD"]),
-        Route("/favicon.ico", nothing),  # asked for by habit
-    ]
-    proxy = Starlette(routes=routes)
-    server = uvicorn.Server(uvicorn.Config(proxy, port=free_port(), log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.config.port}{PREFIX}/"
-    server.should_exit = server.force_exit = True
-    thread.join(10)
-    upstream.close()
+    """The page's address behind a Jupyter server of our own."""
+    pytest.importorskip("jupyter_server_proxy")
+    port, front = free_port(), free_port()
+    prefix = f"{BASE}/proxy/{port}"
+    page = serve(
+        ["-m", "tests.browser.fake_app", str(port), str(tmp_path / "outputs")],
+        port,
+        tmp_path / "page.txt",
+        ROOT_PATH=prefix,
+    )
+    command = ["-m", "jupyter", "server", "--no-browser", "--allow-root", f"--port={front}"]
+    settings = {"base_url": BASE, "port_retries": 0, "root_dir": tmp_path, "disable_check_xsrf": True}
+    settings["quit_button"] = False
+    command += [f"--ServerApp.{name}={value}" for name, value in settings.items()]
+    jupyter = serve(
+        [*command, "--IdentityProvider.token="],
+        front,
+        tmp_path / "jupyter.txt",
+        JUPYTER_CONFIG_DIR=str(tmp_path / "config"),
+        JUPYTER_RUNTIME_DIR=str(tmp_path / "runtime"),
+    )
+    next(page)
+    yield next(jupyter).rstrip("/") + prefix + "/"
+    jupyter.close()
+    page.close()
 
 
-def test_a_run_behind_a_path(proxied, open_page):
+def test_a_run_behind_a_path(proxied, open_page, desktop):
+    # Asked for by habit, outside of the path.
+    desktop.route("**/favicon.ico", lambda route: route.fulfill(status=204))
     page = open_page(proxied)
     page.fill("#prompt textarea", "a red box")
     field = page.locator("#blocks input[type=number]")

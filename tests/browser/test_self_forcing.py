@@ -39,7 +39,7 @@ def test_a_prompt_becomes_a_video_block_by_block(open_page, program, tmp_path):
     # Two blocks encoded together, one in full precision; the last one is not remembered.
     codec = codec_for(TINY_SPEC, "QVG INT2")
     stored, _ = cache_bytes(TINY_SPEC.geometry, codec, TINY_SPEC.policy, 3, TINY_SPEC.latents_per_block)
-    assert page.inner_text(".gauge .held strong") == text.size(stored)
+    assert page.inner_text(".gauge .held") == text.size(stored)
     page.wait_for_selector(".screen[data-state=final] video")
     with page.expect_download() as download:
         page.click("a.download")

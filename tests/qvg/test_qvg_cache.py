@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qvg import BF16, CacheGeometry, CachePolicy, KVCache, attend
+from qvg import BF16, PRESETS, CacheGeometry, CachePolicy, KVCache, attend
 from qvg.policy import cache_bytes
 
 HEADS, HEAD_DIM, TOKENS_PER_FRAME, FRAMES_PER_BLOCK = 2, 16, 7, 3
@@ -179,3 +179,68 @@ def test_gradients_do_not_enter_the_cache() -> None:
     k, v = (x.requires_grad_() for x in random_block(torch.Generator()))
     cache.layer(0).stage(k, v)
     assert not attend(k, cache.layer(0)).requires_grad
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+@pytest.mark.parametrize("preset", ["BF16", "QVG INT2"])
+def test_a_snapshot_is_come_back_to_exactly_and_more_than_once(policy: CachePolicy, preset: str) -> None:
+    geometry = CacheGeometry(layers=2, heads=HEADS, head_dim=64, tokens_per_frame=TOKENS_PER_FRAME)
+    cache = KVCache(geometry, PRESETS[preset], policy, frames_per_block=FRAMES_PER_BLOCK)
+
+    def grow(seed: int, blocks: int = 1) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(blocks):
+            for index in range(geometry.layers):
+                k, v = torch.randn(2, 1, HEADS, BLOCK, 64, generator=generator).bfloat16()
+                cache.layer(index).stage(k, v)
+            cache.commit()
+
+    def history() -> list[Tensor]:
+        return [
+            x.clone()
+            for index in range(geometry.layers)
+            for piece in cache.layer(index).pieces(torch.float32)
+            for x in (torch.tensor(piece.first_frame), piece.k, piece.v)
+        ]
+
+    for before in (0, 1, 5, 6):
+        cache.reset()
+        grow(0, before)
+        kept, frames, stored = history(), cache.frames, cache.stats().stored_bytes
+        snapshot = cache.snapshot()
+        recent = policy.layout(before).recent
+        block_bytes = 2 * geometry.layers * HEADS * BLOCK * 64 * 2
+        assert snapshot.copied_bytes == (len(recent) + min(before, policy.sink)) * block_bytes
+        grow(1, 3)
+        first = history()
+        for seed in (2, 1):
+            cache.restore(snapshot)
+            assert (cache.frames, cache.stats().stored_bytes) == (frames, stored)
+            assert all(torch.equal(x, y) for x, y in zip(history(), kept, strict=True))
+            grow(seed, 3)
+        # The same blocks after coming back make the same history.
+        assert all(torch.equal(x, y) for x, y in zip(history(), first, strict=True))
+
+
+def test_a_snapshot_has_a_history_given_whole_too() -> None:
+    cache = make_cache(CachePolicy(every=2))
+    generator = torch.Generator().manual_seed(0)
+
+    def give(frames: int) -> None:
+        for index in range(GEOMETRY.layers):
+            k, v = torch.randn(
+                2, 1, HEADS, frames * TOKENS_PER_FRAME, HEAD_DIM, generator=generator
+            ).bfloat16()
+            cache.layer(index).preload(k, v)
+        cache.commit()
+
+    give(5)
+    snapshot, frames = cache.snapshot(), cache.frames
+    kept = [piece.k.clone() for piece in cache.layer(0).pieces(torch.float32)]
+    give(7)
+    assert cache.frames == 7
+    cache.restore(snapshot)
+    assert cache.frames == frames == 5
+    assert all(
+        torch.equal(x, piece.k) for x, piece in zip(kept, cache.layer(0).pieces(torch.float32), strict=True)
+    )

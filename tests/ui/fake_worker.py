@@ -11,7 +11,8 @@ import numpy as np
 
 from backends import registry
 from backends.base import Done, Event, Failed, Loading, Progress, Queued, Segment, Update
-from backends.jobs import Job, Run
+from backends.camera import CameraMove
+from backends.jobs import Job, Run, Side
 from backends.machine import DeviceInfo
 from qvg.config import BF16Config
 from qvg.policy import cache_bytes
@@ -30,11 +31,16 @@ INFO = DeviceInfo(
 )
 
 
-def painted(number: int, height: int, width: int) -> np.ndarray:
+def painted(number: int, height: int, width: int, tint: int = 0) -> np.ndarray:
     """uint8 [H, W, 3]: a drifting gradient, and `number` in black and white cells on top, low bit first."""
     rows, columns = np.mgrid[:height, :width]
     frame = np.stack(
-        [(columns + 4 * number) % 256, rows * 255 // height, np.full_like(rows, 96 + (number % 64))], axis=-1
+        [
+            (columns + 4 * number) % 256,
+            rows * 255 // height,
+            np.full_like(rows, 96 + (number % 64) + 8 * tint),
+        ],
+        axis=-1,
     ).astype(np.uint8)
     for bit in range(COUNTER_BITS):
         frame[:CELL, bit * CELL : (bit + 1) * CELL] = 255 * (number >> bit & 1)
@@ -54,12 +60,16 @@ class FakeWorker:
     block_seconds: float = 0.25
     steps: int = 4
     info: DeviceInfo | None = None
+    killed: bool = False
     stopped: list[str] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
+    begun: list[Job] = field(default_factory=list)
+    moves: list[CameraMove] = field(default_factory=list)  # steered, one a block
+    held: list[tuple[str, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._device = threading.Lock()
-        self._waiting: list[Run] = []
+        self._changed = threading.Condition()
+        self._queue: list[Run] = []  # the one that runs first
 
     def start(self) -> None:
         self.info = INFO
@@ -67,32 +77,66 @@ class FakeWorker:
     def close(self) -> None:
         pass
 
+    def kill(self) -> None:
+        """Nothing more happens, as in a program that is gone."""
+        self.killed = True
+
     def submit(self, job: Job) -> Run:
         self.start()
         stopping = threading.Event()
-        run = Run(job, lambda run: (stopping.set(), self.stopped.append(run.id)))
+
+        def stop(run: Run) -> None:
+            self.stopped.append(run.id)
+            stopping.set()
+            with self._changed:
+                self._changed.notify_all()
+
+        run = Run(job, stop, self._steer, self._reorder)
         self.jobs.append(job)
-        self._waiting.append(run)
+        with self._changed:
+            self._queue.append(run)
+            self._tell_places()
         threading.Thread(target=self._serve, args=(run, stopping), daemon=True).start()
         return run
 
-    def _serve(self, run: Run, stopping: threading.Event) -> None:
-        place = 0
-        while not (self._waiting[0] is run and self._device.acquire(timeout=0.05)):
-            if stopping.is_set():
-                self._waiting.remove(run)
-                run.put(Done(stopped=True, blocks=0, frames=0, seconds=0, peak_bytes=0))
-                return
-            if (now := self._waiting.index(run)) != place:
-                place = now
+    def _steer(self, run: Run, keys: tuple[str, ...]) -> None:
+        self.held.append(keys)
+        self.moves.append(CameraMove(keys))
+
+    def _reorder(self, run: Run, place: int) -> None:
+        with self._changed:
+            if run in self._queue[1:]:
+                self._queue.remove(run)
+                self._queue.insert(max(1, place), run)
+                self._tell_places()
+
+    def _tell_places(self) -> None:
+        for place, run in enumerate(self._queue):
+            if run.place != place:
+                run.place = place
                 run.put(Queued(place))
-            time.sleep(0.02)
-        try:
+        self._changed.notify_all()
+
+    def _serve(self, run: Run, stopping: threading.Event) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue[0] is run or stopping.is_set())
+            begins = self._queue[0] is run
+        last: Event = Done(stopped=True, blocks=0, frames=0, seconds=0, peak_bytes=0)
+        if begins:
+            self.begun.append(run.job)
             for event in self._events(run.job, stopping):
-                run.put(event)
-        finally:
-            self._waiting.remove(run)
-            self._device.release()
+                if self.killed:
+                    threading.Event().wait()
+                if isinstance(event, (Done, Failed)):
+                    last = event
+                else:
+                    run.put(event)
+        # Makes way before it tells.
+        with self._changed:
+            self._queue.remove(run)
+            run.place = 0
+            self._tell_places()
+        run.put(last)
 
     def _events(self, job: Job, stopping: threading.Event) -> Iterator[Event]:
         spec = registry.find(job.backend_id)
@@ -104,50 +148,58 @@ class FakeWorker:
         yield Loading("Loading the pattern generator.")
         begun = time.monotonic()
         pause = {"slow": 4, "instant": 0}.get(prompt, 1) * self.block_seconds / self.steps
-        frames = 0
-        for block in range(request.blocks):
+        sides, frames = job.sides, spec.video_frames(job.first_block)
+        for block in range(job.first_block, request.blocks):
             if prompt.startswith("fail") and block == 2:
-                yield Failed(
-                    "Out of memory in block 3 of 12. Choose fewer blocks. What was made so far is kept."
-                )
+                said = "Out of memory in block 3 of 12. Choose fewer blocks. What was made so far is kept."
+                yield Failed(said)
                 return
-            started = time.monotonic()
-            for step in range(self.steps):
-                if stopping.is_set():
-                    yield Done(True, block, frames, time.monotonic() - begun, 123 << 20, ())
-                    return
-                yield Progress(block, request.blocks, step, self.steps)
-                time.sleep(pause)
+            move = self.moves.pop(0) if self.moves else None
             count = spec.video_frames(block + 1) - spec.video_frames(block)
-            pixels = np.stack([painted(frames + t, spec.height, spec.width) for t in range(count)])
-            update = Update(
-                Segment(pixels, block, frames, spec.fps),
-                stats(job, block + 1),
-                1e3 * (time.monotonic() - started),
-                time.monotonic() - begun,
-            )
+            for number, side in enumerate(sides):
+                if side.blocks is not None and block >= side.blocks:
+                    continue
+                started = time.monotonic()
+                for step in range(self.steps):
+                    if stopping.is_set():
+                        yield Done(True, block, frames, time.monotonic() - begun, 123 << 20, (), 9 << 20)
+                        return
+                    yield Progress(block, request.blocks, step, self.steps, number)
+                    time.sleep(pause / len(sides))
+                seed = dict(request.reseeds).get(block, 0) % 7
+                shown = [painted(frames + t, spec.height, spec.width, number + seed) for t in range(count)]
+                yield Update(
+                    Segment(np.stack(shown), block, frames, spec.fps, {"denoise": 40.0, "decode": 10.0}),
+                    stats(job, side, block + 1),
+                    1e3 * (time.monotonic() - started),
+                    time.monotonic() - begun,
+                    number,
+                    move,
+                    100 << 20,
+                    123 << 20,
+                )
             frames += count
-            yield update
         notes = (f"Understood: {prompt or 'nothing'}.",)
-        yield Done(False, request.blocks, frames, time.monotonic() - begun, 123 << 20, notes)
+        seconds = time.monotonic() - begun
+        yield Done(False, request.blocks, frames, seconds, 123 << 20, notes, 0, 10 << 20, 100 << 20)
 
 
-def stats(job: Job, blocks: int) -> CacheStats:
-    """What a cache reports after `blocks` blocks of `job`."""
+def stats(job: Job, side: Side, blocks: int) -> CacheStats:
+    """What a cache reports after `blocks` blocks of a side of `job`."""
     spec = registry.find(job.backend_id)
-    stored, bf16 = cache_bytes(spec.geometry, job.codec, job.policy, blocks, spec.latents_per_block)
-    layout = job.policy.layout(blocks)
+    stored, bf16 = cache_bytes(spec.geometry, side.codec, side.policy, blocks, spec.latents_per_block)
+    layout = side.policy.layout(blocks)
     kept = (len(layout.recent) + len(layout.sink)) / max(layout.visible_blocks, 1)
     recent = int(bf16 * kept)
     rest = max(stored - recent, 0)
-    if isinstance(job.codec, BF16Config):
+    if isinstance(side.codec, BF16Config):
         parts = {"values": rest, "recent": recent}
     else:
         parts = {"codes": rest * 3 // 4, "scales": rest // 10, "labels": rest // 40, "recent": recent}
         parts["centroids"] = rest - parts["codes"] - parts["scales"] - parts["labels"]
     frames = layout.visible_blocks * spec.latents_per_block
     return CacheStats(
-        stored_bytes=stored, bf16_bytes=bf16, scratch_bytes=0, parts=parts, frames=frames,
+        stored_bytes=stored, bf16_bytes=bf16, scratch_bytes=1 << 20, parts=parts, frames=frames,
         total_frames=blocks * spec.latents_per_block, tokens=frames * spec.geometry.tokens_per_frame,
-        spans=len(layout.spans), encode_ms=1.0, read_ms=1.0,
+        spans=len(layout.spans), encode_ms=1.0 * blocks, read_ms=2.0 * blocks,
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """The program's front door: arguments, ports, and what importing it must not do."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -122,3 +123,80 @@ def test_a_login_may_hold_colons():
 def test_a_space_keeps_its_videos_out_of_its_own_folder(monkeypatch):
     monkeypatch.setenv("SPACE_ID", "someone/space")
     assert app._default_outputs().is_absolute()
+
+
+def test_a_shared_page_is_one_of_strangers(monkeypatch, tmp_path):
+    import gradio as gr
+
+    from tests.ui.fake_worker import FakeWorker
+    from ui.build import build
+
+    monkeypatch.setattr(gr.Blocks, "launch", lambda self, *args, **kwargs: None)
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    page = build(FakeWorker(), tmp_path)
+    page.launch()
+    assert page._desk.shared is False
+    page.launch(share=True)
+    assert page._desk.shared is True
+    monkeypatch.setenv("SPACE_ID", "someone/space")
+    page.launch()
+    assert page._desk.shared is True
+
+
+def test_an_mcp_server_needs_a_package_that_is_named(monkeypatch):
+    monkeypatch.setattr(app, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["app.py", "--mcp"])
+    with pytest.raises(SystemExit, match=r"pip install \"gradio\[mcp\]\""):
+        app.main()
+
+
+def test_the_readme_is_a_space_that_can_be_built():
+    from huggingface_hub import metadata_load
+    from packaging.requirements import Requirement
+
+    space = metadata_load(ROOT / "README.md")
+    wanted = [Requirement(line) for line in (ROOT / "requirements.txt").read_text().splitlines() if line]
+    gradio = next(each for each in wanted if each.name == "gradio")
+    assert space["sdk"] == "gradio"
+    assert gradio.specifier.contains(space["sdk_version"])
+    assert (ROOT / space["app_file"]).is_file()
+    assert space["python_version"] in ("3.10", "3.12")  # what ZeroGPU has
+    assert len(space["short_description"]) <= 60
+
+
+def test_it_starts_as_a_space_does(tmp_path):
+    """As `python app.py`, listening where the environment says, in a folder that cannot be written to."""
+    from gradio_client import Client
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        "SPACE_ID": "owner/studio", "SYSTEM": "spaces", "GRADIO_SERVER_NAME": "0.0.0.0",
+        "GRADIO_SERVER_PORT": str(port), "TMPDIR": str(tmp_path), "GRADIO_TEMP_DIR": str(tmp_path / "gradio"),
+    }  # fmt: skip
+    folder = tmp_path / "program"
+    folder.mkdir()
+    folder.chmod(0o500)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "app.py")],
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        said = ""
+        while "Running on" not in said:
+            line = process.stdout.readline()
+            assert line, said
+            said += line
+        client = Client(f"http://127.0.0.1:{port}/", verbose=False)
+        assert client.predict(api_name="/backends")[0]["id"] == "pocket"
+    finally:
+        process.terminate()
+        process.wait(20)
+    assert not list(folder.iterdir())
+    assert not re.search("Traceback|Error", said)

@@ -4,14 +4,18 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from backends import registry
 from backends.base import BackendSpec
 from backends.check import MAX_PROMPT, MAX_SEED
+from backends.jobs import Job, Side
 from qvg.config import BF16, PRESETS, PRQConfig
-from ui import form
+from tests.ui.fake_worker import counter, painted
+from ui import form, media
+from ui.clips import ClipError, read_clip
 from ui.form import Form, FormError
 from ui.pictures import PictureError
 
@@ -19,31 +23,36 @@ POCKET = registry.find("pocket")
 
 
 def filled(**changes) -> Form:
-    values = {
-        "prompt": "a red box", "path": "", "quantised": True, "preset": form.QUANTISED[0],
-        "seed": 7, "blocks": 12, "as_path": False, "clusters": 64, "group": 64, "stages": 1, "iterations": 2,
-        "every": 6, "sink": 0, "recent": 0, "window": 0,
-    }  # fmt: skip
-    return Form(**{**values, **changes})
+    asked = dataclasses.replace(form.default_form(POCKET), prompt="a red box", path="", seed=7)
+    return dataclasses.replace(asked, **changes)
+
+
+def job_of(**changes) -> Job:
+    return filled(**changes).commission(POCKET).job()
 
 
 def test_a_plain_job():
-    job = filled(path="w-4, right-2").job(POCKET)
+    job = job_of(path="w-4, right-2")
     assert job.backend_id == "pocket"
     assert job.request.prompt == "a red box"
     assert [str(move) for move in job.request.moves] == ["w-4", "right-2"]
     assert (job.request.seed, job.request.blocks) == (7, 12)
-    assert job.codec == PRQConfig(clusters=64)
-    assert job.policy == POCKET.policy
+    assert job.sides == (Side(PRQConfig(clusters=64), POCKET.policy),)
 
 
 def test_bf16_ignores_the_codec_fields():
-    assert filled(quantised=False, clusters=None, group=-3).job(POCKET).codec is BF16
+    (side,) = job_of(memory="bf16", clusters=None, group=-3).sides
+    assert side.codec is BF16
 
 
 def test_zero_window_is_everything():
     assert filled(window=0).policy().window is None
     assert filled(window=24).policy().window == 24
+
+
+def test_zero_on_the_card_is_all_of_it():
+    assert filled(on_card=0).policy().device_bytes is None
+    assert filled(on_card=3).policy().device_bytes == 3 << 20
 
 
 @pytest.mark.parametrize("preset", form.QUANTISED)
@@ -53,9 +62,9 @@ def test_every_preset_makes_a_job(preset):
     if isinstance(config, PRQConfig):
         fields = ("clusters", "group", "stages", "iterations")
         values = {name: getattr(config, name) for name in fields}
-    job = filled(preset=preset, **values).job(POCKET)
-    assert job.codec == config
-    json.dumps(form.settings(job, POCKET, preset))
+    commission = filled(preset=preset, **values).commission(POCKET)
+    assert commission.job().sides[0].codec == config
+    json.dumps(commission.settings())
 
 
 @pytest.mark.parametrize(
@@ -92,12 +101,13 @@ def test_as_long_as_the_path(path, blocks):
         ({"every": 0}, "Cache policy: every=0"),
         ({"sink": -1}, "Cache policy: sink=-1"),
         ({"window": 2}, "Cache policy: window=2"),
+        ({"on_card": -2}, "Cache policy: device_bytes=-2097152"),
         ({"preset": "None"}, "There is no preset 'None'"),
     ],
 )
 def test_what_cannot_run_is_one_sentence(changes, words):
     with pytest.raises(FormError) as caught:
-        filled(**changes).job(POCKET)
+        job_of(**changes)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -105,12 +115,12 @@ def test_what_cannot_run_is_one_sentence(changes, words):
 def test_a_bad_picture_is_one_sentence(tmp_path):
     (tmp_path / "a.png").touch()
     with pytest.raises(PictureError, match="empty"):
-        filled(picture=str(tmp_path / "a.png")).job(POCKET)
+        job_of(picture=str(tmp_path / "a.png"))
 
 
 def test_a_picture_becomes_pixels(tmp_path):
     Image.new("RGB", (64, 40), "red").save(tmp_path / "a.png")
-    image = filled(picture=str(tmp_path / "a.png")).job(POCKET).request.image
+    image = job_of(picture=str(tmp_path / "a.png")).request.image
     assert image is not None
     assert image.shape == (40, 64, 3)
 
@@ -123,23 +133,135 @@ def words_only() -> BackendSpec:
 def test_what_a_model_cannot_use_is_left_out(words_only, tmp_path):
     Image.new("RGB", (64, 40)).save(tmp_path / "a.png")
     asked = filled(path="w-4000", as_path=True, picture=str(tmp_path / "a.png"))
-    request = asked.job(words_only).request
+    request = asked.commission(words_only).request
     assert request.moves == ()
     assert request.image is None
     assert request.blocks == 12
 
 
 def test_settings_say_how_it_was_made():
-    job = filled(path="w-4").job(POCKET)
-    kept = form.settings(job, POCKET, "QVG INT2")
+    kept = filled(path="w-4", memory="compare", sides=("BF16", "QVG INT2")).commission(POCKET).settings()
     assert json.loads(json.dumps(kept)) == kept
-    assert kept["prompt"] == "a red box"
-    assert kept["path"] == "w-4"
-    assert kept["seed"] == 7
-    assert kept["codec"] == "QVG INT2"
-    assert kept["codec_settings"]["clusters"] == 64
-    assert kept["policy"] == {"every": 6, "sink": 0, "recent": 0, "window": None}
+    assert (kept["prompt"], kept["path"], kept["seed"]) == ("a red box", "w-4", 7)
+    assert [side["codec"] for side in kept["sides"]] == ["BF16", "QVG INT2"]
+    assert kept["sides"][1]["codec_settings"]["clusters"] == 64
+    assert kept["sides"][0]["policy"] == {
+        "every": 6, "sink": 0, "recent": 0, "window": None, "device_bytes": None,
+    }  # fmt: skip
 
 
-def test_bf16_is_named_so():
-    assert form.settings(filled(quantised=False).job(POCKET), POCKET, "QVG INT2")["codec"] == "BF16"
+def test_a_form_is_recalled_from_what_a_file_remembers():
+    asked = filled(
+        path="w-4, left-2", memory="compare", sides=("BF16", "KIVI INT2"), budget=40, when_full="stop",
+        blocks=7, as_path=True, preset="QVG-Pro INT2", stages=3, group=32, window=24, every=4,
+    )  # fmt: skip
+    kept = json.loads(json.dumps(asked.remembered()))
+    assert Form.recalled(kept, POCKET) == asked
+    assert Form.recalled(kept, POCKET, "a.png").picture == "a.png"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"prompt": 3, "seed": "x", "memory": "all", "sides": "BF16", "preset": "BF16", "when_full": 1},
+        {"picture": "/etc/passwd", "unknown": 1, "sides": ["<b>"], "as_path": "yes", "blocks": [1]},
+    ],
+)
+def test_what_a_file_has_wrong_is_as_at_first(values):
+    recalled = Form.recalled(values, POCKET)
+    expected = form.default_form(POCKET)
+    if values.get("sides") == ["<b>"]:
+        expected = dataclasses.replace(expected, sides=())
+    assert recalled == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sides": ("BF16",)}, "Choose 2 to 4 different presets to compare, not 1"),
+        ({"sides": ("BF16", "BF16")}, "Choose 2 to 4 different presets"),
+        ({"sides": ("BF16", "X")}, "There is no preset 'X'"),
+        ({"budget": -1}, "The memory budget is 0 for none, or more."),
+        ({"budget": 4}, "BF16 does not fit in this memory budget: a window of one block does not fit"),
+    ],
+)
+def test_a_comparison_that_cannot_run_is_one_sentence(changes, words):
+    with pytest.raises(FormError) as caught:
+        job_of(**{"memory": "compare", "sides": ("BF16", "QVG INT2"), **changes})
+    assert words in str(caught.value)
+
+
+def test_the_preset_chosen_has_the_numbers_of_the_form_and_the_others_their_own():
+    sides = job_of(memory="compare", sides=("QVG INT2", "QVG-Pro INT2"), clusters=32).sides
+    assert [side.codec.clusters for side in sides] == [32, 64]
+
+
+SELF_FORCING, LONGCAT = registry.find("self_forcing"), registry.find("longcat")
+
+
+def test_prompts_change_at_blocks_counted_from_one():
+    asked = dataclasses.replace(
+        form.default_form(SELF_FORCING), blocks=9, changes="5: snow falls\n\n 3 : rain: more"
+    )
+    changes = asked.commission(SELF_FORCING).request.changes
+    assert [(change.block, change.prompt) for change in changes] == [(2, "rain: more"), (4, "snow falls")]
+    assert filled(changes="5: snow").commission(POCKET).request.changes == ()
+    kept = asked.commission(SELF_FORCING).settings()
+    assert json.loads(json.dumps(kept))["changes"] == [[2, "rain: more"], [4, "snow falls"]]
+    for line, words in (
+        ("snow", "is not `block: prompt`"),
+        ("x: snow", "is not `block"),
+        ("4:", "is not `block"),
+        ("10: snow", "blocks 2 to 9, not at 10"),
+        ("1: snow", "not at 1"),
+    ):
+        with pytest.raises(FormError, match=words):
+            dataclasses.replace(asked, changes=line).commission(SELF_FORCING)
+
+
+def test_a_models_own_settings_are_told_where_they_are_not_as_usual():
+    names = [option.name for option in LONGCAT.options]
+    asked = dataclasses.replace(form.default_form(LONGCAT), options=("yes", None, "nonsense"))
+    assert asked.commission(LONGCAT).request.options == ((names[0], "yes"),)
+    assert Form.recalled(json.loads(json.dumps(asked.remembered())), LONGCAT).options == (
+        "yes",
+        None,
+        "nonsense",
+    )
+    assert filled(options=("yes",)).commission(POCKET).request.options == ()
+
+
+def test_preview_only_where_there_is_one():
+    assert (
+        dataclasses.replace(form.default_form(SELF_FORCING), preview=True)
+        .commission(SELF_FORCING)
+        .request.preview
+    )
+    assert not filled(preview=True).commission(POCKET).request.preview
+
+
+@pytest.mark.parametrize("rate", [8, 16, 24])
+def test_a_clip_comes_at_the_models_rate_and_size(tmp_path, rate):
+    pixels = np.stack([painted(number, 240, 416) for number in range(2 * rate)])
+    (tmp_path / "a.mp4").write_bytes(media.encode_segment(pixels, rate).data)
+    asked = dataclasses.replace(form.default_form(SELF_FORCING), blocks=2, clip=str(tmp_path / "a.mp4"))
+    clip = asked.commission(SELF_FORCING).request.clip
+    # Two seconds at 16 frames each, up to the last frame's own time; never enlarged.
+    assert clip.shape == (31 if rate == 8 else 32, 240, 416, 3)
+    assert [counter(frame) for frame in clip[::8]] == [0, rate // 2, rate, 3 * rate // 2]
+    assert filled(clip=str(tmp_path / "a.mp4")).commission(POCKET).request.clip is None
+
+
+def test_a_clip_that_cannot_be_read_is_a_sentence(tmp_path):
+    for content in (b"", b"<html>" * 99):
+        (tmp_path / "a.mp4").write_bytes(content)
+        with pytest.raises(ClipError, match="not a video"):
+            read_clip(tmp_path / "a.mp4", SELF_FORCING)
+    pixels = np.stack([painted(number, 1280, 2048) for number in range(2)])
+    (tmp_path / "large.mp4").write_bytes(media.encode_segment(pixels, 16).data)
+    assert read_clip(tmp_path / "large.mp4", SELF_FORCING).shape == (2, 520, 832, 3)
+    with pytest.raises(FormError, match="The clip has 2 frames"):
+        dataclasses.replace(form.default_form(SELF_FORCING), clip=str(tmp_path / "large.mp4")).commission(
+            SELF_FORCING
+        )

@@ -1,11 +1,10 @@
-"""The pad's texts and the map. What the pad's buttons do in a browser is in tests/browser."""
+"""Where a path leads, and paths drawn, read and written. The map is in tests/browser/test_camera.py."""
 
 import math
-import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from backends.camera import MAX_PATH_LATENTS, parse_path
+from backends.camera import parse_path
 from backends.pocket.spec import SPEC
 from ui import pose
 
@@ -51,14 +50,39 @@ def test_paths_that_come_back(path):
     assert math.cos(end.heading) == pytest.approx(1)
 
 
+def test_a_line_drawn_becomes_moves_at_the_models_own_scale():
+    drawn = {"points": [[0, 0], [0, 10 * WALK]], "model": "pocket"}
+    assert pose.follow(drawn) == {"moves": [{"keys": ["w"], "n": 9}]}
+    other = pose.follow({**drawn, "model": "worldplay"})["moves"]
+    assert other[0]["n"] > 9, "its steps are shorter"
+
+
 @pytest.mark.parametrize(
-    "path", ["", "w-1", "right-40, left-40", "a+right-144", f"w+right-{MAX_PATH_LATENTS}"]
+    ("asked", "words"),
+    [
+        ({"points": [[0, 0]], "model": "pocket"}, "two points or more"),
+        ({"points": "x", "model": "pocket"}, "two points or more"),
+        ({"points": [[0, 0], [1, float("nan")]], "model": "pocket"}, "two points or more"),
+        ({"points": [[0, 0], [1]], "model": "pocket"}, "values to unpack"),
+        ({"points": [[0, 0], [0, 1e6]], "model": "pocket"}, "more than 4,096 latents"),
+        ({"points": [[0, 0], [0, 1]], "model": "gone"}, "there is no generator"),
+        ({}, "there is no generator"),
+    ],
 )
-def test_drawing_is_small_and_inside_its_box(path):
-    drawing = pose.drawing(parse_path(path), SPEC)
-    assert len(drawing) < 8_000
-    root = ElementTree.fromstring(drawing)
-    assert root.get("role") == "img"
-    (way,) = (item for item in root if item.get("class") == "way")
-    for point in (way.get("points") or "").split():
-        assert all(0 <= float(number) <= 120 for number in point.split(","))
+def test_a_line_that_is_none_is_a_sentence(asked, words):
+    assert words in pose.follow(asked)["error"]
+
+
+@pytest.mark.parametrize("model", ["pocket", "worldplay"])
+@pytest.mark.parametrize("kind", ["moves", "trajectory"])
+def test_what_is_written_is_read_back(model, kind):
+    path = "w-8, right-4, w+left-2, still-3"
+    written = pose.write({"path": path, "kind": kind, "model": model})["text"]
+    assert pose.read({"text": written, "model": model}) == {"path": path}
+
+
+def test_files_that_cannot_be_read_or_written_are_sentences():
+    assert "move 1 (character 1)" in pose.read({"text": "fly-2", "model": "pocket"})["error"]
+    assert "too long" in pose.read({"text": "w" * (pose.MAX_TEXT + 1), "model": "pocket"})["error"]
+    assert "there is no generator" in pose.read({"text": "w-1"})["error"]
+    assert "'fly' is not a key" in pose.write({"path": "fly-2", "kind": "moves", "model": "pocket"})["error"]

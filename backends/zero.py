@@ -1,0 +1,222 @@
+"""The worker of a Hugging Face Space with ZeroGPU: a process that has a GPU is lent for one run at a time.
+
+`spaces` forks such a process from the page and calls the decorated generator in it: all of a run happens in
+there, on the same `Host` as in a process of our own. What it holds is lost when the Space takes it back, so
+no video is kept to go on with: its beginning is made again. Every run counts against the quota of who asked
+for it, which is why each is driven in its asker's context. Stop and steering go through memory that was
+shared before the fork.
+
+Import this before anything that imports torch.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+import logging
+import multiprocessing
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import spaces
+
+from backends import child, machine, registry
+from backends.base import Done, Failed, Loading, Progress, Queued, Update
+from backends.child import NOTHING_MADE, Controls, Ended, Host, Order, Ready, Report, make_controls
+from backends.jobs import Job, Run
+from backends.machine import DeviceInfo
+from backends.worker import LOADERS
+
+SLOTS = 8  # runs at once; the Space lends each its GPU
+LENT = DeviceInfo(
+    name="ZeroGPU, RTX PRO 6000 (half)",
+    kind="cuda",
+    memory_bytes=48_000_000_000,
+    threads=1,
+    dtype="bfloat16",
+    attention="chosen on the GPU",
+    reasons=("a GPU is lent for every run, and looked at then",),
+)
+_SPARE = 1.4  # a run that takes longer than was asked for is cut off
+_LEAST_S, _START_S = 20.0, 8.0
+_READ_BYTES_S = 4e8  # weights from a Space's disk, before any were timed
+_SMALL_BYTES, _SMALL_BLOCK_S, _LARGE_BLOCK_S = 4 << 30, 1.0, 12.0  # before any block was timed
+_log = logging.getLogger(__name__)
+
+_CONTROLS: tuple[Controls, ...] = tuple(
+    make_controls(multiprocessing.get_context("fork")) for _ in range(SLOTS)
+)
+_hosts: dict[str, Host] = {}  # by loaders; a lent process begins with those of the page
+
+
+def _host(loaders: str) -> Host:
+    if loaders not in _hosts:
+        _hosts[loaders] = Host(machine.choose("auto"), loaders, _CONTROLS[0])
+    return _hosts[loaders]
+
+
+def _duration(order: Order, slot: int, seconds: int, loaders: str) -> int:
+    return seconds
+
+
+@spaces.GPU(duration=_duration)
+def on_gpu(order: Order, slot: int, seconds: int, loaders: str) -> Iterator[Report]:
+    """A whole run, in the process lent for it: what it computes on, then events, the last one in Ended."""
+    import torch
+
+    torch.set_num_threads(machine.physical_cores())
+    yield Ready(machine.inspect(machine.choose("auto")))
+    host, controls = _host(loaders), _CONTROLS[slot]
+    host.listen(controls)
+    reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
+    # A generator cannot yield out of the denoising that it is called from.
+    thread = threading.Thread(target=host.serve, args=(order, reports.put), daemon=True)
+    thread.start()
+    try:
+        while not isinstance(report := reports.get(), Ended):
+            yield report
+        yield report
+    finally:
+        # Also when the Space takes the GPU back.
+        controls.stop.value = order.number
+        thread.join()
+
+
+class _Active(NamedTuple):
+    run: Run
+    number: int
+    slot: int
+
+
+class ZeroWorker:
+    """As many runs at once as the Space lends GPUs for; the others wait here."""
+
+    def __init__(self, loaders: str = LOADERS, preload: Iterable[str] = ()) -> None:
+        """`preload`: generators to load into the page's process, for every process forked from it."""
+        self._loaders = loaders
+        self._info = LENT
+        self._lock = threading.RLock()
+        self._free = list(range(SLOTS))
+        self._waiting: deque[tuple[Run, contextvars.Context]] = deque()
+        self._active: dict[str, _Active] = {}
+        self._numbers = itertools.count(1)
+        self._block_s: dict[str, float] = {}  # measured, by generator
+        self._load_s: dict[str, float] = {}
+        for backend_id in preload:
+            self._preload(backend_id)
+
+    @property
+    def info(self) -> DeviceInfo:
+        """What runs compute on: what is usually lent, until one was."""
+        return self._info
+
+    def start(self) -> None:
+        """There is nothing to start before a run."""
+
+    def submit(self, job: Job) -> Run:
+        """Called in the context of the request that the run is for."""
+        run = Run(job, self._stop, self._steer, self._reorder)
+        with self._lock:
+            self._waiting.append((run, contextvars.copy_context()))
+            self._begin()
+        return run
+
+    def seconds(self, job: Job) -> int:
+        """GPU time to ask for: its blocks, all sides, at the pace of the last run, and loading."""
+        spec = registry.find(job.backend_id)
+        guess = _SMALL_BLOCK_S if spec.working_bytes < _SMALL_BYTES else _LARGE_BLOCK_S
+        block_s = self._block_s.get(job.backend_id, guess)
+        load_s = self._load_s.get(job.backend_id, spec.weights_bytes / _READ_BYTES_S)
+        blocks = sum(min(side.blocks or job.request.blocks, job.request.blocks) for side in job.sides)
+        return round(max(_LEAST_S, _START_S + _SPARE * (load_s + blocks * block_s)))
+
+    def _preload(self, backend_id: str) -> None:
+        import torch
+
+        # A process forked from one that computes in threads would wait for threads it does not have.
+        torch.set_num_threads(1)
+        try:
+            _host(self._loaders).preload(backend_id, _log.info)
+        except Exception:
+            _log.exception("%s is loaded when it is asked for", backend_id)
+        else:
+            self._load_s[backend_id] = 0.0
+
+    def _begin(self) -> None:
+        while self._free and self._waiting:
+            run, context = self._waiting.popleft()
+            run.place = 0
+            active = _Active(run, next(self._numbers), self._free.pop())
+            self._active[run.id] = active
+            threading.Thread(target=context.run, args=(self._drive, active), daemon=True).start()
+        for place, (run, _) in enumerate(self._waiting, start=1):
+            if run.place != place:
+                run.place = place
+                run.put(Queued(place))
+
+    def _drive(self, active: _Active) -> None:
+        run, job = active.run, active.run.job
+        seconds = self.seconds(job)
+        run.put(Loading(f"Asking the Space for {seconds} s of its GPU."))
+        # What a lent process keeps, another one lacks.
+        order = Order(active.number, replace(job, video=""))
+        last: Done | Failed = NOTHING_MADE
+        lent = time.monotonic()
+        try:
+            for report in on_gpu(order, active.slot, seconds, self._loaders):
+                match report:
+                    case Ready(info):
+                        self._info = info
+                        lent = time.monotonic()
+                    case Ended(event):
+                        last = event
+                    case _:
+                        self._time(job, report, time.monotonic() - lent)
+                        run.put(report)
+        except Exception as error:
+            _log.exception("the Space ended a run")
+            said = str(getattr(error, "message", error)) or type(error).__name__
+            last = Failed(f"The Space could not go on with its GPU: {said}. What was made so far is kept.")
+        with self._lock:
+            del self._active[run.id]
+            self._free.append(active.slot)
+            self._begin()
+        run.put(last)
+
+    def _time(self, job: Job, report: Report, since_lent_s: float) -> None:
+        match report:
+            case Progress() if job.backend_id not in self._load_s:
+                self._load_s[job.backend_id] = since_lent_s
+            case Update(block_ms=block_ms):
+                before = self._block_s.get(job.backend_id, block_ms / 1e3)
+                self._block_s[job.backend_id] = (before + block_ms / 1e3) / 2
+
+    def _stop(self, run: Run) -> None:
+        with self._lock:
+            active = self._active.get(run.id)
+            if active is not None:
+                _CONTROLS[active.slot].stop.value = active.number
+                return
+            self._waiting = deque(each for each in self._waiting if each[0] is not run)
+            run.place = 0
+            self._begin()
+        run.put(NOTHING_MADE)
+
+    def _reorder(self, run: Run, place: int) -> None:
+        with self._lock:
+            found = next((each for each in self._waiting if each[0] is run), None)
+            if found is not None:
+                self._waiting.remove(found)
+                self._waiting.insert(max(0, place - 1), found)
+                self._begin()
+
+    def _steer(self, run: Run, keys: tuple[str, ...]) -> None:
+        with self._lock:
+            active = self._active.get(run.id)
+            if active is not None:
+                child.hold(_CONTROLS[active.slot], active.number, keys)

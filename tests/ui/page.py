@@ -1,0 +1,124 @@
+"""The page without a browser: its widgets, what they do, and what the last events left on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import unquote
+
+import gradio as gr
+
+from backends import registry
+from tests.ui.fake_worker import counter
+from ui import controls, gauge, lists, media, stage
+from ui.controls import Controls
+from ui.desk import Desk, Record
+from ui.form import default_form
+from ui.forms import ASKED, OPTIONS, Forms
+from ui.runs import Runs
+from ui.stage import Stage
+
+POCKET = registry.find("pocket")
+
+
+@cache
+def widgets() -> tuple[Controls, Stage]:
+    """What a page has, made once: widgets know nothing of runs."""
+    with gr.Blocks():
+        form = controls.build(registry.entries())
+        sides = default_form(POCKET).named_sides(POCKET)
+        parts = stage.build(gauge.planned(POCKET, sides, 12, 0, None), lambda asked: False)
+        here = Stage(**parts, history=lists.history(), run_id=gr.State(""), visitor=gr.BrowserState(""))
+    return form, here
+
+
+class Page:
+    """One visitor's tab. `desk` is shared by the tabs of one program."""
+
+    def __init__(self, desk: Desk, visitor: str = "a visitor") -> None:
+        self.visitor, self.desk = visitor, desk
+        self.request: Any = SimpleNamespace(session_hash=f"tab-{id(self)}")
+        self.ui, self.stage = widgets()
+        self.runs = Runs(desk, self.ui, self.stage)
+        self.forms = Forms(desk.worker, self.ui, self.stage)
+        self.shown: dict[Any, Any] = {}
+        self.statuses: list[str] = []
+
+    def values(self, names: tuple[str, ...] = ASKED, **changes: Any) -> list[Any]:
+        asked = replace(default_form(POCKET), prompt="instant", seed=7, path="", blocks=8)
+        asked = replace(asked, **changes)
+        own = dict(zip(OPTIONS, [*(asked.options or ()), *[None] * len(OPTIONS)], strict=False))
+        return [own[name] if name in own else getattr(asked, name) for name in names]
+
+    def start(self, model: str = "pocket", randomize: bool = False, **changes: Any) -> Iterator[Any]:
+        return self.runs.generate(self.request, self.visitor, model, randomize, *self.values(**changes))
+
+    def see(self, changes: dict[Any, Any]) -> None:
+        self.shown.update(changes)
+        status = changes.get(self.stage.status)
+        if status is not None:
+            self.statuses.append(status["text"])
+
+    def watch(self, events: Iterator[Any]) -> None:
+        for changes in events:
+            self.see(changes)
+
+    def run(self, **changes: Any) -> None:
+        self.watch(self.start(**changes))
+
+    def press(self, listener: Any, **data: Any) -> Any:
+        """A button in a list."""
+        event = SimpleNamespace(**data)
+        if listener == self.runs.queue:
+            return self.see(listener(event, self.visitor))
+        if listener == self.runs.example:
+            return self.watch(listener(self.request, event, self.visitor))
+        shown = self.shown.get(self.stage.history, {})
+        return self.watch(listener(self.request, event, self.visitor, self.run_id, shown))
+
+    @property
+    def run_id(self) -> str:
+        return self.shown.get(self.stage.run_id, "")
+
+    @property
+    def record(self) -> Record:
+        record = self.desk.any(self.run_id)
+        assert record is not None
+        return record
+
+    @property
+    def player(self) -> dict[str, Any]:
+        return self.shown[self.stage.player]
+
+    @property
+    def track(self) -> dict[str, Any]:
+        (track,) = self.player["tracks"]
+        return track
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return self.shown[self.stage.status]
+
+    @property
+    def problem(self) -> str:
+        return self.shown.get(self.ui.problem, "")
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        return self.shown[self.stage.history]["runs"]
+
+    def final(self, side: int = 0) -> Path:
+        return file_of(self.player["tracks"][side]["final"])
+
+
+def file_of(address: str) -> Path:
+    return Path(unquote(address.removeprefix("/gradio_api/file=").partition("?")[0]))
+
+
+def numbers(file: Path) -> list[int]:
+    """The number painted into each frame."""
+    return [counter(frame) for frame in media.decode(file)]

@@ -1,0 +1,194 @@
+"""The endpoints for programs: driven by gradio_client and by an MCP client, over the fake worker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from backends import registry
+from qvg.config import PRESETS
+from tests.ui.fake_worker import FakeWorker
+from ui import api, build, media
+from ui.form import FormError, default_form
+
+POCKET = registry.find("pocket")
+
+
+@pytest.fixture(scope="module")
+def worker() -> FakeWorker:
+    return FakeWorker(block_seconds=0.05)
+
+
+@pytest.fixture(scope="module")
+def address(worker, tmp_path_factory):
+    pytest.importorskip("mcp")
+    page = build.build(worker, tmp_path_factory.mktemp("api") / "outputs")
+    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, server_port=None, mcp_server=True)
+    yield address
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def client(address, tmp_path_factory) -> Client:
+    return Client(address, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))
+
+
+def test_four_endpoints_with_named_and_typed_inputs(client):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(endpoints) == {"/backends", "/vocabulary", "/generate", "/compare"}
+    for name in ("/generate", "/compare"):
+        inputs = {each["parameter_name"]: each for each in endpoints[name]["parameters"]}
+        assert not any(name.startswith("param_") for name in inputs)
+        assert all(each["parameter_has_default"] for each in inputs.values()), "each may be left out"
+        assert str(list(PRESETS)).strip("[]") in inputs["codecs" if name == "/compare" else "codec"][
+            "python_type"
+        ]["type"].replace('"', "'")
+        assert "filepath" in inputs["picture"]["python_type"]["type"]
+        assert inputs["seed"]["python_type"]["type"] == "int"
+
+
+def test_what_there_is(client):
+    found = {each["id"]: each for each in client.predict(api_name="/backends")}
+    assert list(found) == [spec.id for spec in registry.specs()]
+    assert found["pocket"]["ready"] is True
+    assert found["longcat"]["ready"] is False
+    assert "--download longcat" in found["longcat"]["missing"]
+    assert found["pocket"]["codecs"] == list(PRESETS)
+    told = client.predict(model="pocket", api_name="/vocabulary")
+    assert "box" in {word for words in told["words"].values() for word in words}
+    assert told["examples"] == list(POCKET.examples)
+
+
+def test_a_video_is_made_and_its_progress_told(client):
+    job = client.submit(prompt="a box", blocks=3, seed=5, path="w-4", codec="QVG-Max", api_name="/generate")
+    (video,), made = job.result(30)
+    kept = media.read_settings(Path(video))
+    assert (kept["prompt"], kept["seed"], kept["path"]) == ("a box", 5, "w-4")
+    assert made["camera"] == "w-4"
+    assert (made["made"]["frames"], made["sides"][0]["codec"]) == (12, "QVG-Max")
+    assert kept["made"]["sides"] == made["made"]["sides"]
+    before = [told for videos, told in job.outputs() if not videos]
+    assert "running" in {told["state"] for told in before}
+    assert all(told["said"] for told in before)
+
+
+def test_a_length_that_is_left_out_is_the_paths_or_the_usual_one(client, worker):
+    client.predict(prompt="instant", path="w-8", api_name="/generate")
+    assert worker.jobs[-1].request.blocks == 2
+    client.predict(prompt="instant", codec="BF16", api_name="/generate")
+    assert worker.jobs[-1].request.blocks == POCKET.default_blocks
+    assert worker.jobs[-1].sides[0].codec == PRESETS["BF16"]
+
+
+def test_a_comparison_comes_with_its_sides_and_their_figures(client, worker):
+    videos, made = client.predict(
+        prompt="instant",
+        codecs=["BF16", "QVG INT2", "KIVI INT2"],
+        blocks=8,
+        budget_mib=30,
+        settings={"every": 2, "clusters": 32},
+        api_name="/compare",
+    )
+    assert [Path(video).name.rpartition("-seed-2-")[2] for video in videos] == [
+        "bf16.mp4", "qvg-int2.mp4", "kivi-int2.mp4", "bf16-side-by-side.mp4",
+    ]  # fmt: skip
+    assert [side["codec"] for side in made["made"]["sides"]] == ["BF16", "QVG INT2", "KIVI INT2"]
+    assert made["sides"][0]["drops_from"] is not None
+    assert made["sides"][1]["drops_from"] is None
+    assert worker.jobs[-1].sides[1].codec.clusters == 32
+    assert worker.jobs[-1].sides[1].policy.every == 2
+
+
+def test_a_picture_is_uploaded(client, worker, tmp_path):
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
+    client.predict(prompt="instant", blocks=1, picture=handle_file(tmp_path / "a.png"), api_name="/generate")
+    assert worker.jobs[-1].request.image.shape == (30, 40, 3)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"blocks": 900}, "Pocket World makes 1 to 120 blocks, not 900"),
+        ({"path": "q-3"}, "'q' is not a key"),
+        ({"budget_mib": 1}, "does not fit in this memory budget"),
+        ({"settings": {"warmth": 3}}, "settings is an object with some of clusters"),
+        ({"settings": {"options": {"x": "y"}}}, "Pocket World has no option x='y'; it has none"),
+        ({"codec": "QVG INT9"}, "not in the list of choices"),
+    ],
+)
+def test_what_is_wrong_is_said(client, asked, said):
+    with pytest.raises(AppError, match=said):
+        client.predict(**{"prompt": "instant", **asked}, api_name="/generate")
+
+
+def test_a_run_that_fails_hands_over_what_was_made(client):
+    (video,), made = client.predict(prompt="fail", blocks=5, api_name="/generate")
+    assert media.read_settings(Path(video))["made"]["frames"] == 8
+    assert "Out of memory in block 3" in made["made"]["failed"]
+
+
+def test_a_run_that_makes_nothing_is_an_error(client):
+    with pytest.raises(AppError, match=r"LongCat-Video 13\.6B cannot run here"):
+        client.predict(model="longcat", prompt="fail", blocks=1, api_name="/generate")
+
+
+def test_two_codecs_at_least_are_compared(client):
+    with pytest.raises(AppError, match="2 to 4 different presets"):
+        client.predict(prompt="instant", codecs=[], api_name="/compare")
+
+
+def test_a_program_that_leaves_stops_its_run(client, worker):
+    job = client.submit(prompt="slow", blocks=100, api_name="/generate")
+    deadline = time.monotonic() + 20
+    while not any(told["state"] == "running" for _, told in job.outputs()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    asked = len(worker.jobs)
+    job.cancel()
+    # The device is free again for the next.
+    client.submit(prompt="instant", blocks=1, api_name="/generate").result(20)
+    assert len(worker.jobs) == asked + 1
+
+
+def test_options_of_a_model_are_named():
+    longcat = registry.find("longcat")
+    form = default_form(longcat)
+    option = longcat.options[0]
+    chosen = api.with_settings(form, longcat, {"options": {option.name: option.values[-1]}})
+    assert (option.name, option.values[-1]) in chosen.own_settings(longcat)
+    with pytest.raises(FormError, match="are numbers"):
+        api.with_settings(form, longcat, {"every": "two"})
+    with pytest.raises(FormError, match="has no option"):
+        api.with_settings(form, longcat, {"options": ["x"]})
+
+
+def test_the_endpoints_are_tools_of_an_mcp_server(address):
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+
+    async def talk():
+        async with (
+            streamablehttp_client(f"{address}gradio_api/mcp/") as (receive, send, _),
+            ClientSession(receive, send) as session,
+        ):
+            await session.initialize()
+            tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+            listed = await session.call_tool(next(name for name in tools if name.endswith("backends")), {})
+            making = next(name for name in tools if name.endswith("generate"))
+            made = await session.call_tool(making, {"prompt": "instant", "blocks": 1})
+            return tools, listed, made, tools[making]
+
+    tools, listed, made, generate = asyncio.run(talk())
+    assert len(tools) == 4
+    assert "KV cache" in generate.description
+    assert "camera moves" in json.dumps(generate.inputSchema)
+    assert "pocket" in listed.content[0].text
+    assert not made.isError
+    assert any("QVG INT2" in getattr(part, "text", "") for part in made.content)

@@ -1,0 +1,139 @@
+"""What a side gives up to stay inside a memory budget."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from backends import registry
+from backends.camera import parse_path
+from backends.plan import block_bytes, codec_for, held_bytes, most_bytes
+from qvg.config import BF16, PRESETS
+from qvg.policy import CachePolicy
+from ui import budget, dial, text
+from ui.budget import MIB, Fate, TooSmall, first_miss, live_within
+from ui.commission import as_moves, longer
+from ui.form import default_form
+
+POCKET = registry.find("pocket")
+WHOLE = CachePolicy(every=6)
+
+
+@pytest.mark.parametrize("preset", ["BF16", "QVG INT2", "QVG-Pro INT2", "KIVI INT2"])
+@pytest.mark.parametrize("mib", [12, 20, 34, 48, 80, 4000])
+@pytest.mark.parametrize("when_full", ["drop", "stop"])
+def test_a_side_stays_inside_and_gives_up_no_more_than_it_must(preset, mib, when_full):
+    codec, blocks = codec_for(POCKET, preset), 20
+    try:
+        fate = live_within(POCKET, codec, WHOLE, blocks, mib * MIB, when_full)
+    except TooSmall:
+        assert held_bytes(POCKET, codec, replace(WHOLE, every=1), 1) > mib * MIB or when_full == "stop"
+        return
+    made = fate.ends_after or blocks
+    assert most_bytes(POCKET, codec, fate.policy, made) <= mib * MIB
+    if when_full == "stop":
+        assert fate.policy.window is None
+        for every in (1, 2, 6):
+            longer_ = most_bytes(POCKET, codec, replace(WHOLE, every=every), made + 1)
+            assert fate.ends_after is None or longer_ > mib * MIB
+    elif fate.policy.window is not None:
+        wider = replace(fate.policy, window=fate.policy.window + 1)
+        assert most_bytes(POCKET, codec, wider, blocks) > mib * MIB
+
+
+def test_at_the_same_budget_bf16_forgets_and_two_bits_remember():
+    bf16, qvg = (live_within(POCKET, codec_for(POCKET, name), WHOLE, 20, 34 * MIB, "drop")
+                 for name in ("BF16", "QVG INT2"))  # fmt: skip
+    assert bf16.drops_from == 6
+    assert qvg.drops_from is None
+    assert qvg.policy.window is None
+    assert text.fate(bf16.drops_from, None, POCKET) == "drops frames from frame 25 on"
+    stops = live_within(POCKET, BF16, WHOLE, 20, 34 * MIB, "stop")
+    # Five blocks of 5.25 MiB, and the one being denoised.
+    assert stops.ends_after == 5
+    assert text.fate(None, stops.ends_after, POCKET) == "out of memory at frame 21"
+
+
+@pytest.mark.parametrize("policy", [CachePolicy(every=1, window=3), CachePolicy(every=2, sink=1, window=4)])
+def test_the_first_block_that_misses_history(policy):
+    def misses(block: int) -> bool:
+        return policy.layout(block).visible_blocks < block
+
+    assert first_miss(policy, 20) == next(block for block in itertools.count() if misses(block))
+    assert first_miss(policy, 3) is None
+    assert first_miss(replace(policy, window=None), 20) is None
+
+
+def test_too_small_says_what_would_do():
+    with pytest.raises(TooSmall, match=r"Pocket World needs at least 11 MiB"):
+        live_within(POCKET, BF16, WHOLE, 20, 5 * MIB, "drop")
+    with pytest.raises(TooSmall, match=r"not one block fits: Pocket World needs at least 11 MiB"):
+        live_within(POCKET, BF16, WHOLE, 20, 5 * MIB, "stop")
+
+
+def test_budgets_worth_a_click():
+    assert budget.named("no limit", POCKET) == 0
+    assert budget.named("24 GB card", POCKET) == (24_000_000_000 - POCKET.working_bytes) // MIB
+    assert all(budget.named(name, replace(POCKET, working_bytes=1 << 40)) == 1 for name in budget.CARDS)
+
+
+@pytest.mark.parametrize("model", [spec.id for spec in registry.specs()])
+def test_a_budget_as_a_part_of_what_bf16_takes(model):
+    spec = registry.find(model)
+    blocks = min(20, spec.max_blocks)
+    whole = budget.bf16_bytes(spec, blocks)
+    if spec.context_latents is None:
+        assert whole == blocks * block_bytes(spec)
+    assert budget.share_of(spec, blocks, 100) == 0
+    assert budget.share_of(spec, blocks, 25) == pytest.approx(whole / 4 / MIB, abs=0.5)
+    for share in (10, 50, 95):
+        shown = dial.value(spec, blocks, budget.share_of(spec, blocks, share))
+        assert shown["share"] == pytest.approx(share, abs=1)
+    assert dial.value(spec, blocks, 0)["share"] == 100
+    assert dial.value(spec, blocks, whole // MIB * 2)["share"] == 100
+
+
+def test_a_model_that_always_looks_back_on_as_much_cannot_drop_any():
+    longcat = registry.find("longcat")
+    assert longcat.context_latents is not None
+    needs = most_bytes(longcat, BF16, longcat.policy, 5)
+    assert live_within(longcat, BF16, longcat.policy, 5, needs, "drop") == Fate(longcat.policy)
+    for when_full in ("drop", "stop"):
+        with pytest.raises(TooSmall, match="what it looks back on does not fit"):
+            live_within(longcat, BF16, longcat.policy, 5, needs - 1, when_full)
+
+
+def going_on(blocks, more, mib, when_full="drop", sides=("BF16", "QVG INT2")):
+    asked = replace(
+        default_form(POCKET), memory="compare", sides=sides, blocks=blocks, budget=mib, when_full=when_full
+    )
+    made = asked.commission(POCKET)
+    return made, longer(made, blocks, more, [("w",)] * (4 * blocks - 1), parse_path("left-4"), None)
+
+
+def test_a_longer_video_begins_as_it_did_and_goes_on_along_the_path():
+    made, more = going_on(6, 2, 0)
+    assert more.sides == made.sides
+    assert (more.request.blocks, more.asked.blocks) == (8, 8)
+    assert more.request.moves == parse_path("w-23, left-4")
+    again = longer(made, 4, 1, [("w",)] * 15, (), 99)
+    assert again.request.reseeds == ((4, 99),)
+    assert longer(again, 3, 1, [], (), None).request.reseeds == ()
+    assert longer(again, 5, 1, [], (), 7).request.reseeds == ((4, 99), (5, 7))
+
+
+def test_a_longer_video_stays_in_its_budget_or_is_refused():
+    made, more = going_on(6, 20, 80)
+    assert made.sides[0].fate == Fate(WHOLE)
+    assert more.sides[0].fate.drops_from is not None
+    assert more.sides[0].fate.policy.every == WHOLE.every
+    assert more.sides[1].fate.drops_from is None
+    _, stops = going_on(6, 20, 80, "stop")
+    assert stops.sides[0].fate.ends_after is not None
+    with pytest.raises(TooSmall, match="BF16"):
+        going_on(14, 20, 95)
+
+
+def test_keys_become_moves_and_back():
+    assert as_moves([("w",), ("w",), (), ("a", "left")]) == parse_path("w-2, still-1, a+left-1")
+    assert set(budget.CARDS) & set(PRESETS) == set()

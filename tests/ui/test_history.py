@@ -1,0 +1,227 @@
+"""Runs of the past: listed, shown, made again, taken up after a restart."""
+
+import json
+import time
+
+import pytest
+
+from tests.ui.fake_worker import FakeWorker
+from tests.ui.page import Page, file_of, numbers
+from ui import history
+from ui.desk import Desk
+
+
+@pytest.fixture
+def worker() -> FakeWorker:
+    return FakeWorker(block_seconds=0.05)
+
+
+@pytest.fixture
+def page(worker, tmp_path) -> Page:
+    return Page(Desk(worker, tmp_path))
+
+
+def restarted(page: Page, worker=None) -> Page:
+    """The same folder in another program."""
+    page.desk.close()
+    if page.desk._owned is not None:
+        page.desk._owned.close()
+    return Page(Desk(worker or FakeWorker(block_seconds=0.02), page.desk.outputs))
+
+
+def arrive(page: Page) -> None:
+    page.watch(page.runs.arrive(page.request, page.visitor))
+
+
+def test_history_survives_a_restart_with_all_its_figures(page, tmp_path):
+    page.run(memory="compare", sides=["BF16", "QVG INT2"], blocks=3, path="right-4, left-4")
+    page.run(blocks=1, prompt="a second one")
+    assert [card["name"] for card in page.history] == ["a second one", "instant"]
+    before = dict(page.shown)
+    later = restarted(page)
+    arrive(later)
+    assert [card["name"] for card in later.history] == ["a second one", "instant"]
+    card = later.history[1]
+    assert "BF16, seen again" in card["sides"]
+    assert "QVG INT2" in card["sides"]
+    assert file_of(card["picture"]).exists()
+    later.press(later.runs.history, id=card["id"], action="show")
+    assert [track["name"] for track in later.player["tracks"]] == ["BF16", "QVG INT2"]
+    assert [numbers(later.final(side)) for side in range(2)] == [list(range(12))] * 2
+    assert later.player["tracks"][1]["planned"] == pytest.approx(1.0)
+    assert later.status["text"].startswith("Made on 20")
+    assert [row[-1] for row in later.shown[later.stage.compare]["rows"]]
+    assert later.shown[later.stage.gauge]["rows"][1]["stages"]
+    assert later.shown[later.stage.extend].visible is False
+    assert later.shown[later.stage.export].visible is True
+    assert before[page.stage.run_id] != later.run_id
+    later.see(later.runs.export_gif(later.visitor, later.run_id))
+    assert later.problem == ""
+    later.see(later.runs.undo(later.visitor, later.run_id))
+    assert "not in memory any more" in later.problem
+
+
+def test_a_finished_run_is_shown_as_it_was_measured(page):
+    page.run(memory="compare", sides=["BF16", "QVG INT2"], blocks=3)
+    live = page.shown[page.stage.compare]
+    later = restarted(page)
+    later.press(later.runs.history, id=page.run_id, action="show")
+    assert later.shown[later.stage.compare] == live
+
+
+def test_to_the_form_and_again_and_deleted(page):
+    page.run(blocks=2, path="w-3, left-2", memory="bf16", window=30)
+    later = restarted(page)
+    arrive(later)
+    (card,) = later.history
+    later.press(later.runs.history, id=card["id"], action="recall")
+    ui = later.ui
+    assert later.shown[ui.path] == "w-3, left-2"
+    assert later.shown[ui.memory].value == "bf16"
+    assert later.shown[ui.window] == 30
+    assert later.shown[ui.blocks].value == 2
+    later.press(later.runs.history, id=card["id"], action="again")
+    assert len(later.history) == 2
+    assert later.status["kind"] == "done"
+    later.press(later.runs.history, id=card["id"], action="delete")
+    assert [each["id"] for each in later.history] == [later.run_id]
+    assert not page.final().exists()
+    later.press(later.runs.history, id=card["id"], action="show")
+    assert "not here any more" in later.problem
+
+
+def test_long_histories_come_in_parts(page, monkeypatch):
+    from ui import lists
+
+    monkeypatch.setattr(lists, "PAGE", 2)
+    for _ in range(3):
+        page.run(blocks=1)
+    shown = page.shown[page.stage.history]
+    assert (len(shown["runs"]), shown["more"]) == (2, True)
+    page.press(page.runs.history, id="", action="more")
+    shown = page.shown[page.stage.history]
+    assert (len(shown["runs"]), shown["more"]) == (3, False)
+
+
+def waiting_behind_a_slow_one(page: Page) -> list[str]:
+    """Ids of a run under way with two blocks or more, and of two that wait, the second moved to the front."""
+    events = page.start(prompt="slow", blocks=50)
+    for changes in events:
+        page.see(changes)
+        if page.shown.get(page.stage.player) and len(page.track["segments"]) >= 2:
+            break
+    for blocks in (2, 3):
+        next(Page(page.desk).start(blocks=blocks, seed=blocks))
+    while len(page.desk.waiting("")) < 2:
+        time.sleep(0.02)
+    first, second = (record.id for record in page.desk.waiting(""))
+    page.press(page.runs.queue, id=second, action="up")
+    return [page.run_id, second, first]
+
+
+def test_what_waited_is_taken_up_and_what_ran_is_kept(page, worker):
+    running, second, first = waiting_behind_a_slow_one(page)
+    made = len(page.track["segments"])
+    # The program is gone at once: nothing more is written.
+    worker.kill()
+    later = restarted(page)
+    arrive(later)
+    assert [job.request.blocks for job in later.desk.worker.begun] == [3, 2]
+    assert {card["id"] for card in later.history} == {running, first, second}
+    later.press(later.runs.history, id=running, action="show")
+    assert later.status["kind"] == "error"
+    assert "The program ended before this video did." in later.status["text"]
+    assert numbers(later.final())[: 4 * made] == list(range(4 * made))
+    assert not list(later.final().parent.glob("segment-*"))
+
+
+def test_a_closed_program_leaves_what_waits_waiting(page, worker):
+    _, second, first = waiting_behind_a_slow_one(page)
+    page.desk.close()
+    for record in list(page.desk._records.values()):
+        record.run.stop()
+    while page.desk.current("") is not None:
+        time.sleep(0.02)
+    later = restarted(page)
+    arrive(later)
+    assert [job.request.blocks for job in later.desk.worker.begun] == [3, 2]
+    assert {first, second} <= {card["id"] for card in later.history}
+
+
+def test_a_second_program_takes_nothing_from_the_first(page, worker):
+    waiting_behind_a_slow_one(page)
+    other = Page(Desk(FakeWorker(), page.desk.outputs))
+    next(other.runs.arrive(other.request, other.visitor))
+    assert other.desk.worker.jobs == []
+    worker.kill()
+
+
+def test_blocks_beyond_the_first_video_are_put_behind_it(page, worker):
+    page.run(blocks=2)
+    events = page.runs.extend(page.request, page.visitor, page.run_id, 20, "")
+    worker.block_seconds = 0.4
+    for changes in events:
+        page.see(changes)
+        if (
+            page.shown.get(page.stage.player)
+            and page.player["run"].endswith(".2")
+            and len(page.track["segments"]) >= 3
+        ):
+            break
+    worker.kill()
+    later = restarted(page)
+    arrive(later)
+    later.press(later.runs.history, id=page.run_id, action="show")
+    made = numbers(later.final())
+    assert made == list(range(len(made)))
+    assert len(made) >= 16
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": "gone"},
+        {"form": 3},
+        {"made": {"sides": [{"codec": "<b>"}], "fps": 12, "frames": 4}},
+        {"made": 7},
+        {"reseeds": [["x", 2]]},
+    ],
+)
+def test_a_folder_of_another_version_is_listed_and_does_no_harm(page, settings):
+    page.run(blocks=1)
+    file = page.final().parent / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+    later = restarted(page)
+    arrive(later)
+    (card,) = later.history
+    assert "<" not in str(card)
+    later.press(later.runs.history, id=card["id"], action="show")
+    assert later.player["tracks"]
+    later.press(later.runs.history, id=card["id"], action="again")
+    later.press(later.runs.history, id=card["id"], action="recall")
+
+
+def test_a_dropped_file_fills_the_form(page, tmp_path):
+    page.run(blocks=2, path="w-3", memory="compare", sides=["BF16", "RTN INT2"], prompt="dropped")
+    (tmp_path / "copy.json").write_text((page.final().parent / "run.json").read_text())
+    for file in (page.final(1), tmp_path / "copy.json"):
+        page.shown.clear()
+        page.see(page.runs.drop(str(file)))
+        assert page.shown[page.ui.prompt] == "dropped"
+        assert page.shown[page.ui.memory].value == "compare"
+    for name, content in (
+        ("a.json", "{}"),
+        ("b.mp4", ""),
+        ("c.json", "[" * 99_999),
+        ("d.json", '{"form": {}}'),
+    ):
+        (tmp_path / name).write_text(content)
+        page.see(page.runs.drop(str(tmp_path / name)))
+        assert "holds no settings" in page.problem
+
+
+def test_reading_goes_no_further_than_it_must(page):
+    for _ in range(3):
+        page.run(blocks=1)
+    assert len(history.read(page.desk.outputs, 2)) == 2
+    assert history.read(page.desk.outputs / "nowhere", 2) == []

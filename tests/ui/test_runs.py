@@ -1,0 +1,468 @@
+"""Runs on the page, with a fake worker and without a browser."""
+
+import errno
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from backends import registry
+from backends.camera import CameraMove
+from qvg.config import BF16
+from tests.ui.fake_worker import FakeWorker
+from tests.ui.page import Page, numbers
+from ui import desk, media
+from ui.desk import Desk
+
+
+@pytest.fixture
+def worker() -> FakeWorker:
+    return FakeWorker(block_seconds=0.05)
+
+
+@pytest.fixture
+def page(worker, tmp_path) -> Page:
+    return Page(Desk(worker, tmp_path))
+
+
+def until(true, timeout=10.0):
+    deadline = time.monotonic() + timeout
+    while not true():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.02)
+
+
+def test_a_run_from_click_to_file(page, worker, tmp_path):
+    page.run(path="w-4, right-2")
+    assert page.status["kind"] == "done"
+    assert "32 frames" in page.status["text"]
+    assert page.status["notes"][0] == "Understood: instant."
+    assert "wait in memory for Extend" in page.status["notes"][1]
+    assert page.player["ended"]
+    assert len(page.track["segments"]) == 8
+    assert page.track["planned"] == pytest.approx(32 / 12)
+    assert numbers(page.final()) == list(range(32))
+    assert page.final().is_relative_to(tmp_path)
+    kept = media.read_settings(page.final())
+    assert (kept["prompt"], kept["seed"], kept["path"]) == ("instant", 7, "w-4, right-2")
+    assert kept["walked"] == "w-4, right-2, still-25"
+    assert kept["made"]["frames"] == 32
+    assert page.shown[page.stage.gauge]["title"] == "KV cache at the end"
+    assert worker.jobs[0].request.blocks == 8
+    record = json.loads((page.final().parent / "run.json").read_text())
+    assert record["state"] == "done"
+    assert {**record, "side": 0}.items() >= kept.items()
+    assert {"run.json", "thumbnail.jpg", page.final().name} <= {f.name for f in page.final().parent.iterdir()}
+
+
+def test_segments_are_only_ever_added(page):
+    seen: list[str] = []
+    for changes in page.start():
+        page.see(changes)
+        if page.stage.player in changes:
+            assert page.track["segments"][: len(seen)] == seen
+            seen = page.track["segments"]
+    assert len(seen) == 8
+
+
+def test_the_buttons_say_what_they_do_now(page):
+    seen = [changes for changes in page.start() if page.stage.status in changes]
+    first, last = seen[0], seen[-1]
+    assert first[page.ui.stop].visible is True
+    assert first[page.ui.generate].value == "Add to queue"
+    assert first[page.stage.actions].visible is False
+    assert last[page.ui.stop].visible is False
+    assert last[page.ui.generate].value == "Generate"
+    assert last[page.stage.actions].visible is True
+    assert last[page.stage.export].visible is False
+
+
+def test_progress_says_how_long_it_will_take(page):
+    page.run(prompt="", blocks=6)
+    told = [said for said in page.statuses if said.startswith("Block")]
+    assert any("left" in said for said in told)
+    assert "left" not in told[0]
+
+
+def test_sides_run_in_step_and_are_compared(page, worker):
+    page.run(memory="compare", sides=["BF16", "QVG INT2", "KIVI INT2"], path="right-8, left-8", blocks=5)
+    assert worker.jobs[0].sides[0].codec is BF16
+    assert [track["name"] for track in page.player["tracks"]] == ["BF16", "QVG INT2", "KIVI INT2"]
+    for side in range(3):
+        assert numbers(page.final(side)) == list(range(20))
+        assert media.read_settings(page.final(side))["side"] == side
+    table = page.shown[page.stage.compare]
+    assert table["columns"] == ["", "KV cache", "smaller", "first block", "0–2 s", "all", "SSIM", "revisit"]
+    assert table["rows"][0][3:7] == ["–"] * 4
+    first, second = (float(row[5].removesuffix(" dB")) for row in table["rows"][1:])
+    # The fake tints its sides by 8 and 16 in one of three channels.
+    assert first == pytest.approx(10 * np.log10(255**2 / (8**2 / 3)), abs=1.0)
+    assert second == pytest.approx(first - 20 * np.log10(2), abs=1.0)
+    assert all("dB" in row[-1] for row in table["rows"])
+    assert [len(chart["lines"][1].split()) for chart in table["charts"]] == [5, 5]
+    assert page.shown[page.stage.export].visible is True
+    made = media.read_settings(page.final())["made"]["sides"]
+    assert [len(side["psnr_by_block"]) for side in made] == [5, 5, 5]
+    assert made[1]["revisit_frames"] == made[0]["revisit_frames"] > 0
+
+
+def test_a_side_that_runs_out_of_its_budget_says_at_which_frame(page):
+    page.run(memory="compare", sides=["BF16", "QVG INT2"], budget=48, when_full="stop", blocks=12)
+    bf16, qvg = page.player["tracks"]
+    assert bf16["note"].startswith("out of memory at frame 33")
+    assert "out of memory" not in qvg["note"]
+    assert len(numbers(page.final(0))) == 32
+    assert len(numbers(page.final(1))) == 48
+    assert page.status["kind"] == "done"
+
+
+def test_a_new_seed_is_written_back(page, worker):
+    page.run(randomize=True, blocks=1)
+    seed = page.shown[page.ui.seed]
+    assert seed == worker.jobs[0].request.seed
+    assert seed != 7
+
+
+def test_stop_keeps_what_there_is_and_says_what_it_freed(page):
+    events = page.start(prompt="slow", blocks=50)
+    for changes in events:
+        page.see(changes)
+        if page.shown.get(page.stage.player) and page.track["segments"]:
+            page.runs.stop(page.visitor, page.run_id)
+            break
+    page.watch(events)
+    assert page.status["kind"] == "done"
+    assert page.status["text"].startswith("Stopped: ")
+    assert "9.0 MiB of cache freed" in page.status["text"]
+    made = numbers(page.final())
+    assert made == list(range(len(made)))
+    assert 4 <= len(made) <= 8
+
+
+def test_a_run_goes_on_when_its_viewer_leaves_and_is_found_again(page, worker):
+    events = page.start(prompt="", blocks=6)
+    for _ in range(3):
+        page.see(next(events))
+    events.close()
+    assert not worker.stopped
+    later = Page(page.desk)
+    later.watch(later.runs.arrive(later.request, ""))
+    assert later.run_id == page.run_id
+    assert later.status["kind"] == "done"
+    assert len(numbers(later.final())) == 24
+    assert [card["id"] for card in later.history] == [later.run_id]
+
+
+def test_a_run_that_ended_while_nobody_looked_is_shown_on_return(page):
+    events = page.start(blocks=2)
+    next(events)
+    events.close()
+    until(lambda: page.desk.current("") is None)
+    for shown in ("done", None):
+        later = Page(page.desk)
+        later.watch(later.runs.arrive(later.request, ""))
+        assert later.shown.get(later.stage.status, {}).get("kind") == shown
+
+
+def test_in_a_shared_program_a_run_nobody_watches_is_stopped(page, worker, monkeypatch):
+    monkeypatch.setattr(desk, "ABANDONED_S", 0.1)
+    monkeypatch.setattr(desk, "HEARTBEAT_S", 0.05)
+    page.desk.shared = True
+    events = page.start(prompt="slow", blocks=50)
+    while not page.run_id:
+        page.see(next(events))
+    time.sleep(0.3)
+    assert not worker.stopped, "it is watched"
+    events.close()
+    until(lambda: worker.stopped)
+
+
+def test_in_a_shared_program_visitors_see_only_their_own_runs(page, worker, tmp_path):
+    page.desk.shared = True
+    page.run(blocks=1)
+    stranger = Page(page.desk, "a stranger")
+    stranger.watch(stranger.runs.arrive(stranger.request, stranger.visitor))
+    assert stranger.history == []
+    for do in (stranger.runs.undo, stranger.runs.export_json):
+        stranger.see(do(stranger.visitor, page.run_id))
+        assert "note bad" in stranger.problem
+    stranger.press(stranger.runs.history, id=page.run_id, action="delete")
+    assert page.final().exists()
+    # What lets a visitor in is in no file that is served.
+    assert page.visitor not in (page.final().parent / "run.json").read_text()
+    assert [past.id for past in page.desk.past(page.desk.owner(page.visitor), 9)] == [page.run_id]
+
+
+def test_only_the_newest_watcher_of_a_tab_goes_on(page):
+    first = page.start(prompt="slow", blocks=3)
+    while not page.run_id:
+        page.see(next(first))
+    running = page.run_id
+    second = page.start(blocks=1)
+    page.see(next(second))
+    page.see(next(second))
+    assert page.run_id == running, "what runs is shown, not what waits"
+    assert len(page.shown[page.stage.queue]["jobs"]) == 1
+    # The last message is sent twice, and must not overwrite what is shown.
+    assert list(first) == [{}]
+    page.watch(second)
+    assert page.run_id != running
+    assert page.shown[page.stage.queue]["jobs"] == []
+
+
+def test_the_queue_is_changed_by_its_buttons(page, worker):
+    events = page.start(prompt="slow", blocks=50)
+    while not page.run_id:
+        page.see(next(events))
+    for blocks in (1, 2, 3):
+        other = Page(page.desk)
+        waiting = other.start(blocks=blocks)
+        next(waiting)
+        until(lambda n=blocks: len(page.desk.waiting("")) == n)
+    page.press(page.runs.queue, id="", action="up")
+    jobs = page.shown[page.stage.queue]["jobs"]
+    assert [job["name"].rpartition(" · ")[2] for job in jobs] == ["1 block", "2 blocks", "3 blocks"]
+    last = jobs[2]["id"]
+    page.press(page.runs.queue, id=last, action="up")
+    page.press(page.runs.queue, id=jobs[0]["id"], action="remove")
+    until(lambda: len(page.desk.waiting("")) == 2)
+    until(lambda: len(list(page.desk.outputs.glob("2*"))) == 3)  # nothing is left of what was removed
+    assert [record.id for record in page.desk.waiting("")] == [last, jobs[1]["id"]]
+    page.runs.stop(page.visitor, page.run_id)
+    page.watch(events)
+    assert [job.request.blocks for job in worker.begun] == [50, 3, 2]
+
+
+def test_a_failed_run_keeps_what_was_made(page):
+    page.run(prompt="fail")
+    assert page.status["kind"] == "error"
+    assert "Out of memory in block 3" in page.status["text"]
+    assert numbers(page.final()) == list(range(8))
+    assert page.player["ended"]
+
+
+def test_blocks_are_taken_back_put_back_and_gone_on_from(page, worker):
+    page.run(blocks=4, path="w-20")
+    page.see(page.runs.undo(page.visitor, page.run_id))
+    page.see(page.runs.undo(page.visitor, page.run_id))
+    assert "2 blocks left" in page.status["text"]
+    assert numbers(page.final()) == list(range(8))
+    assert page.player["run"].endswith(".3")
+    page.see(page.runs.redo(page.visitor, page.run_id))
+    assert numbers(page.final()) == list(range(12))
+    assert page.shown[page.stage.redo].interactive is True
+    page.watch(page.runs.extend(page.request, page.visitor, page.run_id, 2, "left-8"))
+    job = worker.jobs[-1]
+    assert (job.first_block, job.request.blocks, job.video) == (3, 5, page.run_id)
+    assert [str(move) for move in job.request.moves] == ["w-11", "left-8"]
+    assert numbers(page.final()) == list(range(20))
+    assert page.player["start"] == pytest.approx(0.0)
+    assert len(page.track["segments"]) == 3  # what was there in one, and two new ones
+    assert page.shown[page.stage.redo].interactive is False
+    kept = media.read_settings(page.final())
+    assert (kept["blocks"], kept["made"]["blocks"], kept["walked"]) == (5, 5, "w-11, left-8")
+
+
+def test_the_last_block_is_made_again_from_other_noise(page, worker):
+    page.run(blocks=3, path="w-20")
+    before = list(media.decode(page.final()))
+    page.watch(page.runs.retake(page.request, page.visitor, page.run_id))
+    job = worker.jobs[-1]
+    assert (job.first_block, job.request.blocks) == (2, 3)
+    ((block, seed),) = job.request.reseeds
+    assert block == 2
+    assert [str(move) for move in job.request.moves] == ["w-11"]
+    after = list(media.decode(page.final()))
+    assert len(after) == 12
+    assert all(np.array_equal(one, two) for one, two in zip(before[:8], after[:8], strict=True))
+    page.watch(page.runs.again(page.request, page.visitor, page.run_id))
+    assert worker.jobs[-1].request.reseeds == ((2, seed),)
+
+
+@pytest.mark.parametrize(
+    ("more", "path", "words"),
+    [(500, "", "makes 1 to 120 blocks"), (2, "fly-3", "is not a key"), (-1, "", "one block or more")],
+)
+def test_what_cannot_be_gone_on_with_is_said_and_changes_nothing(page, worker, more, path, words):
+    page.run(blocks=1)
+    page.watch(page.runs.extend(page.request, page.visitor, page.run_id, more, path))
+    assert words in page.problem
+    assert len(worker.jobs) == 1
+    assert page.record.ended
+
+
+def test_steering_is_told_and_its_way_written_down(page, worker):
+    worker.moves = [CameraMove(("w",)), CameraMove(("w", "left"))]
+    page.run(blocks=3, path="right-40, left-40")
+    assert page.player["steerable"] is False
+    kept = media.read_settings(page.final())
+    assert kept["steered"] is True
+    assert kept["walked"] == "w-3, w+left-4, right-4"
+    assert page.shown[page.stage.compare]["rows"] == [], "where it went instead, nothing is seen again"
+    page.press(page.runs.history, id=page.run_id, action="again")
+    assert str(worker.jobs[-1].request.moves[1]) == "w+left-4"
+
+
+def test_keys_reach_the_run(page, worker):
+    events = page.start(prompt="slow", blocks=2)
+    while not page.run_id:
+        page.see(next(events))
+    assert page.player["steerable"] is True
+    assert page.runs.steer({"run": page.player["run"], "keys": ["w", "left"]})
+    assert not page.runs.steer({"run": page.player["run"], "keys": "w"})
+    assert not page.runs.steer({"run": page.player["run"], "keys": ["fly"]})
+    assert not page.runs.steer({"run": "another.1", "keys": ["w"]})
+    page.watch(events)
+    assert worker.held == [("w", "left")]
+    assert not page.runs.steer({"run": page.player["run"], "keys": []})
+
+
+def test_same_again(page, worker, tmp_path):
+    Image.new("RGB", (64, 40), "red").save(tmp_path / "a.png")
+    page.run(
+        blocks=2, path="w-3", memory="compare", sides=["BF16", "RTN INT2"], picture=str(tmp_path / "a.png")
+    )
+    page.watch(page.runs.again(page.request, page.visitor, page.run_id))
+    first, second = worker.jobs
+    assert second.sides == first.sides
+    assert np.array_equal(second.request.image, first.request.image)
+    assert (second.request.seed, second.request.moves) == (first.request.seed, first.request.moves)
+    assert page.shown[page.ui.path] == "w-3"
+    assert page.shown[page.ui.sides].value == ["BF16", "RTN INT2"]
+
+
+def test_one_click_examples_run(page, worker):
+    page.press(page.runs.example, name="Who remembers?")
+    assert [side.policy.window for side in worker.jobs[0].sides] == [5, None]
+    bf16, qvg = page.player["tracks"]
+    assert "drops frames from frame 25 on" in bf16["note"]
+    assert all(track["figure"].startswith("seen again: ") for track in (bf16, qvg))
+    assert page.shown[page.ui.budget] == 34
+    page.press(page.runs.example, name="nothing of ours")
+    assert len(worker.jobs) == 1
+
+
+@pytest.mark.parametrize("model", ["self_forcing", "worldplay", "longcat"])
+def test_a_model_that_is_not_here_says_so(page, model):
+    entry = next(entry for entry in registry.entries() if entry.spec.id == model)
+    if entry.missing is None:
+        pytest.skip(f"{model} is here")
+    spec = entry.spec
+    page.run(
+        model=model, blocks=1, every=spec.policy.every, window=spec.policy.window or 0, clusters=spec.clusters
+    )
+    assert page.status["kind"] == "error"
+    assert spec.title in page.status["text"]
+    assert not page.track["segments"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"path": "w-8, fly-3"}, "move 2 (character 6)"),
+        ({"blocks": 0}, "makes 1 to 120 blocks"),
+        ({"prompt": "x" * 100_000}, "100,000 characters"),
+        ({"seed": None}, "The seed is empty"),
+    ],
+)
+def test_bad_input_is_a_sentence_and_starts_nothing(page, worker, changes, words):
+    page.run(**changes)
+    assert words in page.problem
+    assert worker.jobs == []
+    assert set(page.shown) == {page.ui.problem}
+
+
+def test_a_bad_picture_is_a_sentence(page, worker, tmp_path):
+    (tmp_path / "a.png").touch()
+    page.run(picture=str(tmp_path / "a.png"))
+    assert "empty" in page.problem
+    assert worker.jobs == []
+
+
+def test_words_of_the_user_are_escaped(page):
+    page.run(path="<img src=x onerror=alert(1)>-2")
+    assert "<img" not in page.problem
+    page.run(prompt="<b>instant", blocks=1)
+    assert "<b>" not in str([page.shown[page.stage.queue], page.history, page.status])
+
+
+def test_a_full_disk_leaves_a_video_in_the_page(page, monkeypatch):
+    def full(*_args: Any, **_kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    page.run(blocks=2)
+    assert page.status["kind"] == "done"
+    assert "the disk is full" in page.status["notes"][-1]
+    assert all(address.startswith("data:video/mp4;base64,") for address in page.track["segments"])
+    assert page.track["final"].startswith("data:video/mp4;base64,")
+    page.see(page.runs.export_json(page.visitor, page.run_id))
+    assert "could not be saved" in page.problem
+
+
+def test_a_video_that_cannot_be_put_together_is_said_and_its_blocks_stay(page, monkeypatch):
+    monkeypatch.setattr(media, "join", lambda *_: 1 / 0)
+    page.run(blocks=2)
+    assert page.status["kind"] == "done"
+    assert "no file could be made" in page.status["notes"][-1]
+    assert len(page.track["segments"]) == 2
+    assert page.track["final"] is None
+
+
+def test_a_closed_worker_is_a_sentence(tmp_path):
+    class Closed(FakeWorker):
+        def submit(self, job):
+            raise RuntimeError("this worker is closed")
+
+    page = Page(Desk(Closed(), tmp_path))
+    page.run()
+    assert "restart the program" in page.problem
+
+
+def test_an_error_of_ours_is_a_sentence_and_stops_the_run(page, worker, monkeypatch):
+    monkeypatch.setattr(media, "encode_segment", lambda *_: 1 / 0)
+    page.run()
+    assert page.status["kind"] == "error"
+    assert "Traceback" not in page.status["text"]
+    assert worker.stopped
+
+
+def test_an_export_has_every_side_its_name_and_every_figure(page, tmp_path):
+    page.run(memory="compare", sides=["BF16", "QVG INT2"], blocks=2)
+    for kind, do in (
+        ("mp4", page.runs.export_video),
+        ("gif", page.runs.export_gif),
+        ("json", page.runs.export_json),
+    ):
+        page.see(do(page.visitor, page.run_id))
+        assert page.problem == ""
+        saved = page.shown[page.stage.saved]
+        assert saved["name"].endswith(f"-side-by-side.{kind}")
+    folder = page.final().parent / "export"
+    (video,) = folder.glob("*.mp4")
+    frames = list(media.decode(video))
+    assert len(frames) == 8
+    height, width, _ = frames[0].shape
+    assert width == 2 * 320 + 8
+    assert height > 183
+    assert media.read_settings(video)["made"]["sides"][1]["codec"] == "QVG INT2"
+    # The pictures of both sides are in it, enlarged; above them is light text on a dark strip.
+    picture = frames[5][height - 182 :, :320]
+    first = next(frame for index, frame in enumerate(media.decode(page.final(0))) if index == 5)
+    again = np.asarray(Image.fromarray(first).resize((320, 183), Image.Resampling.LANCZOS))[1:]
+    assert np.abs(picture.astype(int) - again).mean() < 3
+    strip = frames[0][: height - 183]
+    assert strip[:, :320].max() > 200
+    assert strip[:, 330:].max() > 200
+    (gif,) = folder.glob("*.gif")
+    with Image.open(gif) as opened:
+        assert opened.n_frames == 8
+    (told,) = folder.glob("*.json")
+    assert json.loads(told.read_text())["sides"][1]["codec_settings"]["clusters"] == 64
+    # An export is no side of the run.
+    page.press(page.runs.history, id=page.run_id, action="show")
+    assert len(page.player["tracks"]) == 2

@@ -1,0 +1,324 @@
+"""The page for programs: named endpoints over HTTP, and the tools of an MCP server.
+
+A run that a program asks for is its own: it is stopped when the program leaves.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+from gradio.components.api_component import Api as ApiValue
+
+from backends import registry
+from backends.base import BackendSpec
+from qvg.config import PRESETS
+from ui import export
+from ui.budget import WhenFull
+from ui.clips import ClipError
+from ui.desk import HEARTBEAT_S, Desk
+from ui.form import BF16_NAME, FIRST_SEED, MAX_SIDES, QUANTISED, Form, FormError, default_form
+from ui.history import Past
+from ui.pictures import PictureError
+
+Answer = tuple[list[str] | None, dict[str, Any]]
+# Of `settings`: the form's numbers under its own names.
+NUMBERS = ("clusters", "group", "stages", "iterations", "every", "sink", "recent", "window", "on_card")
+_SETTINGS: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        **{name: {"type": "number"} for name in NUMBERS},
+        "options": {"type": "object", "properties": {}},
+    },
+}
+# Clients take an object with a "path" for a file to fetch; the form is the page's own.
+_UNTOLD = ("path", "form")
+
+
+class Api:
+    """What the endpoints do. Every error is a gr.Error with a sentence."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def backends(self) -> list[dict[str, Any]]:
+        """Lists the video generators: what each takes and makes, and whether its files are here."""
+        return [
+            {
+                "id": spec.id,
+                "title": spec.title,
+                "summary": spec.summary,
+                "ready": entry.missing is None,
+                "missing": entry.missing,
+                "needs": spec.needs,
+                "licence": spec.licence,
+                "inputs": sorted(spec.inputs),
+                "width": spec.width,
+                "height": spec.height,
+                "fps": spec.fps,
+                "latents_per_block": spec.latents_per_block,
+                "frames_per_block": spec.frames_per_block,
+                "usual_blocks": spec.default_blocks,
+                "most_blocks": spec.max_blocks,
+                "modes": {mode.id: mode.about for mode in spec.modes},
+                "options": {option.name: list(option.values) for option in spec.options},
+                "codecs": list(PRESETS),
+            }
+            for entry in registry.entries()
+            for spec in [entry.spec]
+        ]
+
+    def vocabulary(self, model: str) -> dict[str, Any]:
+        """Tells the words a video generator understands, and prompts that work.
+
+        Args:
+            model: id of the generator, as /backends lists it
+
+        Returns:
+            "words" by group, empty where any text will do, and "examples"
+        """
+        spec = registry.find(model)
+        return {
+            "words": {group: list(words) for group, words in spec.vocabulary},
+            "examples": list(spec.examples),
+        }
+
+    def generate(
+        self,
+        model: str,
+        prompt: str,
+        codec: str,
+        blocks: int = 0,
+        seed: int = FIRST_SEED,
+        path: str = "",
+        picture: str | None = None,
+        clip: str | None = None,
+        changes: str = "",
+        mode: str = "",
+        budget_mib: int = 0,
+        when_full: WhenFull = "drop",
+        preview: bool = False,
+        settings: dict[str, Any] | None = None,
+    ) -> Iterator[Answer]:
+        """Makes one video with its KV cache in one codec.
+
+        Args:
+            model: id of the generator, as /backends lists it
+            prompt: what there is to see
+            codec: how the KV cache is kept, such as BF16 or QVG INT2
+            blocks: length; 0 is as long as the path, or without one the generator's usual length
+            seed: of the noise, 0 or more
+            path: camera moves such as "w-8, right-4", or JSON; empty stands still
+            picture: image to start from, for generators that can
+            clip: video to go on from, for generators that can
+            changes: lines of "block: prompt", other prompts from a block on
+            mode: one of the generator's modes; empty is its first
+            budget_mib: MiB the KV cache may hold; 0 is no limit
+            when_full: what happens then, "drop" the oldest frames or "stop"
+            preview: decode with the fast, softer decoder
+            settings: numbers of codec and cache policy (clusters, group, stages, iterations, every, sink,
+                recent, window, on_card) and "options", the generator's own by name; the rest is as usual
+
+        Returns:
+            the finished mp4, and how it was made with all that was measured; before that, how far it is
+        """
+        yield from self._make(
+            model,
+            prompt,
+            [codec],
+            blocks,
+            seed,
+            path,
+            picture,
+            clip,
+            changes,
+            mode,
+            budget_mib,
+            when_full,
+            preview,
+            settings,
+        )
+
+    def compare(
+        self,
+        model: str,
+        prompt: str,
+        codecs: list[str],
+        blocks: int = 0,
+        seed: int = FIRST_SEED,
+        path: str = "",
+        picture: str | None = None,
+        clip: str | None = None,
+        changes: str = "",
+        mode: str = "",
+        budget_mib: int = 0,
+        when_full: WhenFull = "drop",
+        preview: bool = False,
+        settings: dict[str, Any] | None = None,
+    ) -> Iterator[Answer]:
+        """Makes one video two to four times from one seed, in step, each with its KV cache in another codec.
+
+        Args:
+            model: id of the generator, as /backends lists it
+            prompt: what there is to see
+            codecs: two to four ways to keep the KV cache; the first is what the others are measured against
+            blocks: length; 0 is as long as the path, or without one the generator's usual length
+            seed: of the noise, 0 or more
+            path: camera moves such as "w-8, right-4", or JSON; empty stands still
+            picture: image to start from, for generators that can
+            clip: video to go on from, for generators that can
+            changes: lines of "block: prompt", other prompts from a block on
+            mode: one of the generator's modes; empty is its first
+            budget_mib: MiB each KV cache may hold; 0 is no limit
+            when_full: what happens then, "drop" the oldest frames or "stop"
+            preview: decode with the fast, softer decoder
+            settings: as of /generate; the codec's numbers are those of the first quantised one
+
+        Returns:
+            an mp4 of every side and one of all side by side, and how they were made with all that was
+            measured (KV bytes, PSNR, SSIM, revisit PSNR by side); before that, how far it is
+        """
+        yield from self._make(
+            model,
+            prompt,
+            codecs,
+            blocks,
+            seed,
+            path,
+            picture,
+            clip,
+            changes,
+            mode,
+            budget_mib,
+            when_full,
+            preview,
+            settings,
+        )
+
+    def _make(
+        self,
+        model: str,
+        prompt: str,
+        codecs: Sequence[str],
+        blocks: int,
+        seed: int,
+        path: str,
+        picture: str | None,
+        clip: str | None,
+        changes: str,
+        mode: str,
+        budget_mib: int,
+        when_full: WhenFull,
+        preview: bool,
+        settings: dict[str, Any] | None,
+    ) -> Iterator[Answer]:
+        spec = registry.find(model)
+        quantised = next((name for name in codecs if name in QUANTISED), QUANTISED[0])
+        form = replace(
+            default_form(spec, quantised, mode),
+            prompt=prompt,
+            memory="compare" if len(codecs) != 1 else "bf16" if codecs[0] == BF16_NAME else "quantised",
+            sides=tuple(codecs),
+            blocks=blocks or spec.default_blocks,
+            as_path=not blocks and bool(path.strip()),
+            seed=seed,
+            path=path,
+            picture=picture,
+            clip=clip,
+            changes=changes,
+            mode=mode,
+            budget=budget_mib,
+            when_full=when_full,
+            preview=preview,
+        )
+        owner = self._desk.owner(secrets.token_urlsafe(16))
+        try:
+            record = self._desk.submit(owner, with_settings(form, spec, settings).commission(spec))
+        except (FormError, PictureError, ClipError) as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        live = record.live
+        try:
+            with record.watched():
+                seen = -1
+                while not record.ended:
+                    seen, view = record.next_view(seen, HEARTBEAT_S)
+                    yield None, {"state": record.state, "said": view.status["text"], "blocks": live.blocks}
+        finally:
+            if not record.ended:
+                self._desk.stop(record)
+        if not live.blocks or live.folder.problem:
+            raise gr.Error(live.folder.problem or live.view.status["text"], print_exception=False)
+        past = Past(live.folder.path, live.settings())
+        files = list(past.videos)
+        if len(files) > 1:
+            files.append(export.write(past, "mp4"))
+        told = {"state": record.state, "said": live.view.status["text"], "camera": past.settings["path"]}
+        yield list(map(str, files)), told | {k: v for k, v in past.settings.items() if k not in _UNTOLD}
+
+
+def with_settings(form: Form, spec: BackendSpec, settings: Any) -> Form:
+    """`form` with a program's numbers and options. Raises FormError for what it has not."""
+    if settings in (None, "", {}):
+        return form
+    known = f"{', '.join(NUMBERS)} and options"
+    if not isinstance(settings, Mapping) or not set(settings) <= {*NUMBERS, "options"}:
+        raise FormError(f"settings is an object with some of {known}.")
+    numbers = {name: value for name, value in settings.items() if name != "options"}
+    if not all(isinstance(value, (int, float)) for value in numbers.values()):
+        raise FormError(f"settings: {', '.join(NUMBERS)} are numbers.")
+    options = settings.get("options") or {}
+    offered = {option.name: option.values for option in spec.options}
+    for name, value in options.items() if isinstance(options, Mapping) else [("options", options)]:
+        if value not in offered.get(name, ()):
+            told = "; ".join(f"{name}: {', '.join(values)}" for name, values in offered.items()) or "none"
+            raise FormError(f"{spec.title} has no option {name}={value!r}; it has {told}.")
+    chosen = tuple(options.get(option.name, option.values[0]) for option in spec.options)
+    return replace(form, **numbers, options=chosen)
+
+
+def connect(desk: Desk) -> None:
+    """Adds the endpoints to the page, in the Gradio context it is called in. Nothing of it is seen."""
+    api = Api(desk)
+    ids = [spec.id for spec in registry.specs()]
+
+    def model() -> gr.Dropdown:
+        return gr.Dropdown(ids, value=ids[0], label="model")
+
+    with gr.Column(visible=False):
+        common: list[Any] = [
+            gr.Number(0, precision=0, minimum=0, label="blocks"),
+            gr.Number(FIRST_SEED, precision=0, minimum=0, label="seed"),
+            gr.Textbox("", label="path"),
+            gr.File(None, label="picture"),
+            gr.File(None, label="clip"),
+            gr.Textbox("", label="changes"),
+            gr.Textbox("", label="mode"),
+            gr.Number(0, precision=0, minimum=0, label="budget_mib"),
+            gr.Radio(["drop", "stop"], value="drop", label="when_full"),
+            gr.Checkbox(False, label="preview"),
+            # What gr.JSON says of itself is no schema that MCP clients take.
+            ApiValue({}, _SETTINGS, "settings"),
+        ]
+        files = gr.File(None, file_count="multiple", label="videos")
+        made = gr.JSON(label="made")
+        codec = gr.Dropdown(list(PRESETS), value=QUANTISED[0], label="codec")
+        codecs = gr.Dropdown(
+            list(PRESETS),
+            value=[BF16_NAME, QUANTISED[0]],
+            multiselect=True,
+            max_choices=MAX_SIDES,
+            label="codecs",
+        )
+        prompt = gr.Textbox("", label="prompt")
+        go = gr.Button()
+        listed: dict[str, Any] = {"queue": False}
+        # As many as the page has viewers: the worker does the queueing.
+        watched: dict[str, Any] = {"concurrency_limit": None}
+        go.click(api.backends, None, made, api_name="backends", **listed)
+        go.click(api.vocabulary, model(), made, api_name="vocabulary", **listed)
+        one, several = [model(), prompt, codec, *common], [model(), prompt, codecs, *common]
+        go.click(api.generate, one, [files, made], api_name="generate", **watched)
+        go.click(api.compare, several, [files, made], api_name="compare", **watched)

@@ -1,0 +1,114 @@
+"""What the sides of a run have in common with the first one, and whether each still knows what it showed.
+
+Numbers and words of our own only: the template does not escape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import gradio as gr
+
+from ui import text
+from ui.reel import SPANS_S, Decibels, Figures
+
+_TEMPLATE = (Path(__file__).parent / "compare.html").read_text(encoding="utf-8")
+_WIDTH, _HEIGHT = 320.0, 84.0  # as in compare.html
+_PSNR, _SSIM = (15.0, 60.0), (0.5, 1.0)  # what the charts show; equal pictures are drawn at the top
+
+
+def table(sides: Sequence[Figures], fps: int) -> dict[str, Any]:
+    """The value of the component, for as much as there is."""
+    several = len(sides) > 1
+    frames = max(side["frames"] for side in sides)
+    spans = [at for at, span in enumerate(SPANS_S) if several and span[0] * fps < frames]
+    revisit = any(side["revisit_frames"] for side in sides)
+    columns = [text.COLUMN_SIDE, text.COLUMN_MEMORY, text.COLUMN_SMALLER]
+    if several:
+        told = [text.column_span(SPANS_S[at]) for at in spans]
+        columns += [text.COLUMN_FIRST, *told, text.COLUMN_ALL, text.COLUMN_SSIM]
+    if revisit:
+        columns.append(text.COLUMN_REVISIT)
+    shown = frames > 0 and (several or revisit)
+    charted = shown and several and max(len(side["kv_bytes"]) for side in sides) > 1
+    return {
+        "shown": shown,
+        "columns": columns,
+        "rows": [_row(side, several, spans, revisit) for side in sides] if shown else [],
+        "note": text.against(sides[0]["codec"], sides[0]["drops_from"]) if several else text.REVISIT_NOTE,
+        "charts": [
+            _chart(text.CHART_PSNR, sides, "psnr_by_block", _PSNR),
+            _chart(text.CHART_SSIM, sides, "ssim_by_block", _SSIM),
+        ]
+        if charted
+        else [],
+    }
+
+
+def caption(side: Figures, fate: str, several: bool) -> str:
+    """Under a side's picture: what it costs and what it gives up."""
+    said = [fate]
+    if several and side["kv_bytes"]:
+        said.append(text.size(side["kv_bytes"][-1]))
+    if side["psnr"] is not None:
+        said.append(text.to_reference(side["psnr"]))
+    return " · ".join(filter(None, said))
+
+
+def headline(side: Figures) -> str:
+    """The number under a side's picture: whether it still knows what was there."""
+    return "" if side["revisit_psnr"] is None else text.revisit(side["revisit_psnr"])
+
+
+def _row(side: Figures, several: bool, spans: Sequence[int], revisit: bool) -> list[str]:
+    def told(psnr: Decibels) -> str:
+        return text.NONE if psnr is None else text.decibels(psnr)
+
+    cells = [side["codec"]]
+    cells += [text.size(side["kv_bytes"][-1]), text.times(side["ratio"])] if side["kv_bytes"] else ["", ""]
+    if several:
+        cells.append(told(side["psnr_by_block"][0] if side["psnr_by_block"] else None))
+        cells += [told(side["psnr_by_span"][at]) for at in spans]
+        cells.append(told(side["psnr"]))
+        cells.append(text.NONE if side["ssim"] is None else f"{side['ssim']:.3f}")
+    if revisit:
+        cells.append(told(side["revisit_psnr"]))
+    return cells
+
+
+def _chart(
+    title: str,
+    sides: Sequence[Figures],
+    name: Literal["psnr_by_block", "ssim_by_block"],
+    shown: tuple[float, float],
+) -> dict[str, Any]:
+    low, high = shown
+    across = _WIDTH / max(1, max(len(side[name]) for side in sides) - 1)
+    up = (_HEIGHT - 4) / (high - low)
+
+    def line(side: Figures) -> str:
+        values = [high if value == "equal" else value for value in side[name]]
+        return " ".join(
+            f"{index * across:.1f},{_HEIGHT - 2 - (min(high, max(low, value)) - low) * up:.1f}"
+            for index, value in enumerate(values)
+            if value is not None
+        )
+
+    return {"title": title, "low": f"{low:g}", "high": f"{high:g}", "lines": [line(side) for side in sides]}
+
+
+def component(value: dict[str, Any]) -> gr.HTML:
+    return gr.HTML(
+        value,
+        html_template=_TEMPLATE,
+        js_on_load=None,
+        elem_id="compare",
+        apply_default_css=False,
+        heading=text.COMPARISON,
+    )
+
+
+def nothing() -> dict[str, Any]:
+    return {"shown": False, "columns": [], "rows": [], "note": "", "charts": []}

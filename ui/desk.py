@@ -1,0 +1,368 @@
+"""The runs of this program: handed to the worker, watched until they end, written down, found again.
+
+A run belongs to whoever asked for it and not to the page it is watched on: pages come and go. Waiting runs
+are written down too, and handed in again when the program is restarted.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextvars
+import hashlib
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Literal, Protocol
+
+from backends.base import Event, Progress, Update
+from backends.camera import CameraMove
+from backends.check import check
+from backends.jobs import Job
+from backends.machine import DeviceInfo
+from ui import history, text
+from ui.budget import TooSmall
+from ui.commission import Commission, as_moves, longer
+from ui.folder import RunFolder
+from ui.form import FormError
+from ui.live import Live, View
+
+HEARTBEAT_S = 1.0  # the longest a run that nobody watches goes unnoticed between events
+ABANDONED_S = 60.0  # a shared program stops a run that nobody has watched for so long
+REMEMBERED = 8  # ended runs whose blocks are kept, to take back and go on with
+_log = logging.getLogger(__name__)
+
+State = Literal["waiting", "running", "done"]
+
+
+class RunLike(Protocol):
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def place(self) -> int: ...
+
+    def stop(self) -> None: ...
+
+    def move(self, place: int) -> None: ...
+
+    def steer(self, keys: tuple[str, ...]) -> None: ...
+
+    def events(self, timeout: float) -> Iterator[Event | None]: ...
+
+
+class WorkerLike(Protocol):
+    """What the page asks of `backends.worker.Worker`; tests and Spaces bring their own."""
+
+    @property
+    def info(self) -> DeviceInfo | None: ...
+
+    def start(self) -> None: ...
+
+    def submit(self, job: Job) -> RunLike: ...
+
+
+@dataclass(slots=True, eq=False)
+class Record:
+    """A run, and its video while it may be gone on with."""
+
+    id: str
+    owner: str
+    live: Live
+    run: RunLike
+    order: float  # in the queue, and in history
+    state: State = "waiting"
+    stopping: bool = False
+    told: bool = False  # whether someone has seen how it ended
+    watchers: int = 0
+    watched_at: float = field(default_factory=time.monotonic)
+    version: int = 0
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    @property
+    def commission(self) -> Commission:
+        return self.live.commission
+
+    @property
+    def ended(self) -> bool:
+        return self.state == "done"
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """While someone looks."""
+        with self.changed:
+            self.watchers += 1
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.watchers -= 1
+                self.watched_at = time.monotonic()
+
+    def next_view(self, seen: int, timeout: float) -> tuple[int, View]:
+        """What there is to see once there is more than at version `seen`, or after `timeout` seconds."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.version != seen, timeout)
+            return self.version, self.live.view
+
+
+class Desk:
+    """Takes commissions, for as many visitors as there are."""
+
+    def __init__(self, worker: WorkerLike, outputs: Path) -> None:
+        self.worker = worker
+        self.outputs = outputs
+        self.shared = False  # whether visitors are strangers to each other
+        self._records: dict[str, Record] = {}
+        self._lock = threading.RLock()
+        self._opened = self._closed = False
+        self._owned: IO[str] | None = None
+
+    def owner(self, visitor: str) -> str:
+        """Whose runs a visitor sees. A record must not give away what lets a visitor in."""
+        return hashlib.sha256(visitor.encode()).hexdigest()[:16] if self.shared else ""
+
+    def open(self) -> None:
+        """Starts the worker, and hands in what was waiting when the program was last closed. Any number of
+        times."""
+        self.worker.start()
+        with self._lock:
+            if self._opened:
+                return
+            self._opened = True
+            atexit.register(self.close)
+            waiting = history.take_up(self.outputs) if self._owns_outputs() else []
+        for past in waiting:
+            try:
+                commission = past.commission()
+            except ValueError as error:
+                _log.warning("%s is not taken up again: %s", past.folder, error)
+                continue
+            self._hand_in(past.owner, commission, RunFolder(past.folder), past.id, past.order)
+
+    def close(self) -> None:
+        """What waits is left as it is written down."""
+        self._closed = True
+
+    def submit(self, owner: str, commission: Commission) -> Record:
+        """Raises FormError when no more runs are taken."""
+        self.open()
+        run_id = secrets.token_urlsafe(16)
+        folder = RunFolder.new(self.outputs, run_id)
+        if commission.request.image is not None:
+            folder.keep_picture(commission.request.image)
+        if commission.request.clip is not None and commission.asked.clip:
+            folder.keep_clip(Path(commission.asked.clip))
+        return self._hand_in(owner, commission, folder, run_id, time.time())
+
+    def go_on(self, record: Record, blocks: int, path: Sequence[CameraMove], seed: int | None = None) -> None:
+        """`blocks` more blocks of a video, along `path`. Raises FormError where that cannot be."""
+        live = record.live
+        try:
+            commission = longer(live.commission, live.blocks, blocks, live.walked, path, seed)
+            check(commission.request, commission.spec)
+        except TooSmall as error:
+            raise FormError(text.budget_too_small_to_go_on(str(error))) from error
+        except ValueError as error:
+            raise FormError(str(error)) from error
+        with self._lock:
+            if not record.ended:
+                raise FormError(text.STILL_RUNNING)
+            with record.changed:
+                record.run = self._submit(commission.job(record.id, live.blocks))
+                live.go_on(commission)
+                record.state, record.order = "waiting", time.time()
+                record.stopping = record.told = False
+        self._watch(record)
+
+    def retake(self, record: Record, seed: int) -> None:
+        """The last block once more, the same way, from other noise."""
+        live = record.live
+        steps = max(0, (live.blocks - 1) * live.commission.spec.latents_per_block - 1)
+        path = as_moves(live.walked[steps:])
+        self.change(record, Live.take_back)
+        try:
+            self.go_on(record, 1, path, seed)
+        except FormError:
+            self.change(record, Live.put_back)
+            raise
+
+    def change(self, record: Record, do: Callable[[Live], None]) -> None:
+        """Takes blocks of an ended run back, or puts them back."""
+        with self._lock, record.changed:
+            if not record.ended:
+                raise FormError(text.STILL_RUNNING)
+            do(record.live)
+            record.version += 1
+            record.changed.notify_all()
+        self._write_down(record)
+
+    def stop(self, record: Record) -> None:
+        record.stopping = True
+        record.run.stop()
+
+    def move(self, record: Record, by: int) -> None:
+        """In the queue, past runs of the same owner only."""
+        with self._lock:
+            mine = self.waiting(record.owner)
+            if record not in mine:
+                return
+            other = mine[max(0, min(len(mine) - 1, mine.index(record) + by))]
+            if other is record:
+                return
+            place = other.run.place
+            other.run.move(record.run.place)
+            record.run.move(place)
+            record.order, other.order = other.order, record.order
+        for each in (record, other):
+            self._write_down(each)
+
+    def find(self, owner: str, run_id: str) -> Record | None:
+        record = self._records.get(run_id)
+        return record if record is not None and record.owner == owner else None
+
+    def any(self, run_id: str) -> Record | None:
+        """Whoever knows the id may steer."""
+        return self._records.get(run_id)
+
+    def waiting(self, owner: str) -> list[Record]:
+        """In the order of the queue."""
+        with self._lock:
+            mine = [r for r in self._records.values() if r.owner == owner and r.run.place and not r.ended]
+        return sorted(mine, key=lambda record: record.run.place)
+
+    def current(self, owner: str) -> Record | None:
+        """The run of `owner` to look at: the running one, or the next."""
+        with self._lock:
+            active = [r for r in self._records.values() if r.owner == owner and not r.ended]
+        return min(active, key=lambda record: record.run.place, default=None)
+
+    def untold(self, owner: str) -> Record | None:
+        """The last run of `owner`, if it has ended and nobody has seen that."""
+        with self._lock:
+            ended = [r for r in self._records.values() if r.owner == owner and r.ended]
+        last = max(ended, key=lambda record: record.order, default=None)
+        return last if last is not None and not last.told else None
+
+    def past(self, owner: str, most: int) -> list[history.Past]:
+        """Ended runs, the newest first, from their folders."""
+        return [past for past in history.read(self.outputs, most, owner) if past.state == "done"]
+
+    def forget(self, owner: str, run_id: str) -> None:
+        """With its files. Raises FormError where that cannot be."""
+        record = self.find(owner, run_id)
+        if record is not None and not record.ended:
+            raise FormError(text.STILL_RUNNING)
+        past = next((each for each in self.past(owner, history.ALL) if each.id == run_id), None)
+        try:
+            if past is not None:
+                RunFolder(past.folder).delete()
+        except OSError as error:
+            raise FormError(text.not_deleted(error.strerror or str(error))) from error
+        with self._lock:
+            self._records.pop(run_id, None)
+
+    def _owns_outputs(self) -> bool:
+        """Whether no other program writes there; not before there is anything."""
+        if self._owned is None and self.outputs.is_dir():
+            try:
+                self._owned = history.own(self.outputs)
+            except OSError as error:
+                _log.warning("%s cannot be written to: %s", self.outputs, error)
+        return self._owned is not None
+
+    def _hand_in(
+        self, owner: str, commission: Commission, folder: RunFolder, run_id: str, order: float
+    ) -> Record:
+        live = Live(commission, self.worker.info, folder, run_id)
+        with self._lock:
+            record = Record(run_id, owner, live, self._submit(commission.job(run_id)), order)
+            self._records[run_id] = record
+            self._forget_old()
+        self._watch(record)
+        self._owns_outputs()
+        return record
+
+    def _submit(self, job: Job) -> RunLike:
+        try:
+            return self.worker.submit(job)
+        except RuntimeError as error:
+            _log.warning("the worker took no job: %s", error)
+            raise FormError(text.CLOSED) from error
+
+    def _forget_old(self) -> None:
+        ended = [record.id for record in self._records.values() if record.ended]
+        for run_id in ended[: max(0, len(ended) - REMEMBERED)]:
+            del self._records[run_id]
+
+    def _watch(self, record: Record) -> None:
+        self._write_down(record)
+        # A Space knows by its context who asked, and whose time it takes.
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(self._follow, record), daemon=True).start()
+
+    def _follow(self, record: Record) -> None:
+        """Everything that happens to a run, until it has ended."""
+        live = record.live
+        try:
+            for event in record.run.events(HEARTBEAT_S):
+                if event is not None:
+                    self._take(record, event)
+                unwatched = 0.0 if record.watchers else time.monotonic() - record.watched_at
+                if self.shared and unwatched > ABANDONED_S and not record.stopping:
+                    self.stop(record)
+        except Exception:
+            _log.exception("a run could not be shown")
+            record.run.stop()
+            with record.changed:
+                live.fail(text.UNEXPECTED)
+        nothing_made = not live.blocks
+        with self._lock, record.changed:
+            record.state = "done"
+            # The last to end is the last in the order of what is remembered.
+            if self._records.pop(record.id, None) is not None:
+                self._records[record.id] = record
+        if not nothing_made:
+            self._write_down(record)
+        elif not self._closed:
+            # A closed program leaves what waits to the next one.
+            self._clear(record)
+        with record.changed:
+            record.version += 1
+            record.changed.notify_all()
+
+    def _clear(self, record: Record) -> None:
+        try:
+            record.live.folder.delete()
+        except OSError:
+            _log.exception("the folder of a run that made nothing is left behind")
+
+    def _take(self, record: Record, event: Event) -> None:
+        begins = record.state == "waiting" and isinstance(event, (Progress, Update))
+        with record.changed:
+            if begins:
+                record.state = "running"
+            # The end is told once it is written down.
+            if record.live.take(event) and not record.live.ended:
+                record.version += 1
+                record.changed.notify_all()
+        if begins:
+            self._write_down(record)
+
+    def _write_down(self, record: Record) -> None:
+        with record.changed:
+            record.live.folder.record(
+                {
+                    "id": record.id,
+                    "owner": record.owner,
+                    "state": record.state,
+                    "order": record.order,
+                    "created": datetime.fromtimestamp(record.order).isoformat(timespec="seconds"),
+                    **record.live.settings(),
+                }
+            )

@@ -1,0 +1,22 @@
+// The slider speaks in MiB while it is moved, and is heard when it is let go.
+const range = element.querySelector("input");
+const said = element.querySelector("output");
+
+function say() {
+  const share = Number(range.value), mib = (props.value.bf16_mib * share) / 100;
+  const words = share >= 100 ? props.words.none : `${Math.max(1, Math.round(mib)).toLocaleString("en")} MiB, ${share} % ${props.words.of}`;
+  said.textContent = words;
+  range.setAttribute("aria-valuetext", words);
+}
+
+range.addEventListener("input", say);
+range.addEventListener("change", () => trigger("pick", { share: Number(range.value) }));
+element.addEventListener("click", (event) => {
+  const chip = event.target.closest(".chip");
+  if (chip) trigger("pick", { name: chip.textContent });
+});
+watch("value", () => {
+  range.value = props.value.share;
+  say();
+});
+say();

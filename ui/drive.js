@@ -1,0 +1,70 @@
+// Steering while a run is being made: held keys, or the pad's buttons held down, are told to the program.
+const wheel = element.querySelector(".drive");
+const KEY_OF = {
+  KeyW: "w", KeyA: "a", KeyS: "s", KeyD: "d",
+  ArrowLeft: "left", ArrowRight: "right", ArrowUp: "up", ArrowDown: "down",
+};
+const held = new Set();
+let told = Promise.resolve();
+let driven = null; // the run that has been steered
+
+function tell() {
+  const asked = { run: props.value.run, keys: [...held] };
+  driven = asked.run;
+  // In the order of the key strokes, so that a short one is not lost.
+  told = told.then(() => server.steer(asked)).catch(() => {});
+  wheel.querySelectorAll("button").forEach((button) => button.classList.toggle("held", held.has(button.dataset.key)));
+}
+
+function press(key, down) {
+  if (!key || held.has(key) === down) return;
+  if (down) held.add(key);
+  else held.delete(key);
+  tell();
+}
+
+function letGo() {
+  if (!held.size) return;
+  held.clear();
+  tell();
+}
+
+function drive() {
+  const on = Boolean(props.value.steerable);
+  if (wheel.hidden === !on) return;
+  wheel.hidden = !on;
+  if (!on) held.clear();
+}
+
+wheel.addEventListener("keydown", (event) => {
+  const key = KEY_OF[event.code];
+  if (event.code === "Escape") return document.activeElement.blur();
+  if (!key || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+  event.preventDefault();
+  if (!event.repeat) press(key, true);
+});
+wheel.addEventListener("keyup", (event) => press(KEY_OF[event.code], false));
+wheel.addEventListener("focusout", letGo);
+window.addEventListener("blur", letGo);
+wheel.addEventListener("pointerdown", (event) => {
+  const button = event.target.closest("button");
+  wheel.querySelector(".focus").focus({ preventScroll: true });
+  if (!button || !button.dataset.key) return;
+  event.preventDefault();
+  button.setPointerCapture(event.pointerId);
+  press(button.dataset.key, true);
+});
+for (const name of ["pointerup", "pointercancel"]) {
+  wheel.addEventListener(name, (event) => {
+    const button = event.target.closest("button");
+    if (button) press(button.dataset.key, false);
+  });
+}
+// A screen reader or the Enter key presses a button for one block.
+wheel.addEventListener("click", (event) => {
+  const key = event.target.closest("button")?.dataset.key;
+  if (key && event.detail === 0) { press(key, true); press(key, false); }
+});
+
+watch("value", show);
+show();

@@ -1,0 +1,91 @@
+"""Runs worth one click, each showing one thing the page is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from backends import registry
+from backends.base import BackendSpec
+from ui import text
+from ui.form import Form, default_form
+
+_TEMPLATE = """
+<div class="tries" role="group" aria-label="${heading}">
+  ${examples.map(each => `<button type="button" data-name="${each.name}">
+    <b>${each.name}</b><span>${each.said}</span>
+  </button>`).join("")}
+</div>
+"""
+_SCRIPT = """
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (button) trigger("pick", { name: button.dataset.name });
+});
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What is different from the form as it opens."""
+
+    name: str
+    said: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    model: str = "pocket"
+
+    def form(self) -> tuple[BackendSpec, Form]:
+        spec = registry.find(self.model)
+        return spec, replace(default_form(spec), **self.changes)
+
+
+EXAMPLES = (
+    Example("Look away and back", "Turn away from a world, come back to it: on a 2-bit memory."),
+    Example(
+        "Who remembers?",
+        "34 MiB for each: BF16 has to forget, 2 bits do not.",
+        {
+            "memory": "compare",
+            "sides": ("BF16", "QVG INT2"),
+            "path": "right-40, left-40",
+            "blocks": 20,
+            "budget": 34,
+            "when_full": "drop",
+        },
+    ),
+    Example(
+        "Which codec?",
+        "BF16, QVG, QVG-Max and KIVI beside each other, from one seed.",
+        {
+            "memory": "compare",
+            "sides": ("BF16", "QVG INT2", "QVG-Max", "KIVI INT2"),
+            "path": "right-20, left-20",
+            "blocks": 10,
+        },
+    ),
+    Example(
+        "Drive",
+        "Walk with W A S D and turn with the arrows while it is being made.",
+        {"path": "", "blocks": 60, "prompt": "three purple boxes and a yellow ball at dusk"},
+    ),
+)
+
+
+def named(name: str) -> Example | None:
+    return next((example for example in EXAMPLES if example.name == name), None)
+
+
+def component() -> gr.HTML:
+    """Tells a listener of `pick` the example's `name`."""
+    return gr.HTML(
+        html_template=_TEMPLATE,
+        js_on_load=_SCRIPT,
+        elem_id="tries",
+        apply_default_css=False,
+        heading=text.TRY,
+        examples=[{"name": escape(each.name), "said": escape(each.said)} for each in EXAMPLES],
+    )

@@ -1,0 +1,159 @@
+"""A comparison to hand on: its sides beside each other with their names and figures, as mp4 or GIF."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from backends.base import BackendSpec
+from ui import history, media, text
+from ui.history import Past
+from ui.reel import Figures
+
+Kind = Literal["mp4", "gif", "json"]
+_GAP = 8
+_MIN_WIDTH = 320  # of a side: below, its label would not fit
+_GIF_FPS, _GIF_SIDE = 12, 480  # a GIF is for a page or a chat
+_INK, _PAPER, _MUTED = (240, 240, 238), (18, 19, 22), (160, 164, 172)
+
+
+class Side(NamedTuple):
+    """A video and what is written over it."""
+
+    video: Path
+    name: str
+    note: str
+
+
+def write(past: Past, kind: Kind) -> Path:
+    """Into the run's own folder; returns the file. Raises OSError or ValueError."""
+    fps = int(past.made.get("fps") or 1)
+    name = past.videos[0].stem if past.videos else "comparison"
+    target = past.folder / "export" / f"{name}-side-by-side.{kind}"
+    target.parent.mkdir(exist_ok=True)
+    if kind == "json":
+        target.write_text(json.dumps(past.settings, ensure_ascii=False, indent=1), encoding="utf-8")
+        return target
+    sides = sides_of(past.videos, past.sides, history.spec_of(past.settings))
+    if kind == "gif":
+        write_gif(sides, target, fps)
+    else:
+        write_mp4(sides, target, fps, past.settings)
+    return target
+
+
+def sides_of(videos: Sequence[Path], figures: Sequence[Figures], spec: BackendSpec | None) -> list[Side]:
+    """In order. Raises ValueError where a side has no video."""
+    sides = []
+    for video, side in zip(videos, figures, strict=True):
+        told = [f"{text.size(side['kv_bytes'][-1])} ({text.times(side['ratio'])})"]
+        if spec is not None:
+            told.append(text.fate(side["drops_from"], side["ends_after"], spec))
+        if side["psnr"] is not None:
+            told.append(text.decibels(side["psnr"]))
+        if side["revisit_psnr"] is not None:
+            told.append(text.revisit(side["revisit_psnr"]))
+        sides.append(Side(video, side["codec"], " · ".join(filter(None, told))))
+    return sides
+
+
+def write_mp4(sides: Sequence[Side], target: Path, fps: int, settings: Mapping[str, Any]) -> None:
+    """All sides at full size, in step; one that ends early stays on its last frame."""
+    with av.open(str(target), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        container.metadata["comment"] = json.dumps(settings, ensure_ascii=False)
+        stream = None
+        for index, picture in enumerate(_pictures(sides, None)):
+            if stream is None:
+                stream = container.add_stream("libx264", rate=fps)
+                context = stream.codec_context
+                context.height, context.width = picture.shape[:2]
+                context.pix_fmt, context.time_base = "yuv420p", Fraction(1, fps)
+                context.options = {"preset": "veryfast", "crf": "16"}
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, fps)
+            container.mux(stream.encode(frame))
+        if stream is None:
+            raise ValueError("there is no frame to export")
+        container.mux(stream.encode(None))
+
+
+def write_gif(sides: Sequence[Side], target: Path, fps: int) -> None:
+    """Smaller, and at most twelve frames a second; in one palette of all."""
+    every = max(1, round(fps / _GIF_FPS))
+    frames = [Image.fromarray(p) for i, p in enumerate(_pictures(sides, _GIF_SIDE)) if i % every == 0]
+    if not frames:
+        raise ValueError("there is no frame to export")
+    # The first, middle and last frame stand for the colours of all.
+    height = sum(frame.height for frame in frames[:: max(1, len(frames) // 2)])
+    sample = Image.new("RGB", (frames[0].width, height))
+    at = 0
+    for frame in frames[:: max(1, len(frames) // 2)]:
+        sample.paste(frame, (0, at))
+        at += frame.height
+    palette = sample.quantize(256, method=Image.Quantize.MEDIANCUT)
+    reduced = [frame.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for frame in frames]
+    reduced[0].save(
+        target, save_all=True, append_images=reduced[1:], duration=round(1000 * every / fps), loop=0
+    )
+
+
+def _pictures(sides: Sequence[Side], width: int | None) -> Iterator[np.ndarray]:
+    """uint8 [H, W, 3] with even H and W, frame after frame."""
+    last: list[np.ndarray | None] = [None] * len(sides)
+    bar: np.ndarray | None = None
+    for frames in zip_longest(*(media.decode(side.video) for side in sides)):
+        last = [new if new is not None else old for new, old in zip(frames, last, strict=True)]
+        shown = [frame for frame in last if frame is not None]
+        if len(shown) < len(sides):
+            raise ValueError("a side has no frame")
+        height, original = shown[0].shape[:2]
+        wide = width or max(original, _MIN_WIDTH)
+        tall = round(height * wide / original)
+        scaled = [
+            frame
+            if wide == original
+            else np.asarray(Image.fromarray(frame).resize((wide, tall), Image.Resampling.LANCZOS))
+            for frame in shown
+        ]
+        if bar is None:
+            bar = _labels(sides, wide)
+        gap = np.full((tall, _GAP, 3), _PAPER, np.uint8)
+        row = np.concatenate([part for frame in scaled for part in (frame, gap)][:-1], axis=1)
+        picture = np.concatenate([bar, row], axis=0)
+        yield np.ascontiguousarray(picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2])
+
+
+def _labels(sides: Sequence[Side], width: int) -> np.ndarray:
+    """The strip over the pictures: names, and figures in as many lines as they take."""
+    large_size, small_size = max(15, width // 24), max(11, width // 36)
+    large, small = ImageFont.load_default(large_size), ImageFont.load_default(small_size)
+    lines = [_wrapped(side.note, small, width - 2 * _GAP) for side in sides]
+    head, step = int(large_size * 1.35), int(small_size * 1.3)
+    height = _GAP + head + step * max(map(len, lines)) + _GAP
+    strip = Image.new("RGB", (width * len(sides) + _GAP * (len(sides) - 1), height), _PAPER)
+    pen = ImageDraw.Draw(strip)
+    for number, (side, notes) in enumerate(zip(sides, lines, strict=True)):
+        x = number * (width + _GAP) + (_GAP if number == 0 else 2)
+        pen.text((x, _GAP - 2), side.name, _INK, font=large)
+        for line, words in enumerate(notes):
+            pen.text((x, _GAP + head + line * step), words, _MUTED, font=small)
+    return np.asarray(strip)
+
+
+def _wrapped(words: str, font: Any, width: int) -> list[str]:
+    lines: list[str] = []
+    for word in words.split(" "):
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines

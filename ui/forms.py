@@ -1,0 +1,252 @@
+"""What the widgets of the form do to each other."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from backends import registry
+from backends.base import BackendSpec
+from backends.camera import PathError, format_path, parse_path
+from backends.worker import DeviceInfo
+from qvg.config import PRESETS, PRQConfig
+from ui import budget, chips, controls, dial, gauge, pose, text
+from ui.clips import ClipError, read_clip
+from ui.controls import Controls
+from ui.desk import WorkerLike
+from ui.form import QUANTISED, Form, FormError, default_form
+from ui.pictures import PictureError, read_picture
+from ui.stage import Stage
+
+Changes = dict[Any, Any]  # component -> new value; the others stay as they are
+
+# The widgets behind `Form`, by name and in the order their values arrive.
+PLANNED = (
+    "path", "memory", "sides", "budget", "when_full", "preset", "blocks", "as_path",
+    "clusters", "group", "stages", "iterations", "every", "sink", "recent", "window", "on_card",
+)  # fmt: skip
+OPTIONS = tuple(f"option{number}" for number in range(1, controls.MOST_OPTIONS + 1))
+ASKED = ("prompt", "picture", "clip", "changes", "preview", "seed", "mode", *OPTIONS, *PLANNED)
+
+
+def widgets_of(ui: Controls, names: tuple[str, ...]) -> list[Any]:
+    """The widgets behind names of `PLANNED` or `ASKED`."""
+    options = dict(zip(OPTIONS, ui.options, strict=True))
+    return [options[name] if name in options else getattr(ui, name) for name in names]
+
+
+def read(names: tuple[str, ...], values: tuple[Any, ...]) -> Form:
+    given = dict(zip(names, values, strict=True))
+    chosen = [given.pop(name, None) for name in OPTIONS]
+    return Form(**given, options=tuple(chosen))
+
+
+def filled(ui: Controls, spec: BackendSpec, form: Form) -> Changes:
+    """The widgets as `form` has them, for its model."""
+    preset = form.preset or QUANTISED[0]
+    return model_changes(ui, spec, form) | {
+        ui.model: spec.id,
+        ui.prompt: form.prompt,
+        ui.picture: gr.File(value=form.picture, visible="image" in spec.inputs),
+        ui.clip: gr.File(value=form.clip, visible="clip" in spec.inputs),
+        ui.changes: gr.Textbox(value=form.changes, visible="changes" in spec.inputs),
+        ui.preview: gr.Checkbox(value=form.preview, visible="preview" in spec.inputs),
+        ui.seed: form.seed,
+        ui.path: form.path,
+        ui.memory: gr.Radio(choices=controls.memory_choices(preset), value=form.memory),
+        ui.sides: gr.Dropdown(
+            list(PRESETS),
+            value=list(form.sides or ()),
+            multiselect=True,
+            visible=form.memory == controls.COMPARE,
+        ),
+        ui.preset: gr.Dropdown(
+            list(QUANTISED), value=preset, visible=form.memory == controls.QUANTISED_CHOICE
+        ),
+        ui.advanced: gr.Accordion(label=text.advanced(preset)),
+        ui.budget: form.budget,
+        ui.when_full: gr.Radio(value=form.when_full, visible=bool(form.budget)),
+        ui.randomize: False,
+    }
+
+
+def model_changes(ui: Controls, spec: BackendSpec, form: Form) -> Changes:
+    """What a model changes in the form: what there is to ask for, and the numbers that suit it."""
+    entry = next(entry for entry in registry.entries() if entry.spec.id == spec.id)
+    steered = "camera" in spec.inputs
+    policy = (form.every, form.sink, form.recent, form.window, form.on_card)
+    return {
+        ui.about: controls.about(entry),
+        ui.examples: chips.groups([("", spec.examples)]),
+        ui.vocabulary_fold: gr.Accordion(visible=bool(spec.vocabulary)),
+        ui.vocabulary: chips.groups(spec.vocabulary),
+        ui.picture: gr.File(visible="image" in spec.inputs),
+        ui.clip: gr.File(visible="clip" in spec.inputs),
+        ui.changes: gr.Textbox(visible="changes" in spec.inputs),
+        ui.preview: gr.Checkbox(visible="preview" in spec.inputs),
+        **dict(zip(ui.options, controls.options(spec, form.options or ()), strict=True)),
+        ui.camera: gr.Column(visible=steered),
+        ui.map: pose.scale_of(spec),
+        ui.blocks: gr.Slider(maximum=spec.max_blocks, value=form.blocks),
+        ui.as_path: gr.Checkbox(visible=steered, value=form.as_path),
+        ui.mode: controls.modes(spec, form.mode or ""),
+        **dict(zip(ui.policy_numbers, policy, strict=True)),
+        **codec_numbers(ui, form),
+    }
+
+
+def codec_numbers(ui: Controls, form: Form) -> Changes:
+    """Only a preset with codebooks has these numbers."""
+    shown = isinstance(PRESETS.get(form.preset or ""), PRQConfig)
+    values = (form.clusters, form.group, form.stages, form.iterations)
+    return {
+        number: gr.Number(value=value if shown else None, visible=shown)
+        for number, value in zip(ui.codec_numbers, values, strict=True)
+    }
+
+
+class Forms:
+    """The behaviour of the form, for all visitors."""
+
+    def __init__(self, worker: WorkerLike, widgets: Controls, stage: Stage) -> None:
+        self._worker = worker
+        self._widgets = widgets
+        self._stage = stage
+
+    def choose_model(self, model: str, preset: str) -> Changes:
+        spec = registry.find(model)
+        return model_changes(self._widgets, spec, default_form(spec, preset)) | {self._widgets.budget: 0}
+
+    def choose_mode(self, model: str, preset: str, mode: str | None) -> Changes:
+        ui, spec = self._widgets, registry.find(model)
+        form = default_form(spec, preset, mode or "")
+        policy = (form.every, form.sink, form.recent, form.window, form.on_card)
+        changes: Changes = {ui.mode: controls.modes(spec, mode or "")}
+        return changes | dict(zip(ui.policy_numbers, policy, strict=True))
+
+    def choose_preset(self, model: str, preset: str) -> Changes:
+        radio = gr.Radio(choices=controls.memory_choices(preset))
+        form = default_form(registry.find(model), preset)
+        advanced = gr.Accordion(label=text.advanced(preset))
+        changes: Changes = {self._widgets.memory: radio, self._widgets.advanced: advanced}
+        return changes | codec_numbers(self._widgets, form)
+
+    def choose_memory(self, memory: str) -> Changes:
+        ui = self._widgets
+        return {
+            ui.sides: gr.Dropdown(visible=memory == controls.COMPARE),
+            ui.preset: gr.Dropdown(visible=memory == controls.QUANTISED_CHOICE),
+        }
+
+    def choose_budget(self, memory: float | None) -> Changes:
+        return {self._widgets.when_full: gr.Radio(visible=bool(memory))}
+
+    def set_budget(self, event: gr.EventData, model: str, *values: Any) -> Changes:
+        """The slider was let go, or one of the budgets worth a click was clicked."""
+        ui, spec = self._widgets, registry.find(model)
+        blocks = _length(read(PLANNED, values), spec)
+        share = getattr(event, "share", None)
+        if isinstance(share, (int, float)):
+            return {ui.budget: budget.share_of(spec, blocks, int(share))}
+        return {ui.budget: budget.named(str(event.name), spec)}
+
+    def draw_path(self, model: str, path: str | None) -> Changes:
+        """What a path comes to, or what is wrong with it. What came as JSON is written out as moves."""
+        ui, spec = self._widgets, registry.find(model)
+        try:
+            moves = parse_path(path or "", spec.metres_per_latent, spec.degrees_per_latent)
+        except PathError as error:
+            return {ui.path_note: controls.note(str(error), "bad")}
+        changes: Changes = {ui.path_note: controls.path_note(moves)}
+        if (path or "").lstrip()[:1] in ("{", "["):
+            changes[ui.path] = format_path(moves)
+        return changes
+
+    def look_at_clip(self, model: str, clip: str | None) -> Changes:
+        said = ""
+        if clip:
+            spec = registry.find(model)
+            try:
+                frames = read_clip(clip, spec)
+                said = controls.note(text.clip_taken(len(frames), spec.fps, *frames.shape[2:0:-1]))
+            except ClipError as error:
+                said = controls.note(str(error), "bad")
+        return {self._widgets.clip_note: said}
+
+    def look_at_picture(self, picture: str | None) -> Changes:
+        said = ""
+        if picture:
+            try:
+                said = controls.thumbnail(read_picture(picture))
+            except PictureError as error:
+                said = controls.note(str(error), "bad")
+        return {self._widgets.picture_note: said}
+
+    def foresee(self, run_id: str, model: str, *values: Any) -> Changes:
+        """Length, memory and budget in words, and before the first run the gauge."""
+        ui = self._widgets
+        spec = registry.find(model)
+        device = self._worker.info
+        asked = read(PLANNED, values)
+        # Also of a budget that is too small, to be moved on from there.
+        slider = dial.value(spec, _length(asked, spec), int(asked.budget or 0))
+        try:
+            blocks = asked.length(spec)
+            sides = asked.named_sides(spec)
+            plans = asked.plans(spec, device)
+        except FormError as error:
+            # The path has a line of its own.
+            said = "" if isinstance(error.__cause__, PathError) else str(error)
+            return {
+                ui.length_note: controls.note(said, "bad"),
+                ui.memory_note: "",
+                ui.budget_note: "",
+                ui.budgets: slider,
+            }
+        length = text.length(blocks, spec.video_frames(blocks), spec.fps)
+        if len(sides) == 1:
+            (plan,) = plans
+            fate = f"{text.ends_at(plan.kv_bytes, plan.bf16_bytes)} {plan.sentence}"
+            fits = plan.fits
+        else:
+            needs = spec.working_bytes + sum(plan.needs_bytes - spec.working_bytes for plan in plans)
+            fits = None if device is None else needs <= device.memory_bytes
+            fate = text.together(needs, device.memory_bytes if device else 0, fits)
+        told = [f"{side.name}: {said}" for side in sides if (said := side.told(spec))]
+        limit = int(asked.budget or 0)
+        changes: Changes = {
+            ui.length_note: controls.note(length),
+            ui.memory_note: controls.note(fate, "bad" if fits is False else "plain"),
+            ui.budget_note: controls.note(text.budget_in_words(limit, told)) if limit else "",
+            ui.budgets: slider,
+        }
+        if not run_id:
+            changes[self._stage.gauge] = gauge.planned(spec, sides, blocks, limit, device)
+        return changes
+
+    def foresee_in_words(self, run_id: str, model: str, *values: Any) -> Changes:
+        """`foresee` without the gauge."""
+        changes = self.foresee(run_id, model, *values)
+        changes.pop(self._stage.gauge, None)
+        return changes
+
+    def look_for_device(self) -> tuple[Any, Any]:
+        """What it is, once that is known; then the timer that asks may rest."""
+        info = self._worker.info
+        if info is None:
+            return gr.skip(), gr.skip()
+        return device_line(info), gr.Timer(active=False)
+
+
+def _length(asked: Form, spec: BackendSpec) -> int:
+    """Blocks asked for; the usual number where that is none."""
+    try:
+        return asked.length(spec)
+    except FormError:
+        return spec.default_blocks
+
+
+def device_line(info: DeviceInfo) -> str:
+    return escape(text.device(info.name, info.memory_bytes))

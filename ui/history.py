@@ -1,0 +1,256 @@
+"""Runs of the past, read from their folders: to look at, to make again, to hand in again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any, get_type_hints
+
+from backends import registry
+from backends.base import BackendSpec
+from backends.machine import DeviceInfo
+from qvg.config import PRESETS
+from ui import compare, gauge, media, player, status, text
+from ui.commission import Commission
+from ui.folder import CLIP, PICTURE, RECORD, THUMBNAIL, RunFolder, read_record
+from ui.form import Form
+from ui.live import View
+from ui.reel import Figures
+
+ALL = 1 << 30
+_SEGMENT = re.compile(r"segment-(\d+)-(.+)-(\d{5}|before)\.mp4\Z")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A run as its folder tells it."""
+
+    folder: Path
+    settings: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        return str(self.settings.get("id", ""))
+
+    @property
+    def owner(self) -> str:
+        return str(self.settings.get("owner", ""))
+
+    @property
+    def state(self) -> str:
+        return str(self.settings.get("state", ""))
+
+    @property
+    def order(self) -> float:
+        order = self.settings.get("order")
+        return float(order) if isinstance(order, (int, float)) else 0.0
+
+    @property
+    def made(self) -> Mapping[str, Any]:
+        made = self.settings.get("made")
+        return made if isinstance(made, dict) else {}
+
+    @property
+    def videos(self) -> list[Path]:
+        """One a side, in their order."""
+        found = [file for file in self.folder.glob("*.mp4") if not file.name.startswith((".", "segment-"))]
+        return sorted(found, key=lambda file: _side_of(file))
+
+    @property
+    def thumbnail(self) -> Path | None:
+        file = self.folder / THUMBNAIL
+        return file if file.exists() else None
+
+    @property
+    def sides(self) -> list[Figures]:
+        """What was measured; empty where that is not, or not all, written down."""
+        sides, known = self.made.get("sides"), set(get_type_hints(Figures))
+        if not isinstance(sides, list) or not sides:
+            return []
+        whole = all(isinstance(s, dict) and known <= set(s) and s["codec"] in PRESETS for s in sides)
+        return sides if whole else []
+
+    def commission(self) -> Commission:
+        """To make it once more. Raises ValueError where that cannot be."""
+        picture, clip = (
+            str(file) if file.exists() else None for file in (self.folder / PICTURE, self.folder / CLIP)
+        )
+        return recalled(self.settings, picture, clip)
+
+    def view(self, device: DeviceInfo | None) -> View:
+        """What the page shows of it."""
+        spec, sides, fps = spec_of(self.settings), self.sides, int(self.made.get("fps") or 1)
+        name = spec.title if spec else ""
+        failed = str(self.made.get("failed") or "")
+        said = text.from_the_past(
+            str(self.settings.get("created", "")), int(self.made.get("frames") or 0), fps
+        )
+        line = status.line(failed or said, "error" if failed else "done", 1.0, (said,) if failed else ())
+        screen = player.nothing(*((spec.width, spec.height) if spec else (16, 9)))
+        screen |= {"run": f"past-{self.id}-{len(self.videos)}", "fps": fps, "ended": True}
+        for number, file in enumerate(self.videos):
+            stamp = int(file.stat().st_mtime)
+            track = _track(sides, number, spec, file) if number < len(sides) else None
+            track = track or player.track(name, "", "", 0.0, file.stem)
+            screen["tracks"].append(track | {"ended": True, "final": f"{player.address(file)}?v={stamp}"})
+        try:
+            meter = self._gauge(device)
+        except (LookupError, TypeError, ValueError):
+            _log.info("%s has figures of another version", self.folder, exc_info=True)
+            meter = None
+        table = compare.table(sides, fps) if sides else compare.nothing()
+        return View(line, screen, meter, table)
+
+    def _gauge(self, device: DeviceInfo | None) -> dict[str, Any] | None:
+        if not self.sides:
+            return None
+        commission = self.commission()
+        return gauge.ended(
+            gauge.measured(
+                commission.spec,
+                commission.sides,
+                self.sides,
+                commission.request.blocks,
+                commission.asked.budget or 0,
+                device,
+                fps=float(self.made["frames"]) * len(self.sides) / max(float(self.made["seconds"]), 1e-6),
+                memory_bytes=0,
+                peak_bytes=int(self.made["peak_bytes"]),
+            )
+        )
+
+
+def _track(sides: list[Figures], number: int, spec: BackendSpec | None, file: Path) -> dict[str, Any]:
+    side = sides[number]
+    fate = text.fate(side["drops_from"], side["ends_after"], spec) if spec else ""
+    note = compare.caption(side, fate, len(sides) > 1)
+    seconds = side["frames"] / spec.fps if spec else 0.0
+    return player.track(side["codec"], note, compare.headline(side), seconds, file.stem)
+
+
+def spec_of(settings: Mapping[str, Any]) -> BackendSpec | None:
+    try:
+        return registry.find(str(settings.get("model")))
+    except registry.UnknownBackend:
+        return None
+
+
+def form_of(
+    settings: Mapping[str, Any], picture: str | None = None, clip: str | None = None
+) -> tuple[BackendSpec, Form]:
+    """The model and the form that a file's settings describe. Raises ValueError where they describe none."""
+    spec, values = spec_of(settings), settings.get("form")
+    if spec is None or not isinstance(values, dict):
+        raise ValueError(text.NO_SETTINGS)
+    form = Form.recalled(values, spec, picture, clip)
+    walked = settings.get("walked")
+    if settings.get("steered") and isinstance(walked, str):
+        form = replace(form, path=walked, as_path=False)
+    return spec, form
+
+
+def recalled(settings: Mapping[str, Any], picture: str | None = None, clip: str | None = None) -> Commission:
+    """The commission that a file's settings describe, other noise and all. Raises ValueError."""
+    spec, form = form_of(settings, picture, clip)
+    commission = form.commission(spec)
+    reseeds = settings.get("reseeds")
+    if not isinstance(reseeds, list):
+        return commission
+    pairs = tuple((int(block), int(seed)) for block, seed in reseeds)
+    return replace(commission, request=replace(commission.request, reseeds=pairs))
+
+
+def read(outputs: Path, most: int, owner: str | None = None) -> list[Past]:
+    """The newest runs in a folder, of one owner or of all."""
+    found: list[Past] = []
+    for past in _folders(outputs):
+        if len(found) == most:
+            break
+        if owner is None or past.owner == owner:
+            found.append(past)
+    return found
+
+
+def take_up(outputs: Path) -> list[Past]:
+    """Runs that were waiting when the program ended, in their order; what ran then is finished from what
+    there is. Only for the program that owns the folder."""
+    waiting: list[Past] = []
+    for past in _folders(outputs):
+        if past.state == "waiting" and not past.made.get("blocks"):
+            waiting.append(past)
+        elif past.state in ("waiting", "running"):
+            try:
+                _salvage(past)
+            except (OSError, ValueError):
+                _log.exception("what there is of %s could not be put together", past.folder)
+    return sorted(waiting, key=lambda past: past.order)
+
+
+def _folders(outputs: Path) -> Iterator[Past]:
+    if not outputs.is_dir():
+        return
+    for folder in sorted(outputs.iterdir(), key=lambda path: path.name, reverse=True):
+        if (folder / RECORD).is_file() and (settings := read_record(folder)) is not None:
+            yield Past(folder, settings)
+
+
+def _salvage(past: Past) -> None:
+    """Puts the blocks of a run that was cut off behind what was finished of it before."""
+    pieces: dict[tuple[int, str], list[Path]] = {}
+    for file in sorted(past.folder.glob("segment-*.mp4")):
+        if (match := _SEGMENT.match(file.name)) and match[3] != "before":
+            pieces.setdefault((int(match[1]), match[2]), []).append(file)
+    fps = int(past.made.get("fps") or 1)
+    frames = int(past.made.get("frames") or 0)
+    for view, name in sorted(pieces):
+        final, partial = past.folder / f"{name}.mp4", past.folder / f".{name}.mp4"
+        before = [final.read_bytes()] if view > 1 and final.exists() else []
+        segments = [*before, *(file.read_bytes() for file in pieces[view, name])]
+        frames = max(frames, media.join(segments, partial, fps, past.settings))
+        partial.replace(final)
+    for file in past.folder.glob("segment-*.mp4"):
+        file.unlink()
+    made = {**past.made, "failed": text.INTERRUPTED, "frames": frames, "sides": []}
+    RunFolder(past.folder).record({**past.settings, "state": "done", "made": made})
+
+
+def _side_of(video: Path) -> int:
+    with contextlib.suppress(OSError, ValueError):
+        side = media.read_settings(video).get("side")
+        return side if isinstance(side, int) else 0
+    return 0
+
+
+def own(outputs: Path) -> IO[str] | None:
+    """Makes this program the one that writes in a folder, while the result is open; None where another is."""
+    lock = (outputs / ".lock").open("w")
+    try:
+        import fcntl
+
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass  # Windows: one program a folder is up to the user
+    except OSError:
+        lock.close()
+        return None
+    return lock
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """What a dropped file, a video or a JSON of ours, remembers. Raises ValueError with a sentence."""
+    try:
+        if file.suffix.lower() == ".json":
+            found = json.loads(file.read_text(encoding="utf-8"))
+        else:
+            found = media.read_settings(file)
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("form"), dict):
+        raise ValueError(text.NO_SETTINGS)
+    return found

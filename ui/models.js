@@ -1,0 +1,19 @@
+// A button tells which model it belongs to, and what was ticked and typed beside it. Deleting asks once more.
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-do]");
+  if (!button) return;
+  const item = button.closest("li[data-id]");
+  if (button.dataset.do === "delete" && !button.dataset.sure) {
+    const words = button.innerHTML;
+    button.dataset.sure = 1;
+    button.textContent = props.words.sure;
+    button.addEventListener("blur", () => { delete button.dataset.sure; button.innerHTML = words; }, { once: true });
+    return;
+  }
+  trigger("pick", {
+    id: item.dataset.id,
+    action: button.dataset.do,
+    accepted: Boolean(item.querySelector(".accept")?.checked),
+    token: item.querySelector(".token")?.value || "",
+  });
+});

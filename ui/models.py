@@ -1,0 +1,201 @@
+"""Which models are here, how much they are, under which licence; downloading and deleting them.
+
+Downloads are the program's, not a page's: whoever looks sees how far they are. The template does not escape:
+everything is escaped here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from backends import artifacts, registry
+from backends.base import BackendUnavailable
+from backends.registry import Entry
+from ui import controls, text
+from ui.controls import Controls
+
+Changes = dict[Any, Any]
+_HERE = Path(__file__).parent
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Download:
+    """One that is under way, or has ended with a `problem`."""
+
+    stopping: threading.Event = field(default_factory=threading.Event)
+    began: float = field(default_factory=time.monotonic)
+    first_bytes: int | None = None  # here when the first report came
+    last: artifacts.DownloadProgress | None = None
+    problem: str = ""
+    running: bool = True
+
+
+class Models:
+    """The program's models. `locked` where visitors may look only."""
+
+    def __init__(self, locked: Callable[[], bool] = lambda: False) -> None:
+        self._locked = locked
+        self._downloads: dict[str, _Download] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def busy(self) -> bool:
+        return any(download.running for download in self._downloads.values())
+
+    def listing(self) -> dict[str, Any]:
+        """The value of the component."""
+        return {
+            "busy": self.busy,
+            "locked": self._locked(),
+            "models": [self._card(entry) for entry in registry.entries()],
+        }
+
+    def download(self, backend_id: str, accepted: bool, token: str) -> None:
+        """In the background; asked again while it runs, nothing happens."""
+        with self._lock:
+            running = self._downloads.get(backend_id)
+            if self._locked() or (running is not None and running.running):
+                return
+            begun = self._downloads[backend_id] = _Download()
+        threading.Thread(
+            target=self._fetch, args=(backend_id, begun, accepted, token.strip() or None), daemon=True
+        ).start()
+
+    def stop(self, backend_id: str) -> None:
+        download = self._downloads.get(backend_id)
+        if download is not None:
+            download.stopping.set()
+
+    def delete(self, backend_id: str) -> str:
+        """What became of it, in words."""
+        if self._locked():
+            return ""
+        try:
+            freed = artifacts.delete(backend_id)
+        except (OSError, BackendUnavailable) as error:
+            return text.not_deleted(str(error))
+        with self._lock:
+            self._downloads.pop(backend_id, None)
+        return text.freed(artifacts.gigabytes(freed))
+
+    def _fetch(self, backend_id: str, download: _Download, accepted: bool, token: str | None) -> None:
+        def show(progress: artifacts.DownloadProgress) -> None:
+            if download.first_bytes is None:
+                download.first_bytes = progress.done_bytes
+            download.last = progress
+
+        try:
+            whole = artifacts.download(backend_id, show, download.stopping.is_set, accepted, token)
+            download.problem = "" if whole else text.DOWNLOAD_STOPPED
+        except BackendUnavailable as error:
+            download.problem = str(error)
+        except Exception:
+            _log.exception("the download of %s failed", backend_id)
+            download.problem = text.DOWNLOAD_FAILED
+        finally:
+            download.running = False
+
+    def _card(self, entry: Entry) -> dict[str, Any]:
+        spec = entry.spec
+        parts, state = artifacts.of(spec.id), artifacts.state(spec.id)
+        download = self._downloads.get(spec.id)
+        running = download is not None and download.running
+        # A model without files of its own is as complete as its own spec says.
+        kind = ("present" if entry.missing is None else "absent") if not parts else state.kind
+        size = artifacts.gigabytes(state.bytes_needed) if parts else text.INCLUDED
+        if kind == "partial":
+            size = text.part_of(artifacts.gigabytes(state.bytes_here), size)
+        return {
+            "id": spec.id,
+            "title": escape(spec.title),
+            "state": {"present": "ready", "partial": "part", "absent": "absent"}[kind],
+            "said": {"present": text.READY, "partial": text.PARTLY_HERE, "absent": text.NOT_HERE}[kind],
+            "size": escape(size),
+            "licence": escape(spec.licence),
+            "parts": [
+                escape(text.part(each.title, each.repo, artifacts.gigabytes(each.size), each.purpose))
+                for each in parts
+            ],
+            "asks": any(each.needs_acceptance for each in parts),
+            "gated": any(each.gated for each in parts),
+            "progress": escape(_told(download)) if running else "",
+            "percent": _percent(download) if running else 0,
+            "problem": escape(download.problem) if download is not None else "",
+            "can_download": bool(parts) and kind != "present" and not running,
+            "can_delete": bool(parts) and state.bytes_here > 0 and not running,
+        }
+
+
+def _percent(download: _Download | None) -> int:
+    if download is None or download.last is None:
+        return 0
+    return round(100 * download.last.done_bytes / max(download.last.total_bytes, 1))
+
+
+def _told(download: _Download | None) -> str:
+    """`3.2 GB of 17.6 GB, model.safetensors, about 4 min left`"""
+    if download is None or download.last is None:
+        return text.DOWNLOAD_BEGINS
+    last = download.last
+    said = [
+        text.part_of(artifacts.gigabytes(last.done_bytes), artifacts.gigabytes(last.total_bytes)),
+        text.checking(last.file) if last.checking else last.file,
+    ]
+    came = last.done_bytes - (download.first_bytes or 0)
+    seconds = time.monotonic() - download.began
+    if came > 0 and seconds > 2 and not last.checking:
+        said.append(text.left(seconds * (last.total_bytes - last.done_bytes) / came))
+    return ", ".join(said)
+
+
+def component(value: dict[str, Any]) -> gr.HTML:
+    return gr.HTML(
+        value,
+        html_template=(_HERE / "models.html").read_text(encoding="utf-8"),
+        js_on_load=(_HERE / "models.js").read_text(encoding="utf-8"),
+        elem_id="models",
+        apply_default_css=False,
+        words=text.MODELS,
+    )
+
+
+class ModelEvents:
+    """What the list's buttons do."""
+
+    def __init__(self, models: Models, widgets: Controls, shown: gr.HTML, timer: gr.Timer) -> None:
+        self._models = models
+        self._widgets = widgets
+        self._shown = shown
+        self._timer = timer
+
+    def pick(self, event: gr.EventData, model: str) -> Changes:
+        backend_id = str(event.id)
+        match event.action:
+            case "download":
+                self._models.download(backend_id, bool(event.accepted), str(event.token))
+            case "stop":
+                self._models.stop(backend_id)
+            case "delete" if said := self._models.delete(backend_id):
+                gr.Info(said)
+        return self.look(model)
+
+    def look(self, model: str) -> Changes:
+        """How things are; asked every second while something is being downloaded."""
+        entries = registry.entries()
+        entry = next(entry for entry in entries if entry.spec.id == model)
+        return {
+            self._shown: self._models.listing(),
+            self._timer: gr.Timer(active=self._models.busy),
+            self._widgets.model: gr.Dropdown(controls.choices(entries)),
+            self._widgets.about: controls.about(entry),
+        }

@@ -1,0 +1,175 @@
+"""One side of a run: its blocks as pieces of video, and what was measured of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypedDict
+
+import numpy as np
+
+from qvg.stats import CacheStats
+from ui.commission import NamedSide
+from ui.revisit import Revisit, Seen
+from ui.similarity import Likeness, likeness, pooled
+
+Decibels = float | Literal["equal"] | None
+# Seconds a likeness is told over: sides drift apart, and the end says less about a codec than the beginning.
+SPANS_S = ((0.0, 2.0), (2.0, 5.0))
+
+
+class Figures(TypedDict):
+    """What was measured of a side, as it is written down. PSNR in dB, "equal" where it is infinite."""
+
+    codec: str
+    ends_after: int | None  # blocks its budget allows
+    drops_from: int | None  # the first block (from 0) to miss history
+    frames: int
+    latents: list[int]  # committed, after every block
+    latents_seen: int  # of them in reach at the end
+    kv_bytes: list[int]  # after every block
+    bf16_bytes: list[int]  # of the same visible frames
+    kv_parts: dict[str, int]
+    scratch_bytes: int
+    host_bytes: int  # of the history, in the host's memory
+    ratio: float
+    ms: dict[str, float]  # of a block, by stage
+    psnr: Decibels
+    ssim: float | None
+    psnr_by_block: list[Decibels]
+    ssim_by_block: list[float | None]
+    psnr_by_span: list[Decibels]  # of SPANS_S
+    revisit_psnr: Decibels
+    revisit_frames: int
+
+
+class Block(NamedTuple):
+    """A finished block of one side."""
+
+    data: bytes  # fMP4
+    frames: int
+    stats: CacheStats
+    ms: Mapping[str, float]  # by stage
+    memory_bytes: int
+    seen: Seen
+    likeness: Likeness | None  # to the first side's; None for that side, and past its end
+
+
+class Reel:
+    """What there is of one side."""
+
+    def __init__(self, side: NamedSide, returning: Mapping[int, int]) -> None:
+        self.side = side
+        self.codec = ""  # of its video, as players name it
+        self.blocks: list[Block] = []
+        self._revisit = Revisit(returning)
+
+    @property
+    def frames(self) -> int:
+        return sum(block.frames for block in self.blocks)
+
+    @property
+    def stats(self) -> CacheStats | None:
+        return self.blocks[-1].stats if self.blocks else None
+
+    @property
+    def seen(self) -> Seen:
+        seen = Seen()
+        for block in self.blocks:
+            seen = seen.plus(*block.seen)
+        return seen
+
+    def look(self, frames: np.ndarray) -> Seen:
+        """For the frames of the block to come: those that return."""
+        return self._revisit.take(frames, self.frames)
+
+    def likeness(self, seconds: tuple[float, float] | None = None, fps: int = 1) -> Likeness | None:
+        """To the first side, over those of its blocks that begin in `seconds`, or over all."""
+        chosen: list[tuple[Likeness, int]] = []
+        start = 0
+        for block in self.blocks:
+            inside = seconds is None or seconds[0] <= start / fps < seconds[1]
+            if inside and block.likeness is not None:
+                chosen.append((block.likeness, block.frames))
+            start += block.frames
+        return pooled(chosen)
+
+    def stages(self) -> dict[str, float]:
+        """Milliseconds a block, by stage, over the last four."""
+        newest = self.blocks[-4:]
+        names = dict.fromkeys(name for block in newest for name in block.ms)
+        return {name: sum(block.ms.get(name, 0.0) for block in newest) / len(newest) for name in names}
+
+    def figures(self, fps: int) -> Figures:
+        """What files, tables and programs are told."""
+        stats, whole = self.stats, self.likeness()
+        likenesses = [block.likeness for block in self.blocks]
+        return {
+            "codec": self.side.name,
+            "ends_after": self.side.fate.ends_after,
+            "drops_from": self.side.fate.drops_from,
+            "frames": self.frames,
+            "latents": [block.stats.total_frames for block in self.blocks],
+            "latents_seen": stats.frames if stats else 0,
+            "kv_bytes": [block.stats.stored_bytes for block in self.blocks],
+            "bf16_bytes": [block.stats.bf16_bytes for block in self.blocks],
+            "kv_parts": dict(stats.parts) if stats else {},
+            "scratch_bytes": stats.scratch_bytes if stats else 0,
+            "host_bytes": stats.host_bytes if stats else 0,
+            "ratio": round(stats.ratio, 3) if stats else 1.0,
+            "ms": {name: round(ms, 1) for name, ms in self.stages().items()} if self.blocks else {},
+            "psnr": _rounded(whole.psnr if whole else None),
+            "ssim": _rounded(whole.ssim if whole else None, 4),
+            "psnr_by_block": [_rounded(found.psnr) if found else None for found in likenesses],
+            "ssim_by_block": [_rounded(found.ssim, 4) if found else None for found in likenesses],
+            "psnr_by_span": [
+                _rounded(found.psnr if found else None)
+                for span in SPANS_S
+                for found in [self.likeness(span, fps)]
+            ],
+            "revisit_psnr": _rounded(self.seen.psnr),
+            "revisit_frames": self.seen.frames,
+        }
+
+
+def stages(
+    update_ms: float,
+    segment_ms: Mapping[str, float],
+    stats: CacheStats,
+    before: CacheStats | None,
+    video_ms: float,
+) -> dict[str, float]:
+    """Where a block's time went; the stages add up to all of it.
+
+    "model" is denoising without what the cache takes of it: "read" (decoding spans, attention) and "encode".
+    """
+    encode = stats.encode_ms - (before.encode_ms if before else 0.0)
+    read = stats.read_ms - (before.read_ms if before else 0.0)
+    decode = segment_ms.get("decode", 0.0)
+    model = segment_ms.get("denoise", update_ms - decode) - encode - read
+    parts = {"model": model, "read": read, "encode": encode, "decode": decode}
+    parts = {name: max(0.0, ms) for name, ms in parts.items()}
+    parts["rest"] = max(0.0, update_ms - sum(parts.values()))
+    parts["video"] = video_ms
+    return parts
+
+
+def likeness_to(frames: np.ndarray, reference: np.ndarray | None) -> Likeness | None:
+    """Of two blocks with one number; None where there is no other."""
+    if reference is None or reference.shape != frames.shape:
+        return None
+    return likeness(frames, reference)
+
+
+def thinned(points: Sequence[Any], most: int) -> list[Any]:
+    """Every so many of `points`, the last one always."""
+    if not points:
+        return []
+    kept = list(points[:: max(1, len(points) // most)])
+    return kept if kept[-1] is points[-1] else [*kept, points[-1]]
+
+
+def _rounded(value: float | None, digits: int = 2) -> Any:
+    """JSON has no infinity: equal pictures are said to be so."""
+    if value is None:
+        return None
+    return "equal" if value == float("inf") else round(value, digits)

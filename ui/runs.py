@@ -1,0 +1,354 @@
+"""What the widgets do with runs: start them, watch them, go on with them, list them, hand them out."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from backends import registry
+from backends.base import BackendSpec
+from backends.camera import PathError, parse_path
+from backends.check import MAX_SEED
+from ui import controls, examples, export, history, lists, text
+from ui.clips import ClipError
+from ui.controls import Controls
+from ui.desk import HEARTBEAT_S, Desk, Record
+from ui.form import Form, FormError
+from ui.forms import ASKED, Changes, filled, read
+from ui.live import Live, View
+from ui.pictures import PictureError
+from ui.stage import Stage
+
+_TABS = 256  # that are told apart
+_log = logging.getLogger(__name__)
+
+
+class Runs:
+    """The behaviour of the stage, for all visitors."""
+
+    def __init__(self, desk: Desk, widgets: Controls, stage: Stage) -> None:
+        self._desk = desk
+        self._widgets = widgets
+        self._stage = stage
+        # Only the newest watcher of a tab goes on: two would show two runs in turns.
+        self._watchers: OrderedDict[str | None, int] = OrderedDict()
+        self._numbers = itertools.count(1)
+
+    def arrive(self, request: gr.Request, visitor: str) -> Iterator[Changes]:
+        """The page has been opened: what runs, or else what there was."""
+        visitor = visitor or secrets.token_urlsafe(16)
+        owner = self._desk.owner(visitor)
+        self._desk.open()
+        yield from self._watch(request, owner, {self._stage.visitor: visitor, **self._lists(owner, "")})
+
+    def generate(
+        self, request: gr.Request, visitor: str, model: str, randomize: bool, *values: Any
+    ) -> Iterator[Changes]:
+        """Runs until the last event, or until the viewer leaves; the run goes on without one."""
+        asked, changes = read(ASKED, values), {}
+        if randomize:
+            asked = replace(asked, seed=random.randint(0, MAX_SEED))
+            changes = {self._widgets.seed: asked.seed}
+        owner = self._desk.owner(visitor)
+        yield from self._submit(request, owner, registry.find(model), asked, changes)
+
+    def example(self, request: gr.Request, event: gr.EventData, visitor: str) -> Iterator[Changes]:
+        """One of the runs worth a click: into the form, and off it goes."""
+        ui, example = self._widgets, examples.named(str(event.name))
+        if example is None:
+            return
+        spec, form = example.form()
+        yield from self._submit(request, self._desk.owner(visitor), spec, form, filled(ui, spec, form))
+
+    def stop(self, visitor: str, run_id: str) -> Any:
+        record = self._desk.find(self._desk.owner(visitor), run_id)
+        if record is not None and not record.ended:
+            self._desk.stop(record)
+        return gr.Button(interactive=False)
+
+    def steer(self, asked: dict[str, Any]) -> bool:
+        """From the player: {"run", "keys"}, keys held from now on. Whether there is something to steer."""
+        run_id = str(asked.get("run", "")).rpartition(".")[0]
+        record = self._desk.any(run_id)
+        keys = asked.get("keys")
+        if record is None or record.ended or not isinstance(keys, list):
+            return False
+        try:
+            record.run.steer(tuple(map(str, keys)))
+        except ValueError:
+            return False
+        return True
+
+    def again(self, request: gr.Request, visitor: str, run_id: str) -> Iterator[Changes]:
+        """The same once more, noise and all."""
+        yield from self._submit_again(request, self._desk.owner(visitor), run_id)
+
+    def extend(
+        self, request: gr.Request, visitor: str, run_id: str, more: float | None, path: str | None
+    ) -> Iterator[Changes]:
+        yield from self._go_on(request, visitor, run_id, int(more or -1), path)
+
+    def retake(self, request: gr.Request, visitor: str, run_id: str) -> Iterator[Changes]:
+        """The last block once more, from other noise."""
+        owner = self._desk.owner(visitor)
+        record = self._desk.find(owner, run_id)
+        if record is None or not record.live.can_take_back:
+            return
+        yield from self._go_on(request, visitor, run_id, 0, None)
+
+    def undo(self, visitor: str, run_id: str) -> Changes:
+        return self._change(visitor, run_id, lambda live: live.can_take_back, Live.take_back)
+
+    def redo(self, visitor: str, run_id: str) -> Changes:
+        return self._change(visitor, run_id, lambda live: live.can_put_back, Live.put_back)
+
+    def queue(self, event: gr.EventData, visitor: str) -> Changes:
+        """A button in the list of what waits."""
+        owner = self._desk.owner(visitor)
+        record = self._desk.find(owner, str(event.id))
+        if record is not None:
+            if event.action == "remove":
+                self._desk.stop(record)
+            else:
+                self._desk.move(record, -1 if event.action == "up" else 1)
+        return {self._stage.queue: lists.queue_of(self._desk.waiting(owner))}
+
+    def history(
+        self, request: gr.Request, event: gr.EventData, visitor: str, run_id: str, shown: dict[str, Any]
+    ) -> Iterator[Changes]:
+        """A button in the list of what there was."""
+        owner, picked = self._desk.owner(visitor), str(event.id)
+        match event.action:
+            case "again":
+                yield from self._submit_again(request, owner, picked)
+            case "show":
+                yield from self._show(request, owner, picked)
+            case "recall":
+                past = self._past(owner, picked)
+                if past is not None:
+                    yield self._recall(past.settings)
+            case "delete":
+                try:
+                    self._desk.forget(owner, picked)
+                except FormError as error:
+                    gr.Warning(str(error))
+                yield self._lists(owner, run_id, len(shown.get("runs", ())))
+            case "more":
+                yield self._lists(owner, run_id, len(shown.get("runs", ())) + lists.PAGE)
+
+    def drop(self, file: str | None) -> Changes:
+        """A video or a JSON of ours came back: the form as it was."""
+        ui = self._widgets
+        if not file:
+            return {ui.problem: ""}
+        try:
+            return self._recall(history.read_settings(Path(file)))
+        except ValueError as error:
+            return {ui.problem: controls.note(str(error), "bad")}
+
+    def export_video(self, visitor: str, run_id: str) -> Changes:
+        return self._export(visitor, run_id, "mp4")
+
+    def export_gif(self, visitor: str, run_id: str) -> Changes:
+        return self._export(visitor, run_id, "gif")
+
+    def export_json(self, visitor: str, run_id: str) -> Changes:
+        return self._export(visitor, run_id, "json")
+
+    def _recall(self, settings: Mapping[str, Any]) -> Changes:
+        ui = self._widgets
+        try:
+            return filled(ui, *history.form_of(settings)) | {ui.problem: ""}
+        except ValueError as error:
+            return {ui.problem: controls.note(str(error), "bad")}
+
+    def _submit(
+        self, request: gr.Request, owner: str, spec: BackendSpec, asked: Form, changes: Changes
+    ) -> Iterator[Changes]:
+        ui = self._widgets
+        try:
+            self._desk.submit(owner, asked.commission(spec))
+        except (FormError, PictureError, ClipError) as error:
+            yield {ui.problem: controls.note(str(error), "bad")}
+            return
+        except Exception:
+            _log.exception("a run could not be started")
+            yield {ui.problem: controls.note(text.UNEXPECTED, "bad")}
+            return
+        yield from self._watch(request, owner, {ui.problem: "", **changes})
+
+    def _watch(self, request: gr.Request, owner: str, first: Changes) -> Iterator[Changes]:
+        """`first`, then the visitor's runs, one after another, until none is left or the tab shows something
+        else."""
+        mine = self._take_over(request)
+        yield first
+        while (record := self._desk.current(owner)) is not None:
+            seen = -1
+            with record.watched():
+                while not record.ended:
+                    seen, view = record.next_view(seen, HEARTBEAT_S)
+                    if self._watchers.get(request.session_hash) != mine:
+                        # Gradio sends the last message of a generator once more when it has returned: over
+                        # what is shown by now.
+                        yield {}
+                        return
+                    # Its end is shown with what else has changed by then.
+                    if not record.live.ended:
+                        # A yield is also where it is noticed that the viewer has left.
+                        yield self._all_of(record, view)
+                yield self._end_of(record)
+        if (record := self._desk.untold(owner)) is not None:
+            yield self._end_of(record, watched=False)
+
+    def _end_of(self, record: Record, watched: bool = True) -> Changes:
+        """`watched`: the page has played its blocks; one that has not begins with the finished files."""
+        record.told = True
+        _, view = record.next_view(-1, 0)
+        if not watched:
+            view = view.finished()
+        return self._all_of(record, view) | self._lists(record.owner, record.id)
+
+    def _take_over(self, request: gr.Request) -> int:
+        tab = request.session_hash
+        number = self._watchers[tab] = next(self._numbers)
+        self._watchers.move_to_end(tab)
+        while len(self._watchers) > _TABS:
+            self._watchers.popitem(last=False)
+        return number
+
+    def _all_of(self, record: Record, view: View) -> Changes:
+        """Every part of the stage, changed or not.
+
+        Gradio's browser code applies differences to the last dict in place, even while that dict waits to be
+        shown: what is left out of a message would be lost from the one before it.
+        """
+        ui, stage, over = self._widgets, self._stage, record.ended
+        live, spec = record.live, record.commission.spec
+        several = len(record.commission.sides) > 1
+        changes = {
+            stage.run_id: record.id,
+            stage.status: view.status,
+            stage.player: view.player | {"steerable": not over and "camera" in spec.inputs},
+            stage.compare: view.compare,
+            stage.queue: lists.queue_of(self._desk.waiting(record.owner)),
+            stage.actions: gr.Row(visible=over),
+            stage.export: gr.Row(visible=over and several),
+            stage.more: gr.Number(visible=True),
+            stage.extend: gr.Button(interactive=live.blocks > 0, visible=True),
+            stage.undo: gr.Button(interactive=live.can_take_back, visible=True),
+            stage.redo: gr.Button(interactive=live.can_put_back, visible=True),
+            stage.retake: gr.Button(interactive=live.can_take_back, visible=spec.resumable),
+            ui.generate: gr.Button(text.GENERATE if over else text.QUEUE_UP),
+            ui.stop: gr.Button(visible=not over, interactive=not record.stopping),
+        }
+        return changes if view.gauge is None else changes | {stage.gauge: view.gauge}
+
+    def _lists(self, owner: str, shown: str, count: int = 0) -> Changes:
+        count = max(count, lists.PAGE)
+        found = self._desk.past(owner, count + 1)
+        listed = lists.history_of(found[:count], shown, len(found) > count)
+        return {self._stage.history: listed, self._stage.queue: lists.queue_of(self._desk.waiting(owner))}
+
+    def _past(self, owner: str, run_id: str) -> history.Past | None:
+        return next((past for past in self._desk.past(owner, history.ALL) if past.id == run_id), None)
+
+    def _submit_again(self, request: gr.Request, owner: str, run_id: str) -> Iterator[Changes]:
+        ui = self._widgets
+        record, past = self._desk.find(owner, run_id), self._past(owner, run_id)
+        try:
+            if past is not None:
+                commission = past.commission()
+            elif record is not None:
+                commission = record.commission
+            else:
+                raise FormError(text.GONE)
+            self._desk.submit(owner, commission)
+        except ValueError as error:
+            yield {ui.problem: controls.note(str(error), "bad")}
+            return
+        yield from self._watch(
+            request, owner, filled(ui, commission.spec, commission.asked) | {ui.problem: ""}
+        )
+
+    def _go_on(
+        self, request: gr.Request, visitor: str, run_id: str, more: int, path: str | None
+    ) -> Iterator[Changes]:
+        """`more` blocks along `path`; none is the last block from other noise."""
+        ui, owner = self._widgets, self._desk.owner(visitor)
+        record = self._desk.find(owner, run_id)
+        try:
+            if record is None:
+                raise FormError(text.ONLY_AGAIN)
+            if more < 0:
+                raise FormError(text.NO_BLOCKS)
+            if more == 0:
+                self._desk.retake(record, random.randint(0, MAX_SEED))
+            else:
+                steered = "camera" in record.commission.spec.inputs
+                self._desk.go_on(record, more, parse_path(path or "") if steered else ())
+        except (FormError, PathError) as error:
+            yield {ui.problem: controls.note(str(error), "bad")}
+            return
+        yield from self._watch(request, owner, {ui.problem: ""})
+
+    def _change(
+        self, visitor: str, run_id: str, possible: Callable[[Live], bool], do: Callable[[Live], None]
+    ) -> Changes:
+        owner = self._desk.owner(visitor)
+        record = self._desk.find(owner, run_id)
+        if record is None or not possible(record.live):
+            return {self._widgets.problem: controls.note(text.ONLY_AGAIN, "bad")}
+        self._desk.change(record, do)
+        return self._end_of(record) | {self._widgets.problem: ""}
+
+    def _show(self, request: gr.Request, owner: str, run_id: str) -> Iterator[Changes]:
+        """A run of the past on the screen."""
+        stage, record = self._stage, self._desk.find(owner, run_id)
+        if record is not None:
+            self._take_over(request)
+            yield self._end_of(record, watched=False)
+            return
+        past = self._past(owner, run_id)
+        if past is None:
+            yield {self._widgets.problem: controls.note(text.GONE, "bad")} | self._lists(owner, "")
+            return
+        self._take_over(request)
+        view = past.view(self._desk.worker.info)
+        changes = {
+            stage.run_id: past.id,
+            stage.status: view.status,
+            stage.player: view.player | {"steerable": False},
+            stage.compare: view.compare,
+            stage.actions: gr.Row(visible=True),
+            stage.export: gr.Row(visible=len(past.videos) > 1),
+            # Its blocks are not in memory: it can only be made again.
+            stage.more: gr.Number(visible=False),
+            **{
+                button: gr.Button(visible=False)
+                for button in (stage.extend, stage.undo, stage.redo, stage.retake)
+            },
+            **self._lists(owner, run_id),
+        }
+        yield changes if view.gauge is None else changes | {stage.gauge: view.gauge}
+
+    def _export(self, visitor: str, run_id: str, kind: export.Kind) -> Changes:
+        """A file for the browser to keep."""
+        ui, stage, owner = self._widgets, self._stage, self._desk.owner(visitor)
+        past = self._past(owner, run_id)
+        if past is None:
+            return {ui.problem: controls.note(text.NOT_ON_DISK, "bad")}
+        try:
+            target = export.write(past, kind)
+        except (OSError, ValueError) as error:
+            _log.exception("an export failed")
+            return {ui.problem: controls.note(text.not_exported(str(error)), "bad")}
+        return {ui.problem: "", stage.saved: lists.file_to_save(target, next(self._numbers))}
