@@ -22,7 +22,7 @@ from qvg.lanes import on, two_lanes
 from qvg.offload import HostSpan, Offload
 from qvg.ops.eight_bit import supports as eight_bit_support
 from qvg.ops.rotate import rotate
-from qvg.payload import Payload, joined_codebooks
+from qvg.payload import BF16Payload, Payload, joined_codebooks
 from qvg.payload import split as payload_split
 from qvg.policy import CachePolicy, Layout
 from qvg.rope import Rope
@@ -622,10 +622,10 @@ class LayerCache:
         """Some heads of a span: with a `lane`, in a slot of it; see `Offload`."""
         if host is None:
             return k.heads(heads), v.heads(heads)
-        if lane is not None:
-            return self._offload.stage(host, heads, lane)
-        k, v = self._offload.load(host)
-        return k.heads(heads), v.heads(heads)
+        # A slot is for what is decoded at once. BF16 is not decoded: attention would read the slot itself.
+        if lane is None or isinstance(k, BF16Payload):
+            return self._offload.load(host, heads)
+        return self._offload.stage(host, heads, lane)
 
     def _stretch(self, first_block: int, slots: range) -> Stretch:
         assert self._buffers is not None

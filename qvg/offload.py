@@ -9,7 +9,7 @@ attention before, or under what stands between two layers.
 Counted for Self-Forcing: a span of 24 latents is 31.5 MiB a layer in QVG INT2, 0.66 ms at 50 GB/s (PCIe 5
 x16), 1.3 at 25 (PCIe 4). Attention of a block to it is 1.08 TFLOP: 2.0 ms at 543 TFLOP/s, 7 at 150. So copies
 hide under attention where the link moves 31 GB/s for each PFLOP/s the card computes: three times over, here.
-BF16 is seven times as much, 4.6 ms at 50 GB/s, and does not hide.
+BF16 is seven times as much, 4.6 ms at 50 GB/s, and could not hide: it is copied when it is needed.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from torch import Tensor
 from qvg.payload import Payload, head_dim
 
 ALIGN = 256  # bytes: kernels built for strides of plain payloads serve these too
+EVERY = slice(None)
 PIECE_SPANS = 8  # at least so many spans of a layer in one piece of pinned memory
 
 
@@ -194,12 +195,13 @@ class Offload:
         """Raises MemoryError where the host has no room."""
         return HostSpan(k, v, self._memory)
 
-    def load(self, span: HostSpan) -> tuple[Payload, Payload]:
-        """All heads, in memory of their own, in the current stream."""
+    def load(self, span: HostSpan, heads: slice = EVERY) -> tuple[Payload, Payload]:
+        """Some heads, in memory of their own, in the current stream."""
         if span.written is not None:
             torch.cuda.current_stream(span.device).wait_event(span.written)
-        rows = torch.empty(span.rows.shape, dtype=torch.uint8, device=span.device)
-        return span.payloads(rows.copy_(span.rows, non_blocking=True))
+        held = span.rows[heads]
+        rows = torch.empty(held.shape, dtype=torch.uint8, device=span.device)
+        return span.payloads(rows.copy_(held, non_blocking=True))
 
     def stage(self, span: HostSpan, heads: slice, lane: int) -> tuple[Payload, Payload]:
         """Some heads, in a slot of `lane`, 0 or 1, for what is issued to the current stream from here on.

@@ -214,8 +214,8 @@ def test_chosen_blocks_and_some_heads(codec: CodecConfig) -> None:
                 assert x.shape == (1, heads.stop - heads.start, at.tokens, 64)
                 assert torch.equal(x, y)
     (span,) = {there.host.rows.nbytes for _, there in stretches if there.host is not None}
-    # Lane 0 has read all heads, lane 1 two of the three.
-    assert 3 * caches[1].offload.nbytes == (3 + 3 + 2 + 2) * span
+    # Lane 0 has read all heads, lane 1 two of the three. BF16 is not decoded out of slots.
+    assert 3 * caches[1].offload.nbytes == (0 if codec == BF16 else (3 + 3 + 2 + 2) * span)
 
 
 def test_reset_lets_all_memory_go() -> None:

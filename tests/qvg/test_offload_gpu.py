@@ -116,7 +116,6 @@ def test_what_is_read_is_the_same_to_the_bit(
             fill(cache, 13)
         assert away.stats().host_bytes > 0
         expected = [attend(q, here.layer(index), turn) for index in range(GEOMETRY.layers)]
-        # A function in place of a Rope leaves values of BF16 where they are: attention reads the slot itself.
         plain = [attend(q, here.layer(index)) for index in range(GEOMETRY.layers)]
         with monkeypatch.context() as paced:
             pace(paced)
