@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from qvg.cache import LayerCache, Stretch
 from qvg.lanes import on, two_lanes
+from qvg.layer import LayerCache, Stretch
 from qvg.ops.attention import Partial, Total, partial_attention
 from qvg.ops.eight_bit import eight_bit_attention
 from qvg.ops.eight_bit import query as eight_bit_query

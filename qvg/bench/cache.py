@@ -36,9 +36,10 @@ from qvg.bench.measure import (
 )
 from qvg.bench.settings import SETTINGS, Setting, chosen, parse_policy, policy_name
 from qvg.bench.table import markdown
-from qvg.cache import KVCache, LayerCache, Stretch
+from qvg.cache import KVCache
 from qvg.config import BF16, PRESETS, CodecConfig
 from qvg.device import AttentionName
+from qvg.layer import LayerCache, Stretch
 from qvg.ops.attention import partial_attention
 from qvg.ops.attention.flash import installed
 from qvg.policy import CachePolicy

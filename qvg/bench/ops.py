@@ -26,9 +26,9 @@ from qvg.bench.measure import Row, common_arguments, copy_rate, describe, finish
 from qvg.bench.reference import Reference
 from qvg.bench.settings import SETTINGS, SPANS, Setting, chosen
 from qvg.bench.table import markdown
-from qvg.cache import encode_pair
 from qvg.codecs import build_codec
 from qvg.config import BF16, PRESETS, QVG, CodecConfig
+from qvg.layer import encode_pair
 from qvg.rope import Rope
 
 SETS = 3  # spans that are timed in turn

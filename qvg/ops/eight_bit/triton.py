@@ -146,7 +146,7 @@ def _attend(
     o_d = tl.arange(0, D)
     o_q = b * q_b + h * q_h + rows.to(tl.int64)[:, None] * q_q + o_d[None, :]
     q = tl.load(p_q + o_q, mask=rows[:, None] < Q, other=0.0)
-    scale = tl.load(p_q_scale + b * s_b + h * s_h + rows, mask=rows < Q, other=0.0)
+    scale = tl.load(p_q_scale + b * s_b + h * s_h + rows, mask=rows < Q, other=1.0)
     tiles = (S + TILE - 1) // TILE
     p_k_scale = p_scales + n.to(tl.int64) * tiles
     p_v_scale = p_k_scale + tl.num_programs(1).to(tl.int64) * tiles
