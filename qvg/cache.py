@@ -81,8 +81,8 @@ class KVCache:
             raise ValueError(why_not)
         # Fails now, not at the first commit, when the heads do not suit the codec.
         codec.stored_bytes(batch, geometry.heads, 1, geometry.head_dim)
+        self.codecs = (build_codec(codec, "k"), build_codec(codec, "v"))
         self._layers = tuple(LayerCache(self, index) for index in range(geometry.layers))
-        self._codecs = tuple(build_codec(codec, tensor) for tensor in ("k", "v"))
         self.reset()
 
     def reset(self) -> None:
@@ -152,7 +152,7 @@ class KVCache:
         k, v = self._staging.some(layers, slice(first, first + len(due) * block))
         starts = [self._layers[index].start() for index in layers]
         start_k, start_v = (joined_codebooks(some) for some in zip(*starts, strict=True))
-        pair = encode_pair(self._codecs, k, v, start_k, start_v)
+        pair = encode_pair(self.codecs, k, v, start_k, start_v)
         return list(zip(*(payload_split(x, len(layers)) for x in pair), strict=True))
 
     def _new_staging(self) -> Staging:

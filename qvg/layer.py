@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from qvg.clock import Clock
-from qvg.codecs import build_codec
 from qvg.codecs.base import Codec
 from qvg.lanes import on, two_lanes
 from qvg.offload import HostSpan, Offload
@@ -102,8 +101,7 @@ class LayerCache:
         self._block = cache.frames_per_block * geometry.tokens_per_frame  # tokens
         self._tokens_per_frame = geometry.tokens_per_frame
         self._dtype = cache.dtype
-        self._codec_k = build_codec(cache.codec, "k")
-        self._codec_v = build_codec(cache.codec, "v")
+        self._codecs = cache.codecs
         self._layout: Layout = cache.policy.layout(0)
         self._staging = cache._new_staging()
         # k and v [B, H, capacity * block, D], this layer's part of it, from the first `stage` on.
@@ -161,7 +159,7 @@ class LayerCache:
         self.preloaded = frames
 
     def _encode(self, k: Tensor, v: Tensor, near: Span | Context | None) -> tuple[Payload, Payload]:
-        return encode_pair((self._codec_k, self._codec_v), k, v, *self._start(near))
+        return encode_pair(self._codecs, k, v, *self._start(near))
 
     @torch.no_grad()
     def stage(self, k: Tensor, v: Tensor) -> None:
@@ -278,7 +276,8 @@ class LayerCache:
                 k = rotate(k, rope, stretch.first_frame, k_out)
             return k, stretch.v[:, heads].to(dtype)
         span_k, span_v = self._on_device(stretch.k, stretch.v, stretch.host, heads, lane)
-        k = self._codec_k.decode(
+        codec_k, codec_v = self._codecs
+        k = codec_k.decode(
             span_k,
             dtype,
             stretch.start,
@@ -286,7 +285,7 @@ class LayerCache:
             first_frame=stretch.first_frame,
             out=k_out,
         )
-        return k, self._codec_v.decode(span_v, dtype, stretch.start, out=v_out)
+        return k, codec_v.decode(span_v, dtype, stretch.start, out=v_out)
 
     def pieces(self, dtype: torch.dtype, staged: bool = True) -> Iterator[Piece]:
         """`stretches`, decoded to `dtype` in turn. Not to be written to."""
@@ -309,6 +308,7 @@ class LayerCache:
         if not held.issuperset(blocks) or list(blocks) != sorted(set(blocks)):
             raise ValueError(f"blocks {list(blocks)} are not rising numbers of blocks held: {sorted(held)}")
         wanted = [*blocks, self.blocks] if self.staged else list(blocks)
+        codec_k, codec_v = self._codecs
         for span in self._spans:
             runs = _runs(wanted, span.blocks)
             if not runs:
@@ -316,7 +316,7 @@ class LayerCache:
             first = runs[0][1].start
             start = (first - span.blocks.start) * self._block
             span_k, span_v = self._on_device(span.k, span.v, span.host, EVERY, lane=0)
-            k, v = self._codec_k.decode(span_k, dtype, start), self._codec_v.decode(span_v, dtype, start)
+            k, v = codec_k.decode(span_k, dtype, start), codec_v.decode(span_v, dtype, start)
             for place, run in runs:
                 part = slice((run.start - first) * self._block, (run.stop - first) * self._block)
                 yield Piece(place * self._frames_per_block, k[:, :, part], v[:, :, part])

@@ -90,7 +90,7 @@ def test_all_blocks_chosen_is_plain_attention_of_a_quantised_cache() -> None:
 
 def test_spans_that_hold_nothing_chosen_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     cache, _, _ = filled(CachePolicy(every=2), 8)
-    codec = cache.layer(0)._codec_k
+    codec = cache.codecs[0]
     decoded = []
     decode = type(codec).decode
     monkeypatch.setattr(type(codec), "decode", lambda self, *a: decoded.append(a) or decode(self, *a))

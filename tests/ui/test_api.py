@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -185,7 +186,9 @@ def test_the_endpoints_are_tools_of_an_mcp_server(address):
             made = await session.call_tool(making, {"prompt": "instant", "blocks": 1})
             return tools, listed, made, tools[making]
 
-    tools, listed, made, generate = asyncio.run(talk())
+    # In a thread: where the browser's tests ran before, this one has an event loop already.
+    with ThreadPoolExecutor(1) as pool:
+        tools, listed, made, generate = pool.submit(asyncio.run, talk()).result()
     assert len(tools) == 4
     assert "KV cache" in generate.description
     assert "camera moves" in json.dumps(generate.inputSchema)
