@@ -302,7 +302,7 @@ def test_steering_is_told_and_its_way_written_down(page, worker):
     kept = media.read_settings(page.final())
     assert kept["steered"] is True
     assert kept["walked"] == "w-3, w+left-4, right-4"
-    assert page.shown[page.stage.compare]["rows"] == [], "where it went instead, nothing is seen again"
+    assert page.track["figure"] == "", "where it went instead, nothing is seen again"
     page.press(page.runs.history, id=page.run_id, action="again")
     assert str(worker.jobs[-1].request.moves[1]) == "w+left-4"
 
