@@ -289,6 +289,10 @@ def together(needs: int, memory_bytes: int, fits: bool | None) -> str:
     return f"All sides together need {size(needs)} of {size(memory_bytes)}: {verdict}."
 
 
+def lent(seconds: int) -> str:
+    return f"Asks the Space for {seconds} s of GPU time."
+
+
 def not_exported(reason: str) -> str:
     return f"The comparison could not be written ({reason})."
 
