@@ -126,13 +126,12 @@ class ZeroWorker:
             self._begin()
         return run
 
-    def seconds(self, job: Job) -> int:
-        """GPU time to ask for: its blocks, all sides, at the pace of the last run, and loading."""
-        spec = registry.find(job.backend_id)
+    def seconds(self, backend_id: str, blocks: int) -> int:
+        """GPU time to ask for: so many blocks of all sides at the pace of the last run, and loading."""
+        spec = registry.find(backend_id)
         guess = _SMALL_BLOCK_S if spec.working_bytes < _SMALL_BYTES else _LARGE_BLOCK_S
-        block_s = self._block_s.get(job.backend_id, guess)
-        load_s = self._load_s.get(job.backend_id, spec.weights_bytes / _READ_BYTES_S)
-        blocks = sum(min(side.blocks or job.request.blocks, job.request.blocks) for side in job.sides)
+        block_s = self._block_s.get(backend_id, guess)
+        load_s = self._load_s.get(backend_id, spec.weights_bytes / _READ_BYTES_S)
         return round(max(_LEAST_S, _START_S + _SPARE * (load_s + blocks * block_s)))
 
     def _preload(self, backend_id: str) -> None:
@@ -161,7 +160,9 @@ class ZeroWorker:
 
     def _drive(self, active: _Active) -> None:
         run, job = active.run, active.run.job
-        seconds = self.seconds(job)
+        asked = job.request.blocks
+        blocks = sum(asked if side.blocks is None else min(side.blocks, asked) for side in job.sides)
+        seconds = self.seconds(job.backend_id, blocks)
         run.put(Loading(f"Asking the Space for {seconds} s of its GPU."))
         # What a lent process keeps, another one lacks.
         order = Order(active.number, replace(job, video=""))

@@ -21,30 +21,29 @@ _PSNR, _SSIM = (15.0, 60.0), (0.5, 1.0)  # what the charts show; equal pictures 
 
 def table(sides: Sequence[Figures], fps: int) -> dict[str, Any]:
     """The value of the component, for as much as there is."""
-    several = len(sides) > 1
+    if len(sides) < 2:
+        # What there is to say of one side stands under its picture.
+        return nothing()
     frames = max(side["frames"] for side in sides)
-    spans = [at for at, span in enumerate(SPANS_S) if several and span[0] * fps < frames]
+    spans = [at for at, span in enumerate(SPANS_S) if span[0] * fps < frames]
     revisit = any(side["revisit_frames"] for side in sides)
-    columns = [text.COLUMN_SIDE, text.COLUMN_MEMORY, text.COLUMN_SMALLER]
-    if several:
-        told = [text.column_span(SPANS_S[at]) for at in spans]
-        columns += [text.COLUMN_FIRST, *told, text.COLUMN_ALL, text.COLUMN_SSIM]
-    if revisit:
-        columns.append(text.COLUMN_REVISIT)
-    shown = frames > 0 and (several or revisit)
-    charted = shown and several and max(len(side["kv_bytes"]) for side in sides) > 1
+    told = [text.column_span(SPANS_S[at]) for at in spans]
+    charted = max(len(side["kv_bytes"]) for side in sides) > 1
     return {
-        "shown": shown,
-        "columns": columns,
-        "rows": [_row(side, several, spans, revisit) for side in sides] if shown else [],
-        "note": text.against(sides[0]["codec"], sides[0]["drops_from"]) if several else text.REVISIT_NOTE,
+        "shown": frames > 0,
+        "columns": [
+            text.COLUMN_SIDE, text.COLUMN_MEMORY, text.COLUMN_SMALLER, text.COLUMN_FIRST, *told,
+            text.COLUMN_ALL, text.COLUMN_SSIM, *([text.COLUMN_REVISIT] if revisit else []),
+        ],
+        "rows": [_row(side, spans, revisit) for side in sides] if frames else [],
+        "note": text.against(sides[0]["codec"], sides[0]["drops_from"]),
         "charts": [
             _chart(text.CHART_PSNR, sides, "psnr_by_block", _PSNR),
             _chart(text.CHART_SSIM, sides, "ssim_by_block", _SSIM),
         ]
         if charted
         else [],
-    }
+    }  # fmt: skip
 
 
 def caption(side: Figures, fate: str, several: bool) -> str:
@@ -62,17 +61,16 @@ def headline(side: Figures) -> str:
     return "" if side["revisit_psnr"] is None else text.revisit(side["revisit_psnr"])
 
 
-def _row(side: Figures, several: bool, spans: Sequence[int], revisit: bool) -> list[str]:
+def _row(side: Figures, spans: Sequence[int], revisit: bool) -> list[str]:
     def told(psnr: Decibels) -> str:
         return text.NONE if psnr is None else text.decibels(psnr)
 
     cells = [side["codec"]]
     cells += [text.size(side["kv_bytes"][-1]), text.times(side["ratio"])] if side["kv_bytes"] else ["", ""]
-    if several:
-        cells.append(told(side["psnr_by_block"][0] if side["psnr_by_block"] else None))
-        cells += [told(side["psnr_by_span"][at]) for at in spans]
-        cells.append(told(side["psnr"]))
-        cells.append(text.NONE if side["ssim"] is None else f"{side['ssim']:.3f}")
+    cells.append(told(side["psnr_by_block"][0] if side["psnr_by_block"] else None))
+    cells += [told(side["psnr_by_span"][at]) for at in spans]
+    cells.append(told(side["psnr"]))
+    cells.append(text.NONE if side["ssim"] is None else f"{side['ssim']:.3f}")
     if revisit:
         cells.append(told(side["revisit_psnr"]))
     return cells

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Literal, Protocol
+from typing import IO, Literal, Protocol, runtime_checkable
 
 from backends.base import Event, Progress, Update
 from backends.camera import CameraMove
@@ -65,6 +65,13 @@ class WorkerLike(Protocol):
     def start(self) -> None: ...
 
     def submit(self, job: Job) -> RunLike: ...
+
+
+@runtime_checkable
+class Lender(Protocol):
+    """A worker whose device is lent for each run, for a time that is asked for."""
+
+    def seconds(self, backend_id: str, blocks: int) -> int: ...
 
 
 @dataclass(slots=True, eq=False)

@@ -15,7 +15,7 @@ from qvg.config import PRESETS, PRQConfig
 from ui import budget, chips, controls, dial, gauge, pose, text
 from ui.clips import ClipError, read_clip
 from ui.controls import Controls
-from ui.desk import WorkerLike
+from ui.desk import Lender, WorkerLike
 from ui.form import QUANTISED, Form, FormError, default_form
 from ui.pictures import PictureError, read_picture
 from ui.stage import Stage
@@ -214,6 +214,8 @@ class Forms:
             needs = spec.working_bytes + sum(plan.needs_bytes - spec.working_bytes for plan in plans)
             fits = None if device is None else needs <= device.memory_bytes
             fate = text.together(needs, device.memory_bytes if device else 0, fits)
+        if isinstance(self._worker, Lender):
+            fate += f" {text.lent(self._worker.seconds(spec.id, sum(side.blocks(blocks) for side in sides)))}"
         told = [f"{side.name}: {said}" for side in sides if (said := side.told(spec))]
         limit = int(asked.budget or 0)
         changes: Changes = {

@@ -121,7 +121,7 @@ def measured(
     facts = [
         ("frames a second" if len(sides) == 1 else "frames a second, all sides", f"{fps:.1f}"),
         *_in_use(device, memory_bytes),
-        ("its peak", text.size(peak_bytes)),
+        ("peak memory", text.size(peak_bytes)),
         *_on_host(figures),
         ("beside the cache, as planned", text.size(spec.working_bytes)),
         *_lasts(spec, sides, device),

@@ -27,6 +27,7 @@ function begin(value) {
     pane.dataset.name = each.name;
     pane.innerHTML = `<div class="holder"></div><figcaption><b class="side s${index}"></b><span class="said"></span><strong></strong>` +
       `<a class="download" hidden></a></figcaption>`;
+    pane.querySelector("strong").title = props.words.revisit;
     pane.querySelector("b").textContent = value.tracks.length > 1 ? each.name : "";
     const link = pane.querySelector("a");
     link.textContent = props.download;

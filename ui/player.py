@@ -51,6 +51,7 @@ def component(steer: Callable[[dict[str, Any]], bool]) -> gr.HTML:
             "against": text.AGAINST,
             "wipe": text.VIEW_WIPE,
             "gain": text.GAIN,
+            "revisit": text.REVISIT_NOTE,
             "drive": text.DRIVE,
             "keys": text.DRIVE_KEYS,
         },

@@ -155,14 +155,14 @@ class Runs:
         except ValueError as error:
             return {ui.problem: controls.note(str(error), "bad")}
 
-    def export_video(self, visitor: str, run_id: str) -> Changes:
-        return self._export(visitor, run_id, "mp4")
+    def export_video(self, visitor: str, run_id: str) -> Iterator[Changes]:
+        yield from self._export(visitor, run_id, "mp4")
 
-    def export_gif(self, visitor: str, run_id: str) -> Changes:
-        return self._export(visitor, run_id, "gif")
+    def export_gif(self, visitor: str, run_id: str) -> Iterator[Changes]:
+        yield from self._export(visitor, run_id, "gif")
 
-    def export_json(self, visitor: str, run_id: str) -> Changes:
-        return self._export(visitor, run_id, "json")
+    def export_json(self, visitor: str, run_id: str) -> Iterator[Changes]:
+        yield from self._export(visitor, run_id, "json")
 
     def _recall(self, settings: Mapping[str, Any]) -> Changes:
         ui = self._widgets
@@ -340,15 +340,18 @@ class Runs:
         }
         yield changes if view.gauge is None else changes | {stage.gauge: view.gauge}
 
-    def _export(self, visitor: str, run_id: str, kind: export.Kind) -> Changes:
+    def _export(self, visitor: str, run_id: str, kind: export.Kind) -> Iterator[Changes]:
         """A file for the browser to keep."""
         ui, stage, owner = self._widgets, self._stage, self._desk.owner(visitor)
         past = self._past(owner, run_id)
         if past is None:
-            return {ui.problem: controls.note(text.NOT_ON_DISK, "bad")}
+            yield {ui.problem: controls.note(text.NOT_ON_DISK, "bad")}
+            return
+        yield {ui.problem: controls.note(text.WRITING)}
         try:
             target = export.write(past, kind)
         except (OSError, ValueError) as error:
             _log.exception("an export failed")
-            return {ui.problem: controls.note(text.not_exported(str(error)), "bad")}
-        return {ui.problem: "", stage.saved: lists.file_to_save(target, next(self._numbers))}
+            yield {ui.problem: controls.note(text.not_exported(str(error)), "bad")}
+            return
+        yield {ui.problem: "", stage.saved: lists.file_to_save(target, next(self._numbers))}

@@ -173,6 +173,7 @@ NO_FILE = "The blocks can be played here, but no file could be made of them; the
 GONE = "This run is not here any more."
 ONLY_AGAIN = "This run's blocks are not in memory any more: use Same again, or make a longer one."
 NOT_ON_DISK = "This run could not be saved, and cannot be exported."
+WRITING = "Writing the comparison."
 NO_BLOCKS = "Extend by one block or more."
 STILL_RUNNING = "This video is still being made: stop it first, or wait."
 INTERRUPTED = "The program ended before this video did. What was made until then is kept."
@@ -287,6 +288,10 @@ def together(needs: int, memory_bytes: int, fits: bool | None) -> str:
         return f"All sides together need {size(needs)}."
     verdict = "fits" if fits else "does not fit: compare fewer sides, fewer blocks, or set a budget"
     return f"All sides together need {size(needs)} of {size(memory_bytes)}: {verdict}."
+
+
+def lent(seconds: int) -> str:
+    return f"Asks the Space for {seconds} s of GPU time."
 
 
 def not_exported(reason: str) -> str:

@@ -203,15 +203,20 @@ def test_stop_steering_and_a_video_that_is_gone_on_with(worker):
 
 
 def test_a_run_asks_for_as_long_as_the_last_ones_took(worker):
-    few, many = job(blocks=2), job(blocks=200)
-    assert worker.seconds(few) == 20
-    guessed = worker.seconds(many)
+    assert worker.seconds(SPEC.id, 2) == 20
+    guessed = worker.seconds(SPEC.id, 200)
     assert guessed == pytest.approx(1.4 * 200 + 8, abs=1)
-    finish(worker.submit(few))
-    assert worker.seconds(many) < guessed, "these blocks take milliseconds"
-    half = replace(many, sides=(*many.sides, replace(many.sides[0], blocks=100)))
+    finish(worker.submit(job(blocks=2)))
+    assert worker.seconds(SPEC.id, 200) < guessed, "these blocks take milliseconds"
+    many = job(blocks=200)
+    two = replace(many, sides=(*many.sides, replace(many.sides[0], blocks=100)))
     worker._block_s[SPEC.id], worker._load_s[SPEC.id] = 2.0, 10.0
-    assert worker.seconds(half) == pytest.approx(1.4 * (2 * 300 + 10) + 8, abs=1)
+    asked = worker.seconds(SPEC.id, 300)
+    assert asked == pytest.approx(1.4 * (2 * 300 + 10) + 8, abs=1)
+    run = worker.submit(two)
+    assert f"Asking the Space for {asked} s" in until(run, Loading)[-1].text
+    run.stop()
+    finish(run)
 
 
 def test_a_gpu_that_is_not_lent_is_a_sentence(worker, monkeypatch):

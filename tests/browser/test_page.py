@@ -147,9 +147,12 @@ def test_sides_play_in_step_and_are_wiped_subtracted_and_exported(page, tmp_path
     page.select_option("select.other", "2")
     page.click(".playback [data-step='1']")
     page.wait_for_selector(".toggle[aria-label=Play]")
+    # Until all have arrived at the frame after the one they were stopped at.
     page.wait_for_function(
-        "document.querySelector('canvas.difference').dataset.frame !== undefined &&"
-        " document.querySelectorAll('#player video')[0].paused"
+        "(() => { const videos = [...document.querySelectorAll('#player video')];"
+        " const at = videos.map(video => Math.floor(video.currentTime * 12 + 0.01));"
+        " return videos.every(video => video.paused && !video.seeking) && new Set(at).size === 1 &&"
+        " +document.querySelector('canvas.difference').dataset.frame === at[0]; })()"
     )
     before = int(page.get_attribute("canvas.difference", "data-frame"))
     page.click(".playback [data-step='1']")
@@ -465,6 +468,8 @@ def test_light_and_dark_are_remembered(page):
     before = dark()
     page.click("#theme button")
     assert dark() is not before
+    # What is still asked for when a page is left is logged as an error.
+    page.wait_for_function("/GiB/.test(document.querySelector('#device').textContent)")
     page.reload()
     page.wait_for_selector("#theme button:not(:empty)")
     assert dark() is not before

@@ -181,7 +181,7 @@ def test_gradients_do_not_enter_the_cache() -> None:
     assert not attend(k, cache.layer(0)).requires_grad
 
 
-@pytest.mark.parametrize("policy", POLICIES, ids=str)
+@pytest.mark.parametrize("policy", [*POLICIES, CachePolicy(every=2, device_bytes=0)], ids=str)
 @pytest.mark.parametrize("preset", ["BF16", "QVG INT2"])
 def test_a_snapshot_is_come_back_to_exactly_and_more_than_once(policy: CachePolicy, preset: str) -> None:
     geometry = CacheGeometry(layers=2, heads=HEADS, head_dim=64, tokens_per_frame=TOKENS_PER_FRAME)

@@ -61,6 +61,20 @@ def test_the_plan_is_in_words_before_the_click(page, worker):
     assert said[page.stage.gauge]["live"] is False
 
 
+def test_time_on_a_lent_device_is_told_before_the_click(tmp_path):
+    class Lent(FakeWorker):
+        def seconds(self, backend_id: str, blocks: int) -> int:
+            assert backend_id == "pocket"
+            return 10 * blocks
+
+    lent = Page(Desk(Lent(), tmp_path))
+    assert "Asks the Space for 120 s of GPU time." in foreseen(lent, blocks=12)[lent.ui.memory_note]
+    both = foreseen(
+        lent, blocks=20, memory="compare", sides=("BF16", "QVG INT2"), budget=34, when_full="stop"
+    )
+    assert "Asks the Space for 260 s of GPU time." in both[lent.ui.memory_note], "BF16 ends after six blocks"
+
+
 def test_a_comparison_is_planned_together(page, worker):
     sides = ["BF16", "QVG INT2"]
     assert "together need" in foreseen(page, memory="compare", sides=sides)[page.ui.memory_note]

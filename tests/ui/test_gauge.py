@@ -45,7 +45,7 @@ def test_a_quantised_run():
     facts = {fact["name"]: fact["value"] for fact in view["facts"]}
     assert facts["frames a second"] == "9.4"
     assert facts["memory of the process"] == "200.0 MiB"
-    assert facts["its peak"] == "300.0 MiB"
+    assert facts["peak memory"] == "300.0 MiB"
     assert row["seen"] == "48 latent frames"
     assert row["groups"][-1] == {
         "colour": "scratch", "name": "scratch", "size": "1.0 MiB",

@@ -187,9 +187,10 @@ def test_in_a_shared_program_visitors_see_only_their_own_runs(page, worker, tmp_
     stranger = Page(page.desk, "a stranger")
     stranger.watch(stranger.runs.arrive(stranger.request, stranger.visitor))
     assert stranger.history == []
-    for do in (stranger.runs.undo, stranger.runs.export_json):
-        stranger.see(do(stranger.visitor, page.run_id))
-        assert "note bad" in stranger.problem
+    stranger.see(stranger.runs.undo(stranger.visitor, page.run_id))
+    assert "note bad" in stranger.problem
+    stranger.watch(stranger.runs.export_json(stranger.visitor, page.run_id))
+    assert "could not be saved" in stranger.problem
     stranger.press(stranger.runs.history, id=page.run_id, action="delete")
     assert page.final().exists()
     # What lets a visitor in is in no file that is served.
@@ -302,7 +303,7 @@ def test_steering_is_told_and_its_way_written_down(page, worker):
     kept = media.read_settings(page.final())
     assert kept["steered"] is True
     assert kept["walked"] == "w-3, w+left-4, right-4"
-    assert page.shown[page.stage.compare]["rows"] == [], "where it went instead, nothing is seen again"
+    assert page.track["figure"] == "", "where it went instead, nothing is seen again"
     page.press(page.runs.history, id=page.run_id, action="again")
     assert str(worker.jobs[-1].request.moves[1]) == "w+left-4"
 
@@ -400,7 +401,7 @@ def test_a_full_disk_leaves_a_video_in_the_page(page, monkeypatch):
     assert "the disk is full" in page.status["notes"][-1]
     assert all(address.startswith("data:video/mp4;base64,") for address in page.track["segments"])
     assert page.track["final"].startswith("data:video/mp4;base64,")
-    page.see(page.runs.export_json(page.visitor, page.run_id))
+    page.watch(page.runs.export_json(page.visitor, page.run_id))
     assert "could not be saved" in page.problem
 
 
@@ -438,7 +439,7 @@ def test_an_export_has_every_side_its_name_and_every_figure(page, tmp_path):
         ("gif", page.runs.export_gif),
         ("json", page.runs.export_json),
     ):
-        page.see(do(page.visitor, page.run_id))
+        page.watch(do(page.visitor, page.run_id))
         assert page.problem == ""
         saved = page.shown[page.stage.saved]
         assert saved["name"].endswith(f"-side-by-side.{kind}")
