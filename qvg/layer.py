@@ -18,7 +18,7 @@ from qvg.codecs.base import Codec
 from qvg.lanes import on, two_lanes
 from qvg.offload import HostSpan, Offload
 from qvg.ops.rotate import rotate
-from qvg.payload import BF16Payload, Payload
+from qvg.payload import Payload
 from qvg.policy import Layout
 from qvg.rope import Rope
 from qvg.scratch import Scratch
@@ -412,13 +412,13 @@ class LayerCache:
     def _on_device(
         self, k: Payload, v: Payload, host: HostSpan | None, heads: slice, lane: int | None
     ) -> tuple[Payload, Payload]:
-        """Some heads of a span: with a `lane`, in a slot of it; see `Offload`."""
+        """Some heads of a span: with a `lane`, in its memory; see `Offload`."""
         if host is None:
             return k.heads(heads), v.heads(heads)
-        # A slot is for what is decoded at once. BF16 is not decoded: attention would read the slot itself.
-        if lane is None or isinstance(k, BF16Payload):
-            return self._offload.load(host, heads)
-        return self._offload.stage(host, heads, lane)
+        if lane is not None:
+            return self._offload.stage(host, heads, lane)
+        k, v = self._offload.load(host)
+        return k.heads(heads), v.heads(heads)
 
     def _stretch(self, first_block: int, slots: range) -> Stretch:
         assert self._buffers is not None

@@ -1,22 +1,20 @@
 """Encoded spans in the host's memory: on their way there once, and back whenever they are read.
 
 A span lies in pinned memory head by head: whatever heads a lane of `qvg.attention` reads, their keys and
-values are one stretch of it, and one copy. Every lane has a copying stream and two slots on the device, which
-all layers share: while it attends to what is in one, the other is filled. Nothing is fetched ahead by name.
-Python issues work long before the device does it, so a copy starts as soon as its slot is free: under the
-attention before, or under what stands between two layers.
+values are one stretch of it, and one copy, to memory of that lane which all layers share. It is issued to the
+lane's own stream, like the decoding and the attention that follow it: nothing can overtake anything, and a
+copy runs under the attention of the other lane.
 
 Counted for Self-Forcing: a span of 24 latents is 31.5 MiB a layer in QVG INT2, 0.66 ms at 50 GB/s (PCIe 5
 x16), 1.3 at 25 (PCIe 4). Attention of a block to it is 1.08 TFLOP: 2.0 ms at 543 TFLOP/s, 7 at 150. So copies
 hide under attention where the link moves 31 GB/s for each PFLOP/s the card computes: three times over, here.
-BF16 is seven times as much, 4.6 ms at 50 GB/s, and could not hide: it is copied when it is needed.
+BF16 is seven times as much, 4.6 ms at 50 GB/s, and does not hide.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from functools import lru_cache
 from itertools import accumulate
 from math import prod
 from operator import mul
@@ -87,6 +85,12 @@ class HostSpan:
         else:
             self.rows.copy_(packed)
 
+    def copy_to(self, rows: Tensor, heads: slice = EVERY) -> Tensor:
+        """`rows`, filled with those of some heads in the current stream."""
+        if self.written is not None:
+            torch.cuda.current_stream(self.device).wait_event(self.written)
+        return rows.copy_(self.rows[heads], non_blocking=True)
+
     def payloads(self, rows: Tensor) -> tuple[Payload, Payload]:
         """Keys and values of the heads in `rows`, as views."""
         k, v = (
@@ -127,54 +131,6 @@ class HostMemory:
         self._free[len(memory)].append(memory)
 
 
-class Slot:
-    """Memory on the device that heads of spans are copied to, one after another."""
-
-    def __init__(self) -> None:
-        self._memory: Tensor | None = None
-        self._reader: torch.cuda.Stream | None = None
-        self._filled: torch.cuda.Event | None = None
-        self._read: torch.cuda.Event | None = None
-
-    @property
-    def nbytes(self) -> int:
-        return 0 if self._memory is None else self._memory.nbytes
-
-    def done(self) -> None:
-        """All that reads what it was filled with has been issued."""
-        if self._reader is not None:
-            self._read = self._read or torch.cuda.Event()
-            self._read.record(self._reader)
-
-    def fill(self, span: HostSpan, rows: Tensor, lane: int) -> Tensor:
-        """`rows` of `span` on its device, ready for the current stream."""
-        if span.written is None:
-            return self._room(rows, span.device).copy_(rows)
-        here, copying = torch.cuda.current_stream(span.device), _copying_stream(span.device, lane)
-        with torch.cuda.stream(copying):
-            copying.wait_event(span.written)
-            if self._read is not None:
-                copying.wait_event(self._read)
-            room = self._room(rows, span.device)
-            room.copy_(rows, non_blocking=True)
-            self._filled = self._filled or torch.cuda.Event()
-            self._filled.record(copying)
-        here.wait_event(self._filled)
-        if self._reader != here:
-            # The memory is the copying stream's: it must not give it away while this one reads.
-            room.record_stream(here)
-            self._reader = here
-        return room
-
-    def _room(self, rows: Tensor, device: torch.device) -> Tensor:
-        size = rows.numel()
-        if self._memory is None or len(self._memory) < size:
-            self._memory = self._reader = None
-            with torch.inference_mode(False):
-                self._memory = torch.empty(size, dtype=torch.uint8, device=device)
-        return self._memory[:size].view(rows.shape)
-
-
 class Offload:
     """Moves spans of all layers of a cache to the host, and some of their heads back.
 
@@ -183,35 +139,39 @@ class Offload:
 
     def __init__(self, device: torch.device) -> None:
         self._memory = HostMemory(pinned=device.type == "cuda")
-        # The slot that was filled last comes last.
-        self._slots: dict[tuple[torch.device, int], list[Slot]] = {}
+        self._rooms: dict[tuple[torch.device, int], Tensor] = {}  # of each lane
 
     @property
     def nbytes(self) -> int:
-        """On the device, of all slots."""
-        return sum(slot.nbytes for slots in self._slots.values() for slot in slots)
+        """On the device, of all lanes."""
+        return sum(room.nbytes for room in self._rooms.values())
 
     def store(self, k: Payload, v: Payload) -> HostSpan:
         """Raises MemoryError where the host has no room."""
         return HostSpan(k, v, self._memory)
 
-    def load(self, span: HostSpan, heads: slice = EVERY) -> tuple[Payload, Payload]:
-        """Some heads, in memory of their own, in the current stream."""
-        if span.written is not None:
-            torch.cuda.current_stream(span.device).wait_event(span.written)
-        held = span.rows[heads]
-        rows = torch.empty(held.shape, dtype=torch.uint8, device=span.device)
-        return span.payloads(rows.copy_(held, non_blocking=True))
+    def load(self, span: HostSpan) -> tuple[Payload, Payload]:
+        """All heads, in memory of their own, in the current stream."""
+        return span.payloads(
+            span.copy_to(torch.empty(span.rows.shape, dtype=torch.uint8, device=span.device))
+        )
 
     def stage(self, span: HostSpan, heads: slice, lane: int) -> tuple[Payload, Payload]:
-        """Some heads, in a slot of `lane`, 0 or 1, for what is issued to the current stream from here on.
+        """Some heads, in memory of `lane`, for what is issued to the current stream from here on.
 
         They are good for all of it that is issued before the next call with this lane.
         """
-        slots = self._slots.setdefault((span.device, lane), [Slot(), Slot()])
-        slots[1].done()
-        slots.reverse()
-        return span.payloads(slots[1].fill(span, span.rows[heads], lane))
+        shape = span.rows[heads].shape
+        room = self._rooms.get((span.device, lane))
+        if room is None or len(room) < shape.numel():
+            # A tensor made in inference mode could not be written to outside of it.
+            with torch.inference_mode(False):
+                room = torch.empty(shape.numel(), dtype=torch.uint8, device=span.device)
+            self._rooms[span.device, lane] = room
+        if room.is_cuda:
+            # Whoever made it, it must not be given away while this stream reads.
+            room.record_stream(torch.cuda.current_stream(span.device))
+        return span.payloads(span.copy_to(room[: shape.numel()].view(shape), heads))
 
 
 def empty_host_cache() -> None:
@@ -232,8 +192,3 @@ def _fields(payload: Payload, start: int) -> tuple[list[Field], int]:
         start += -(-field.nbytes // ALIGN) * ALIGN
         fields.append(field)
     return fields, start
-
-
-@lru_cache(maxsize=16)
-def _copying_stream(device: torch.device, lane: int) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)

@@ -40,7 +40,7 @@ class CachePolicy:
     are outside.
 
     `device_bytes` is what the encoded spans of all layers together may take of the device's memory. Beyond it
-    the oldest are kept in the host's, and copied back, ahead of time, whenever they are read. None keeps all
+    the oldest are kept in the host's, and copied back whenever they are read. None keeps all
     on the device, 0 none.
     """
 

@@ -15,7 +15,7 @@ import qvg.offload
 from qvg import BF16, KIVI, QUAROT, QVG, QVG_MAX, QVG_PRO, CacheGeometry, CachePolicy, KVCache, attend
 from qvg.attention import attend_chosen
 from qvg.config import CodecConfig
-from qvg.offload import HostSpan, Slot, empty_host_cache
+from qvg.offload import HostSpan, empty_host_cache
 from qvg.policy import host_bytes
 from qvg.rope import Rope, grid_rope
 
@@ -64,30 +64,29 @@ def no_waiting() -> Iterator[None]:
 
 def slow_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every copy back comes late: who reads without waiting reads what was there before."""
-    fill = Slot.fill
+    copy = HostSpan.copy_to
 
-    def late(self: Slot, span: HostSpan, rows: Tensor, lane: int) -> Tensor:
-        with torch.cuda.stream(qvg.offload._copying_stream(span.device, lane)):
-            torch.cuda._sleep(CYCLES)
-        return fill(self, span, rows, lane)
+    def late(self: HostSpan, *arguments: object) -> Tensor:
+        torch.cuda._sleep(CYCLES)
+        return copy(self, *arguments)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(Slot, "fill", late)
+    monkeypatch.setattr(HostSpan, "copy_to", late)
 
 
 def slow_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoding and attention come late: a copy that does not wait overwrites what they read."""
-    partial, fill = qvg.attention.partial_attention, Slot.fill
+    partial, copy = qvg.attention.partial_attention, HostSpan.copy_to
 
-    def before_decoding(self: Slot, span: HostSpan, rows: Tensor, lane: int) -> Tensor:
-        filled = fill(self, span, rows, lane)
+    def before_decoding(self: HostSpan, *arguments: object) -> Tensor:
+        copied = copy(self, *arguments)  # pyright: ignore[reportArgumentType]
         torch.cuda._sleep(CYCLES)
-        return filled
+        return copied
 
     def late(*arguments: object) -> object:
         torch.cuda._sleep(CYCLES)
         return partial(*arguments)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(Slot, "fill", before_decoding)
+    monkeypatch.setattr(HostSpan, "copy_to", before_decoding)
     monkeypatch.setattr(qvg.attention, "partial_attention", late)
 
 
