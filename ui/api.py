@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from html import unescape
 from typing import Any
 
 import gradio as gr
@@ -20,8 +21,9 @@ from ui import export
 from ui.budget import WhenFull
 from ui.clips import ClipError
 from ui.desk import HEARTBEAT_S, Desk
-from ui.form import BF16_NAME, FIRST_SEED, MAX_SIDES, QUANTISED, Form, FormError, default_form
+from ui.form import BF16_NAME, FIRST_SEED, MAX_SIDES, QUANTISED, Form, FormError, Memory, default_form
 from ui.history import Past
+from ui.live import View
 from ui.pictures import PictureError
 
 Answer = tuple[list[str] | None, dict[str, Any]]
@@ -126,6 +128,7 @@ class Api:
             the finished mp4, and how it was made with all that was measured; before that, how far it is
         """
         yield from self._make(
+            "bf16" if codec == BF16_NAME else "quantised",
             model,
             prompt,
             [codec],
@@ -182,6 +185,7 @@ class Api:
             measured (KV bytes, PSNR, SSIM, revisit PSNR by side); before that, how far it is
         """
         yield from self._make(
+            "compare",
             model,
             prompt,
             codecs,
@@ -200,6 +204,7 @@ class Api:
 
     def _make(
         self,
+        memory: Memory,
         model: str,
         prompt: str,
         codecs: Sequence[str],
@@ -220,7 +225,7 @@ class Api:
         form = replace(
             default_form(spec, quantised, mode),
             prompt=prompt,
-            memory="compare" if len(codecs) != 1 else "bf16" if codecs[0] == BF16_NAME else "quantised",
+            memory=memory,
             sides=tuple(codecs),
             blocks=blocks or spec.default_blocks,
             as_path=not blocks and bool(path.strip()),
@@ -245,18 +250,23 @@ class Api:
                 seen = -1
                 while not record.ended:
                     seen, view = record.next_view(seen, HEARTBEAT_S)
-                    yield None, {"state": record.state, "said": view.status["text"], "blocks": live.blocks}
+                    yield None, {"state": record.state, "said": _said(view), "blocks": live.blocks}
         finally:
             if not record.ended:
                 self._desk.stop(record)
         if not live.blocks or live.folder.problem:
-            raise gr.Error(live.folder.problem or live.view.status["text"], print_exception=False)
+            raise gr.Error(live.folder.problem or _said(live.view), print_exception=False)
         past = Past(live.folder.path, live.settings())
         files = list(past.videos)
         if len(files) > 1:
             files.append(export.write(past, "mp4"))
-        told = {"state": record.state, "said": live.view.status["text"], "camera": past.settings["path"]}
+        told = {"state": record.state, "said": _said(live.view), "camera": past.settings["path"]}
         yield list(map(str, files)), told | {k: v for k, v in past.settings.items() if k not in _UNTOLD}
+
+
+def _said(view: View) -> str:
+    """The status line, which is escaped for the page."""
+    return unescape(view.status["text"])
 
 
 def with_settings(form: Form, spec: BackendSpec, settings: Any) -> Form:

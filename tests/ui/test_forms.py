@@ -72,7 +72,7 @@ def test_time_on_a_lent_device_is_told_before_the_click(tmp_path):
     both = foreseen(
         lent, blocks=20, memory="compare", sides=("BF16", "QVG INT2"), budget=34, when_full="stop"
     )
-    assert "Asks the Space for 260 s of GPU time." in both[lent.ui.memory_note], "BF16 ends after six blocks"
+    assert "Asks the Space for 250 s of GPU time." in both[lent.ui.memory_note], "BF16 ends after five blocks"
 
 
 def test_a_comparison_is_planned_together(page, worker):
