@@ -40,8 +40,8 @@ class CachePolicy:
     are outside.
 
     `device_bytes` is what the encoded spans of all layers together may take of the device's memory. Beyond it
-    the oldest are kept in the host's, and copied back whenever they are read. None keeps all
-    on the device, 0 none.
+    the oldest are kept in the host's, and copied back whenever they are read. None keeps all on the device,
+    0 none.
     """
 
     every: int = 8
