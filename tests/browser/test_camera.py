@@ -32,6 +32,8 @@ def middle(page):
 def clear(page):
     page.click("#path-clear")
     path_is(page, "")
+    # A longer note moves what is below it.
+    page.wait_for_function("document.querySelector('#path-note').textContent.includes('stands still')")
 
 
 def test_the_pad_the_timeline_and_the_text_are_one(page, picture):
@@ -191,8 +193,7 @@ def test_files_come_in_and_go_out(page, tmp_path):
 
 def test_a_finger_draws(open_page, phone, fake_app):
     page = open_page(fake_app, phone)
-    page.tap("#path-clear")
-    path_is(page, "")
+    clear(page)
     x, y = middle(page)
     client = page.context.new_cdp_session(page)
 
