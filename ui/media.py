@@ -114,6 +114,15 @@ def join(segments: Sequence[bytes], target: Path | BinaryIO, fps: int, settings:
     return count
 
 
+def is_video(data: bytes) -> bool:
+    """Whether all packets of a segment can be read; what is in them is not looked at."""
+    try:
+        with av.open(io.BytesIO(data)) as source:
+            return sum(packet.size > 0 for packet in source.demux(source.streams.video[0])) > 0
+    except (FFmpegError, LookupError):
+        return False
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """What `join` kept in the comment; empty where there is none. Raises ValueError for what is no video."""
     try:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from backends.worker import Worker
+from tests.soak.desks import working
 
 FULL = os.environ.get("QVG_SOAK") == "full"
 _figures: list[tuple[str, dict[str, Any]]] = []
@@ -33,6 +36,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.soak)
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    """Pocket World, with faults on order."""
+    with working() as worker:
+        yield worker
 
 
 @pytest.fixture
