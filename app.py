@@ -73,6 +73,8 @@ def main() -> None:
             root_path=options.root_path,
             mcp_server=options.mcp,
         )
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
     except OSError as error:
         raise SystemExit(f"The page could not be opened on {options.host}:{options.port}: {error}") from None
 

@@ -16,10 +16,9 @@ from typing import Literal
 
 from backends import hub, registry
 from backends.base import BackendUnavailable
-from backends.hub import Stop
+from backends.hub import TOLERANCE, Stop, Wanted
 
 FOLDER = "QVG_STUDIO_WEIGHTS"  # names a folder of repositories to look in before the cache
-_TOLERANCE = 0.01  # of a file's size: enough to tell a file that is cut off
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +219,9 @@ def download(
                 progress(DownloadProgress(artifact, file.path, done, total, checking))
 
             source = artifact.source
-            if not hub.fetch(source.repo, source.revision, file.path, token, advance, stop):
+            size = 0 if file.estimated else file.size
+            wanted = Wanted(source.repo, source.revision, file.path, size, file.sha256)
+            if not hub.fetch(wanted, token, advance, stop):
                 return False
     return True
 
@@ -265,7 +266,7 @@ def _complete(path: Path, size: int) -> bool:
         found = path.stat().st_size
     except OSError:
         return False
-    return abs(found - size) <= _TOLERANCE * size if size else found > 0
+    return abs(found - size) <= TOLERANCE * size if size else found > 0
 
 
 def _bytes_here(artifact: Artifact) -> int:

@@ -207,6 +207,16 @@ class BackendUnavailable(Exception):
     """The generator cannot be loaded here; the message is a sentence for the user, with the way out."""
 
 
+class NoPicture(ValueError):
+    """Latents came out that are not numbers: from damaged weights, or a damaged history."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This block came out as no picture: its numbers overflowed, or the weights or the KV cache are "
+            "damaged. What was made so far is kept; generate it again, or with another codec."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Queued:
     """Waiting for the device. `place` 1 is next."""

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 KEYS = ("w", "s", "a", "d", "left", "right", "up", "down")
 MAX_PATH_LATENTS = 4096
+MAX_TEXT = 4_000_000  # characters
+_MAX_DIGITS = 9  # of a number that counts latents: Python refuses to read thousands of them
 METRES_PER_LATENT, DEGREES_PER_LATENT = 0.08, 3.0  # what a held key does, unless a generator says otherwise
 PICTURE = (1920, 1080)  # pixels K counts in, and the focal length in widths and heights: HY-WorldPlay's own
 FOCAL = (969.697 / 1920, 969.697 / 1080)
@@ -64,6 +66,8 @@ def parse_path(
     """
     if not text.strip():
         return ()
+    if len(text) > MAX_TEXT:
+        raise PathError(1, 1, f"this is {len(text):,} characters long; the limit is {MAX_TEXT:,}")
     if text.lstrip().startswith("{"):
         return follow_trajectory(parse_trajectory(text), metres, degrees)
     if text.lstrip().startswith("["):
@@ -87,7 +91,7 @@ def parse_path(
                 raise PathError(
                     index, start, f"{key or shown!r} is not a key; use {', '.join(KEYS)} or still"
                 )
-        latents = int(match[2][:9]) if match[2] else 1
+        latents = int(match[2][:_MAX_DIGITS]) if match[2] else 1
         if latents < 1:
             raise PathError(index, start, "the duration must be at least 1")
         total += latents
@@ -113,7 +117,7 @@ def parse_moves(text: str) -> tuple[CameraMove, ...]:
     for index, entry in enumerate(entries, start=1):
         keys = entry.get("keys") if isinstance(entry, dict) else None
         latents = entry.get("n") if isinstance(entry, dict) else None
-        if not isinstance(keys, list) or not isinstance(latents, int):
+        if not isinstance(keys, list) or type(latents) is not int:
             raise PathError(index, 1, 'a move is {"keys": ["w", "right"], "n": 4}')
         try:
             moves.append(CameraMove(tuple(map(str, keys)), latents))
@@ -163,7 +167,7 @@ def parse_trajectory(text: str) -> tuple[TrajectoryFrame, ...]:
     frames: list[tuple[int, TrajectoryFrame]] = []
     for index, (name, entry) in enumerate(entries.items(), start=1):
         column = text.find(json.dumps(name)) + 1
-        if not name.isdecimal():
+        if not name.isdecimal() or len(name) > _MAX_DIGITS:
             raise PathError(index, column, f"{name[:24]!r} is not the number of a latent frame")
         c2w = _matrix(entry, "extrinsic", 4, index, column)
         pixels = _matrix(entry, "K", 3, index, column)
@@ -268,6 +272,8 @@ def _json(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise PathError(1, error.pos + 1, f"this is not JSON: {error.msg}") from error
+    except ValueError:
+        raise PathError(1, 1, "a number in this JSON has too many digits") from None
     except RecursionError:
         raise PathError(1, 1, "this JSON is nested too deeply") from None
 

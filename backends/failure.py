@@ -29,7 +29,9 @@ def explain(error: Exception, doing: str, held: str = "") -> Failed:
         return Failed(text, detail)
     shown = text if len(text) <= _LONGEST else text[:_LONGEST].rstrip() + " ..."
     what = f"{type(error).__name__}: {shown}" if shown else type(error).__name__
-    return Failed(f"An error {doing}: {what}. The log says where.", detail)
+    return Failed(
+        f"An error {doing}: {what}. What was made so far is kept; try again, and the log says where.", detail
+    )
 
 
 def is_out_of_memory(error: Exception) -> bool:

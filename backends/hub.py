@@ -9,9 +9,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 from backends.base import BackendUnavailable
@@ -20,7 +22,9 @@ Stop = Callable[[], bool]
 Advance = Callable[[int, bool], None]  # (bytes more than before, whether they are being checked)
 
 _PARTIAL = ".incomplete"
+TOLERANCE = 0.01  # of a file's size: enough to tell a file that is cut off
 _SHA256 = 64  # hexadecimal digits; what a large file is named by, and a small one is not
+_COMMIT, _CHECKSUM = "[0-9a-f]{40}", "[0-9a-f]{40}|[0-9a-f]{64}"
 _CHUNK = 1 << 22
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -60,20 +64,31 @@ def bytes_here(repo: str, revision: str, path: str, sha256: str = "") -> int:
     return 0
 
 
-def fetch(repo: str, revision: str, path: str, token: str | None, advance: Advance, stop: Stop) -> bool:
+class Wanted(NamedTuple):
+    """A file at one commit or branch. `size` in bytes is 0, and `sha256` empty, where they are not known."""
+
+    repo: str
+    revision: str
+    path: str
+    size: int = 0
+    sha256: str = ""
+
+
+def fetch(wanted: Wanted, token: str | None, advance: Advance, stop: Stop) -> bool:
     """Brings a file into the cache, from where it was left. False when stopped.
 
-    `advance` is told of bytes as they are known to be here. Raises BackendUnavailable.
+    What arrives is the file wanted, by commit, size and checksum, or is not kept. `advance` is told of bytes
+    as they are known to be here. Raises BackendUnavailable.
     """
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return _fetch(repo, revision, path, token, advance, stop)
+        return _fetch(wanted, token, advance, stop)
     except _Stopped:
         return False
     # HTTP libraries' own errors are not OSErrors; which library it is depends on the version.
     except HfHubHTTPError.__bases__ as error:  # pyright: ignore[reportGeneralTypeIssues]
-        raise BackendUnavailable(_sentence(error, repo, path, token)) from error
+        raise BackendUnavailable(_sentence(error, wanted.repo, wanted.path, token)) from error
 
 
 def remove(repo: str, revision: str, path: str, sha256: str = "") -> int:
@@ -103,16 +118,24 @@ class _Stopped(Exception):
     pass
 
 
-def _fetch(repo: str, revision: str, path: str, token: str | None, advance: Advance, stop: Stop) -> bool:
+def _fetch(wanted: Wanted, token: str | None, advance: Advance, stop: Stop) -> bool:
     from filelock import Timeout
     from huggingface_hub import constants, get_hf_file_metadata
     from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
+    repo, revision, path, *_ = wanted
     url = f"{constants.ENDPOINT}/{repo}/resolve/{quote(revision, safe='')}/{quote(path)}"
     metadata = get_hf_file_metadata(url, token=token)
-    if metadata.commit_hash is None or metadata.etag is None or metadata.size is None:
-        host = urlsplit(url).netloc
+    host = urlsplit(url).netloc
+    # They become names of files here.
+    named = re.fullmatch(_COMMIT, metadata.commit_hash or "") and re.fullmatch(_CHECKSUM, metadata.etag or "")
+    if metadata.commit_hash is None or metadata.etag is None or metadata.size is None or not named:
         raise BackendUnavailable(f"{host} does not answer as Hugging Face does: unset HF_ENDPOINT.")
+    if not _is_wanted(wanted, metadata.commit_hash, metadata.etag, metadata.size):
+        raise BackendUnavailable(
+            f"{host} has another {path} than the one this program was made for: unset HF_ENDPOINT, or update "
+            "the program."
+        )
     folder = _repo_folder(repo)
     pointer = folder / "snapshots" / metadata.commit_hash / path
     blob = folder / "blobs" / metadata.etag
@@ -169,14 +192,26 @@ def _receive(url: str, headers: dict[str, str], blob: Path, size: int, advance: 
         if stop():
             raise _Stopped
         http_get(url, file, resume_size=here, headers=headers, expected_size=size, tqdm_class=Bar)  # pyright: ignore[reportArgumentType]
-    if len(blob.name) == _SHA256 and _sha256(partial, advance, stop) != blob.name:
+    if _checksum(partial, blob.name, advance, stop) != blob.name:
         partial.unlink()
         raise BackendUnavailable(f"{url} arrived damaged and was removed: try again.")
     os.replace(partial, blob)
 
 
-def _sha256(path: Path, advance: Advance, stop: Stop) -> str:
-    checksum = hashlib.sha256()
+def _is_wanted(wanted: Wanted, commit: str, etag: str, size: int) -> bool:
+    if re.fullmatch(_COMMIT, wanted.revision) and commit != wanted.revision:
+        return False
+    if wanted.sha256:
+        return etag == wanted.sha256
+    return not wanted.size or abs(size - wanted.size) <= TOLERANCE * wanted.size
+
+
+def _checksum(path: Path, name: str, advance: Advance, stop: Stop) -> str:
+    """Of the kind that `name` is: a large file's SHA-256, or what git calls a small one."""
+    if len(name) == _SHA256:
+        checksum = hashlib.sha256()
+    else:
+        checksum = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as file:
         while piece := file.read(_CHUNK):
             if stop():

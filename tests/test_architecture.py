@@ -53,7 +53,7 @@ RULES = (
     Rule(
         "ui*",
         ("ui", "ui.*", "backends", *PAGE_SIDE, *PLAIN_QVG, "qvg.metrics"),
-        ("gradio", "numpy", "PIL", "imageio", "av"),
+        ("gradio", "starlette", "numpy", "PIL", "imageio", "av"),
     ),
     Rule("qvg.config", ()),
     Rule("qvg.policy", PLAIN_QVG),

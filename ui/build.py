@@ -10,7 +10,7 @@ import gradio as gr
 from gradio.themes import Base
 
 from backends import registry
-from ui import api, chips, controls, examples, form, gauge, lists, models, stage, text
+from ui import api, chips, controls, examples, form, gauge, lists, models, refusals, stage, text
 from ui.controls import Controls
 from ui.desk import Desk, WorkerLike
 from ui.forms import ASKED, PLANNED, Forms, widgets_of
@@ -21,7 +21,7 @@ _HERE = Path(__file__).parent
 _CSS = "".join(
     (_HERE / name).read_text(encoding="utf-8") for name in ("theme.css", "camera.css", "stage.css")
 )
-_VIEWERS = 32  # pages that watch runs at once; the worker does the queueing
+_VIEWERS = 100  # pages that watch runs at once, with a thread each; the worker does the queueing
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 # A click counts while the last one's run is still being watched.
 _RUNNING: dict[str, Any] = {**_QUIET, "concurrency_limit": _VIEWERS, "trigger_mode": "multiple"}
@@ -37,9 +37,15 @@ class Studio(gr.Blocks):
         self._desk = desk
 
     def launch(self, *args: Any, **kwargs: Any) -> Any:
-        """`gr.Blocks.launch`, with this page's looks, and the outputs folder as the only one it serves."""
+        """`gr.Blocks.launch`, with this page's looks, and the outputs folder as the only one it serves.
+
+        Raises ValueError for a login beside an MCP server, which would not ask for it.
+        """
         # Of whoever knows the address.
         self._desk.shared = bool(os.environ.get("SPACE_ID") or kwargs.get("share"))
+        mcp = kwargs.get("mcp_server") or os.environ.get("GRADIO_MCP_SERVER", "").lower() == "true"
+        if kwargs.get("auth") and mcp:
+            raise ValueError(text.MCP_IS_OPEN)
         defaults: dict[str, Any] = {
             "theme": theme(),
             "css": _CSS,
@@ -48,6 +54,9 @@ class Studio(gr.Blocks):
             "footer_links": ["api", "settings"],
             "ssr_mode": False,
             "max_file_size": "64mb",
+            # Half of them may watch, and the page still has some to answer with.
+            "max_threads": 2 * _VIEWERS,
+            "app_kwargs": {"exception_handlers": refusals.handlers()},
         }
         return super().launch(*args, **{**defaults, **kwargs})
 

@@ -10,9 +10,12 @@ import numpy as np
 from av.error import FFmpegError
 
 from backends.base import BackendSpec
+from ui import media
 
 KEPT_FRAMES = 240  # more than any generator looks back on in the beginning; a frame is a megabyte and more
 _MOST_READ = 30_000  # frames of a file: beyond, reading takes minutes
+_MOST_PIXELS = 8192 * 4320  # of a frame: a small file can claim gigabytes
+_MOST_IN_ALL = _MOST_READ * 1280 * 720
 
 
 class ClipError(ValueError):
@@ -23,23 +26,27 @@ def read_clip(path: str | Path, spec: BackendSpec) -> np.ndarray:
     """uint8 [T, H, W, 3] at `spec.fps`. Raises ClipError."""
     last: deque[np.ndarray] = deque(maxlen=KEPT_FRAMES)
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), options=dict(media.FROM_STRANGERS)) as container:
             if not container.streams.video:
                 raise ClipError("This file has no picture in it. Pick a video.")
             stream = container.streams.video[0]
+            pixels = stream.codec_context.width * stream.codec_context.height
+            if pixels > _MOST_PIXELS:
+                raise ClipError(f"This video has {pixels / 1e6:.0f} megapixels a frame: scale it down first.")
+            most = min(_MOST_READ, _MOST_IN_ALL // max(pixels, 1))
             size = _size(stream.codec_context.width, stream.codec_context.height, spec)
             taken = 0
             for number, frame in enumerate(container.decode(stream)):
-                if number == _MOST_READ:
+                if number == most:
                     raise ClipError(
-                        f"This video has more than {_MOST_READ:,} frames: cut it to its end first."
+                        f"This video has more than {most:,} frames of this size: cut it to its end first."
                     )
                 # Time says which frames a slower rate keeps, and which a faster one shows twice.
                 time = number / float(stream.average_rate or spec.fps) if frame.time is None else frame.time
                 wanted = int(time * spec.fps + 1e-6) + 1 - taken
                 if wanted > 0:
-                    pixels = frame.to_ndarray(format="rgb24", width=size[0], height=size[1])
-                    last.extend([pixels] * min(wanted, KEPT_FRAMES))
+                    picture = frame.to_ndarray(format="rgb24", width=size[0], height=size[1])
+                    last.extend([picture] * min(wanted, KEPT_FRAMES))
                     taken += wanted
     except (FFmpegError, OSError) as error:
         raise ClipError("This file is not a video that can be read here. Use mp4, webm or mov.") from error

@@ -165,7 +165,11 @@ class Desk:
             folder.keep_picture(commission.request.image)
         if commission.request.clip is not None and commission.asked.clip:
             folder.keep_clip(Path(commission.asked.clip))
-        return self._hand_in(owner, commission, folder, run_id, time.time())
+        try:
+            return self._hand_in(owner, commission, folder, run_id, time.time())
+        except FormError:
+            folder.delete()
+            raise
 
     def go_on(self, record: Record, blocks: int, path: Sequence[CameraMove], seed: int | None = None) -> None:
         """`blocks` more blocks of a video, along `path`. Raises FormError where that cannot be."""

@@ -39,14 +39,19 @@ def write(past: Past, kind: Kind) -> Path:
     name = past.videos[0].stem if past.videos else "comparison"
     target = past.folder / "export" / f"{name}-side-by-side.{kind}"
     target.parent.mkdir(exist_ok=True)
-    if kind == "json":
-        target.write_text(json.dumps(past.settings, ensure_ascii=False, indent=1), encoding="utf-8")
-        return target
-    sides = sides_of(past.videos, past.sides, history.spec_of(past.settings))
-    if kind == "gif":
-        write_gif(sides, target, fps)
-    else:
-        write_mp4(sides, target, fps, past.settings)
+    try:
+        if kind == "json":
+            target.write_text(json.dumps(past.settings, ensure_ascii=False, indent=1), encoding="utf-8")
+            return target
+        sides = sides_of(past.videos, past.sides, history.spec_of(past.settings))
+        if kind == "gif":
+            write_gif(sides, target, fps)
+        else:
+            write_mp4(sides, target, fps, past.settings)
+    except Exception:
+        # Half a file would be taken for a whole one, and fills a disk that is full.
+        target.unlink(missing_ok=True)
+        raise
     return target
 
 

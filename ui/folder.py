@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ui import media, text
+from ui import media, sound, text
 
 LINGER_S = 60.0  # for a slow viewer to fetch the last segments before they are removed
 RECORD, PICTURE, CLIP, THUMBNAIL = "run.json", "picture.png", "clip.video", "thumbnail.jpg"
@@ -136,8 +136,8 @@ class RunFolder:
 def read_record(folder: Path) -> dict[str, Any] | None:
     """What a run's folder says it is; None where it says nothing readable."""
     try:
-        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = sound.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -86,7 +86,7 @@ class Form:
         found: dict[int, str] = {}
         for line in filter(str.strip, (self.changes or "").splitlines()):
             number, colon, prompt = line.partition(":")
-            if not colon or not number.strip().isdecimal() or not prompt.strip():
+            if not (colon and number.strip().isdecimal() and len(number.strip()) < 10 and prompt.strip()):
                 raise FormError(text.no_prompt_change(line.strip()[:40]))
             if not 2 <= int(number) <= blocks:
                 raise FormError(text.no_such_block(int(number), blocks))
@@ -163,7 +163,9 @@ class Form:
         return tuple(sides)
 
     def commission(self, spec: BackendSpec) -> Commission:
-        """Raises FormError or PictureError."""
+        """Raises FormError, PictureError or ClipError."""
+        if any(_is_broken(words) for words in (self.prompt, self.changes, self.path, self.mode)):
+            raise FormError(text.HALF_A_CHARACTER)
         seed = _whole("The seed", self.seed)
         if not 0 <= seed <= MAX_SEED:
             raise FormError(f"A seed lies between 0 and {MAX_SEED:,}; {seed:,} does not.")
@@ -212,7 +214,7 @@ class Form:
             if name == "options" and isinstance(value, list):
                 kept[name] = tuple(each if isinstance(each, str) else None for each in value)
             elif kind is tuple and isinstance(value, list):
-                kept[name] = tuple(each for each in value if each in PRESETS)
+                kept[name] = tuple(each for each in value if isinstance(each, str) and each in PRESETS)
             elif kind is int:
                 if isinstance(value, (int, float)) and not isinstance(value, bool):
                     kept[name] = value
@@ -268,3 +270,8 @@ def _whole(name: str, value: float | None, most: int = _FAR) -> int:
 
 def _sentence(error: ValueError) -> str:
     return str(error).rstrip(".") + "."
+
+
+def _is_broken(words: str | None) -> bool:
+    """Whether there is half of a character in it: no file and no message can hold that."""
+    return any("\ud800" <= character <= "\udfff" for character in words or "")

@@ -12,7 +12,7 @@ from backends.base import BackendSpec
 from backends.camera import PathError, format_path, parse_path
 from backends.worker import DeviceInfo
 from qvg.config import PRESETS, PRQConfig
-from ui import budget, chips, controls, dial, gauge, pose, text
+from ui import budget, chips, controls, dial, gauge, pose, sound, text
 from ui.clips import ClipError, read_clip
 from ui.controls import Controls
 from ui.desk import Lender, WorkerLike
@@ -38,7 +38,7 @@ def widgets_of(ui: Controls, names: tuple[str, ...]) -> list[Any]:
 
 
 def read(names: tuple[str, ...], values: tuple[Any, ...]) -> Form:
-    given = dict(zip(names, values, strict=True))
+    given = {name: sound.number(value) for name, value in zip(names, values, strict=True)}
     chosen = [given.pop(name, None) for name in OPTIONS]
     return Form(**given, options=tuple(chosen))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -13,9 +12,10 @@ from typing import IO, Any, get_type_hints
 
 from backends import registry
 from backends.base import BackendSpec
+from backends.check import MAX_SEED
 from backends.machine import DeviceInfo
 from qvg.config import PRESETS
-from ui import compare, gauge, media, player, status, text
+from ui import compare, gauge, media, player, sound, status, text
 from ui.commission import Commission
 from ui.folder import CLIP, PICTURE, RECORD, THUMBNAIL, RunFolder, read_record
 from ui.form import Form
@@ -23,6 +23,7 @@ from ui.live import View
 from ui.reel import Figures
 
 ALL = 1 << 30
+_COUNTS = ("blocks", "frames", "fps", "peak_bytes")
 _SEGMENT = re.compile(r"segment-(\d+)-(.+)-(\d{5}|before)\.mp4\Z")
 _log = logging.getLogger(__name__)
 
@@ -54,7 +55,11 @@ class Past:
     @property
     def made(self) -> Mapping[str, Any]:
         made = self.settings.get("made")
-        return made if isinstance(made, dict) else {}
+        if not isinstance(made, dict):
+            return {}
+        counts = {name: sound.whole(made.get(name)) for name in _COUNTS if name in made}
+        seconds = {"seconds": 0.0} if not sound.fits(made.get("seconds"), float) else {}
+        return {**made, **counts, **seconds}
 
     @property
     def videos(self) -> list[Path]:
@@ -70,10 +75,15 @@ class Past:
     @property
     def sides(self) -> list[Figures]:
         """What was measured; empty where that is not, or not all, written down."""
-        sides, known = self.made.get("sides"), set(get_type_hints(Figures))
+        sides, known = self.made.get("sides"), get_type_hints(Figures)
         if not isinstance(sides, list) or not sides:
             return []
-        whole = all(isinstance(s, dict) and known <= set(s) and s["codec"] in PRESETS for s in sides)
+        whole = all(
+            isinstance(side, dict)
+            and all(name in side and sound.fits(side[name], hint) for name, hint in known.items())
+            and side["codec"] in PRESETS
+            for side in sides
+        )
         return sides if whole else []
 
     def commission(self) -> Commission:
@@ -162,7 +172,11 @@ def recalled(settings: Mapping[str, Any], picture: str | None = None, clip: str 
     reseeds = settings.get("reseeds")
     if not isinstance(reseeds, list):
         return commission
-    pairs = tuple((int(block), int(seed)) for block, seed in reseeds)
+    if not all(
+        sound.fits(each, list[int]) and len(each) == 2 and 0 <= each[1] <= MAX_SEED for each in reseeds
+    ):
+        raise ValueError(text.NO_SETTINGS)
+    pairs = tuple((block, seed) for block, seed in reseeds)
     return replace(commission, request=replace(commission.request, reseeds=pairs))
 
 
@@ -212,6 +226,10 @@ def _salvage(past: Past) -> None:
         final, partial = past.folder / f"{name}.mp4", past.folder / f".{name}.mp4"
         before = [final.read_bytes()] if view > 1 and final.exists() else []
         segments = [*before, *(file.read_bytes() for file in pieces[view, name])]
+        # What was cut off as it was written, or damaged since, takes nothing else along.
+        segments = [data for data in segments if media.is_video(data)]
+        if not segments:
+            continue
         frames = max(frames, media.join(segments, partial, fps, past.settings))
         partial.replace(final)
     for file in past.folder.glob("segment-*.mp4"):
@@ -246,10 +264,10 @@ def read_settings(file: Path) -> dict[str, Any]:
     """What a dropped file, a video or a JSON of ours, remembers. Raises ValueError with a sentence."""
     try:
         if file.suffix.lower() == ".json":
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = sound.loads(file.read_text(encoding="utf-8"))
         else:
             found = media.read_settings(file)
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         found = None
     if not isinstance(found, dict) or not isinstance(found.get("form"), dict):
         raise ValueError(text.NO_SETTINGS)

@@ -337,7 +337,9 @@ class Live:
             except Exception:
                 _log.exception("a video could not be put together")
                 self.folder.problem = text.NO_FILE
-        self.folder.remove_segments()
+        if not self.folder.problem:
+            self.folder.remove_segments()
+        # Otherwise they are the only copy: the next start makes a video of them.
 
     def _save(self, reel: Reel, name: str, settings: dict[str, Any]) -> str | None:
         """The address of the finished file, or the file itself where it cannot be written."""

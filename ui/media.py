@@ -18,9 +18,16 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
+from ui import sound
+
 _BT709 = 1  # H.273 code of primaries, transfer and matrix alike
 _TICKS = 1000  # time base units a frame, so that any frame rate divides evenly
 _SMALL_PIXELS = 320 * 240  # below this a low crf costs a few kB and keeps edges crisp when scaled up
+# By content, whatever the name: a playlist would have other files opened, of other people or hosts.
+FROM_STRANGERS = {
+    "format_whitelist": "mov,mp4,matroska,webm,avi,ogg,mpegts,flv,gif",
+    "protocol_whitelist": "file",
+}
 _FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
 
 
@@ -107,15 +114,24 @@ def join(segments: Sequence[bytes], target: Path | BinaryIO, fps: int, settings:
     return count
 
 
+def is_video(data: bytes) -> bool:
+    """Whether all packets of a segment can be read; what is in them is not looked at."""
+    try:
+        with av.open(io.BytesIO(data)) as source:
+            return sum(packet.size > 0 for packet in source.demux(source.streams.video[0])) > 0
+    except (FFmpegError, LookupError):
+        return False
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """What `join` kept in the comment; empty where there is none. Raises ValueError for what is no video."""
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), options=dict(FROM_STRANGERS)) as container:
             comment = container.metadata.get("comment", "")
     except FFmpegError as error:
         raise ValueError(f"{path.name} is not a video that can be read: {error}") from error
     try:
-        found = json.loads(comment)
+        found = sound.loads(comment)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -13,6 +13,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MAX_PIXELS = 25_000_000
 MIN_SIDE = 16
 KEPT_SIDE = 2048  # no generator looks at more
+# Pillow knows dozens more, some of which start other programs.
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
 
 
 class PictureError(ValueError):
@@ -27,7 +29,7 @@ def read_picture(path: str | Path) -> np.ndarray:
             raise PictureError("This file is empty (0 bytes). Pick another picture.")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large pictures; the limit below is ours
-            with Image.open(file) as opened:
+            with Image.open(file, formats=FORMATS) as opened:
                 return _pixels(opened)
     except UnidentifiedImageError:
         raise PictureError(

@@ -113,14 +113,14 @@ def scale_of(spec: BackendSpec) -> dict[str, Any]:
 def follow(asked: dict[str, Any]) -> dict[str, Any]:
     """From the map: {"points", "model"}, a line in metres right of and ahead of the camera, as moves."""
     try:
-        spec, points = registry.find(str(asked.get("model"))), asked.get("points")
+        spec, points = _asked_of(asked), asked.get("points")
         if not isinstance(points, list) or not 2 <= len(points) <= MAX_POINTS:
             raise ValueError(text.NO_LINE)
         line = [(float(x), float(y)) for x, y in points]
         if not all(math.isfinite(value) for point in line for value in point):
             raise ValueError(text.NO_LINE)
         moves = follow_drawing(line, spec.metres_per_latent, spec.degrees_per_latent)
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, OverflowError, TypeError, ValueError) as error:
         return {"error": str(error)}
     return {"moves": [{"keys": list(move.keys), "n": move.latents} for move in moves]}
 
@@ -128,7 +128,7 @@ def follow(asked: dict[str, Any]) -> dict[str, Any]:
 def read(asked: dict[str, Any]) -> dict[str, Any]:
     """A file, {"text", "model"}: moves or a trajectory as JSON, or a pose string; as a path."""
     try:
-        spec, words = registry.find(str(asked.get("model"))), str(asked.get("text", ""))
+        spec, words = _asked_of(asked), str(asked.get("text", ""))
         if len(words) > MAX_TEXT:
             raise ValueError(text.FILE_TOO_LONG)
         return {"path": format_path(parse_path(words, spec.metres_per_latent, spec.degrees_per_latent))}
@@ -139,10 +139,17 @@ def read(asked: dict[str, Any]) -> dict[str, Any]:
 def write(asked: dict[str, Any]) -> dict[str, Any]:
     """A file of a path, {"path", "kind", "model"}: its moves, or the camera at every latent frame."""
     try:
-        spec = registry.find(str(asked.get("model")))
+        spec = _asked_of(asked)
         moves = parse_path(str(asked.get("path", "")), spec.metres_per_latent, spec.degrees_per_latent)
     except (LookupError, ValueError) as error:
         return {"error": str(error)}
     if asked.get("kind") == "moves":
         return {"text": format_moves(moves)}
     return {"text": trace_trajectory(moves, spec.metres_per_latent, spec.degrees_per_latent)}
+
+
+def _asked_of(asked: object) -> BackendSpec:
+    """The model that a map speaks of. Raises LookupError, also for what no map says."""
+    if not isinstance(asked, dict):
+        raise LookupError(text.NO_MAP)
+    return registry.find(str(asked.get("model")))

@@ -77,6 +77,8 @@ class Runs:
 
     def steer(self, asked: dict[str, Any]) -> bool:
         """From the player: {"run", "keys"}, keys held from now on. Whether there is something to steer."""
+        if not isinstance(asked, dict):
+            return False
         run_id = str(asked.get("run", "")).rpartition(".")[0]
         record = self._desk.any(run_id)
         keys = asked.get("keys")

@@ -72,6 +72,10 @@ CAMERA = {
     "moves": "Export the moves as JSON",
     "trajectory": "Export the camera of every latent frame as JSON",
 }
+MCP_IS_OPEN = "Gradio's MCP server asks for no login: leave out --mcp, or --auth and whoever is not trusted."
+REFUSED = 'This page does not know what was asked for: "Use via API" at its foot lists names and inputs.'
+HALF_A_CHARACTER = "There is half of a character in these words, perhaps of an emoji: write it again."
+NO_MAP = "The map asks with an object that names its model."
 NO_LINE = "A drawing is a line of two points or more, each right and ahead in metres."
 FILE_TOO_LONG = "This file is too long for a camera path."
 

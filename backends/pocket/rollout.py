@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from backends.base import BackendSpec, BackendUnavailable, Request, Segment, Tick
+from backends.base import BackendSpec, BackendUnavailable, NoPicture, Request, Segment, Tick
 from backends.camera import CameraMove, each_latent
 from backends.pocket import spec, weights
 from backends.pocket.autoencoder import DOWN, LATENT_CHANNELS, Autoencoder
@@ -167,6 +167,8 @@ class PocketRollout:
         if latents.is_cuda:
             torch.cuda.synchronize(latents.device)  # or the decoder would be charged with the denoising
         denoised = time.perf_counter()
+        if not bool(latents.isfinite().all()):
+            raise NoPicture
         pictures = self._world.decode(latents[0])
         frames = (rearrange(pictures, "t c h w -> t h w c") * 255).round().to(torch.uint8).cpu().numpy()
         ms = {"denoise": 1e3 * (denoised - began), "decode": 1e3 * (time.perf_counter() - denoised)}

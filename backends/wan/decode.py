@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backends.base import NoPicture
 from backends.wan.vae import to_pixels
 from qvg.clock import Clock
 
@@ -33,6 +34,7 @@ class Decoding:
         self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
         self._clock = Clock(device)
         self._frames: Tensor | None = None
+        self._sound: Tensor | None = None  # bool: whether the latents were numbers
         self._done: torch.cuda.Event | None = None
 
     @torch.inference_mode()
@@ -42,6 +44,7 @@ class Decoding:
         if self._stream is None:
             with self._clock.running():
                 self._frames = to_pixels(self._decoder.decode(latents)[0])
+            self._sound = latents.isfinite().all()
             return
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         # Its memory may be given to others once this stream, too, is done with it.
@@ -51,14 +54,18 @@ class Decoding:
                 pixels = to_pixels(self._decoder.decode(latents)[0])
             self._frames = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
             self._frames.copy_(pixels, non_blocking=True)
+            self._sound = torch.empty((), dtype=torch.bool, pin_memory=True)
+            self._sound.copy_(latents.isfinite().all(), non_blocking=True)
             self._done = torch.cuda.Event(blocking=True)
             self._done.record(self._stream)
 
     def finish(self) -> np.ndarray:
-        """uint8 [T, H, W, 3] of what was started. Waits for the decoding stream alone."""
-        assert self._frames is not None
+        """uint8 [T, H, W, 3] of what was started. Waits for the decoding stream alone. Raises NoPicture."""
+        assert self._frames is not None and self._sound is not None
         if self._done is not None:
             self._done.synchronize()
+        if not self._sound:
+            raise NoPicture
         frames, self._frames, self._done = self._frames, None, None
         return frames.numpy()
 

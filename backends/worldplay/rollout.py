@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from backends import artifacts, hub
-from backends.base import BackendSpec, BackendUnavailable, Request, Segment, Tick
+from backends.base import BackendSpec, BackendUnavailable, NoPicture, Request, Segment, Tick
 from backends.camera import CameraMove, each_latent
 from backends.wan import checkpoint, text, vae
 from backends.worldplay import spec, weights
@@ -107,6 +107,8 @@ class WorldPlayRollout:
         with self._decode_clock.running():
             frames = vae.to_pixels(self._decoder.decode(latents[None])[0])
         pixels = frames.cpu().numpy()
+        if not bool(latents.isfinite().all()):
+            raise NoPicture
         ms = {name: clock.ms - before[name] for name, clock in clocks.items()}
         segment = Segment(pixels, self._index, self._frames, self._world.spec.fps, ms)
         self._index += 1

@@ -119,6 +119,34 @@ def test_a_file_that_arrives_damaged_is_not_kept(fake):
     assert artifacts.download(MODEL)
 
 
+def test_a_small_file_that_arrives_damaged_is_not_kept(fake):
+    fake.files["owner/model", "config.json"] = b"x" * 900
+    fake.damaged = True
+    small = source(files=(("config.json", b"x" * 900),))
+    with pytest.raises(BackendUnavailable, match="arrived damaged and was removed: try again"):
+        artifacts.download(dataclasses.replace(MODEL, source=small))
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"commit": "beef" + "0" * 36}, "has another weights/big.pt than the one"),
+        (
+            {"files": {("owner/model", "weights/big.pt"): BIG[::-1]}},
+            "has another weights/big.pt than the one",
+        ),
+        ({"commit": "../../outside"}, "does not answer as Hugging Face does"),
+        ({"etag": "../../../outside"}, "does not answer as Hugging Face does"),
+    ],
+)
+def test_another_file_than_the_pinned_one_is_refused(fake, tmp_path, answer, words):
+    for name, value in answer.items():
+        setattr(fake, name, value)
+    with pytest.raises(BackendUnavailable, match=words):
+        artifacts.download(MODEL)
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and file.suffix != ".lock"]
+
+
 def test_a_licence_is_accepted_before_anything_is_asked(fake):
     with pytest.raises(BackendUnavailable, match=r"An owned model has to be accepted first: Not for sale\."):
         artifacts.download(OWNED)
@@ -259,7 +287,9 @@ def test_blobs_that_another_commit_uses_stay(fake):
     fake.commit = "beef" + "0" * 36
     newer = dataclasses.replace(MODEL, source=source(revision=fake.commit))
     (hub.cache_folder() / "models--owner--model/refs").mkdir(exist_ok=True)
-    assert hub.fetch("owner/model", fake.commit, "weights/big.pt", None, lambda *args: None, lambda: False)
+    assert hub.fetch(
+        hub.Wanted("owner/model", fake.commit, "weights/big.pt"), None, lambda *args: None, lambda: False
+    )
     assert artifacts.delete(MODEL) == len(SMALL)
     assert artifacts.locate(newer) is None  # its config.json never came
     assert (hub.snapshots("owner/model", fake.commit)[0] / "weights/big.pt").read_bytes() == BIG

@@ -1,0 +1,27 @@
+"""What a program is told that asks for something the page has not: Gradio alone would answer with a 500."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from gradio.route_utils import FnIndexInferError
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from ui import text
+
+# What Gradio's own reading of a request raises, and ours of what is in it.
+_ERRORS: tuple[type[Exception], ...] = (FnIndexInferError, AttributeError, LookupError, TypeError, ValueError)
+_log = logging.getLogger(__name__)
+
+
+def handlers() -> dict[type[Exception], Any]:
+    """For the web application, by what was raised."""
+    return dict.fromkeys(_ERRORS, _refuse)
+
+
+async def _refuse(request: Request, error: Exception) -> JSONResponse:
+    # At a level that is shown when someone looks for it: nobody should fill a log from outside.
+    _log.info("%s %s was refused", request.method, request.url.path, exc_info=error)
+    return JSONResponse({"detail": text.REFUSED}, status_code=400)

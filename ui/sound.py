@@ -1,0 +1,57 @@
+"""JSON from a file that anyone may have written, as values that the rest of the page can take and send."""
+
+from __future__ import annotations
+
+import json
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+_EXACT = 1 << 53  # beyond, a browser does not know one whole number from the next
+
+
+def loads(text: str) -> Any:
+    """Half characters are replaced; what is no number, or a number too large, is None. Raises ValueError."""
+    try:
+        return _sound(json.loads(text))
+    except RecursionError:
+        raise ValueError("this JSON is nested too deeply") from None
+
+
+def number(value: Any) -> Any:
+    """`value`; None where it is a number that nobody can mean."""
+    absurd = isinstance(value, (int, float)) and not abs(value) <= _EXACT
+    return None if absurd else value
+
+
+def _sound(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode("utf-8", "replace").decode("utf-8")
+        case int() | float():
+            return number(value)
+        case list():
+            return [_sound(each) for each in value]
+        case dict():
+            return {_sound(name): _sound(each) for name, each in value.items()}
+    return value
+
+
+def whole(value: Any) -> int:
+    """A count that a file tells; 0 where it tells none."""
+    return value if type(value) is int and value > 0 else 0
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value of JSON is what an annotation says."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in inner
+    if origin in (Union, UnionType):
+        return any(fits(value, each) for each in inner)
+    if origin is list:
+        return isinstance(value, list) and all(fits(each, inner[0]) for each in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(fits(each, inner[1]) for each in value.values())
+    if hint is float:
+        return type(value) in (int, float)
+    return type(value) is hint
