@@ -28,8 +28,8 @@ def reconstruct_reference(
     """[B, H, S - start, D] in `dtype`: the sum over stages of the assigned centroids, plus level times scale.
 
     codes: uint8 (see `pack`); scales: e4m3 [B, H, S, D / G]; labels: uint8 [N, B, H, S]; centroids: bf16
-    [N, B, H, K, D]. `rope` rotates the tokens, whole frames of which the first is `first_frame`. The result is
-    written to `out` where that is given, in its type.
+    [N, B, H, K, D]. `rope` rotates the tokens, whole frames of which the first is `first_frame`. The result
+    is written to `out` where that is given, in its type.
     """
     tokens = labels.shape[-1]
     scales, labels = scales[:, :, start:], labels[..., start:]
