@@ -15,7 +15,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the other process has the other core
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "browser" in item.path.parts or item.path.name in ("test_worker.py", "test_proxy.py"):
+        if {"browser", "soak"} & set(item.path.parts) or item.path.name == "test_worker.py":
             item.add_marker(pytest.mark.xdist_group("the clock"))
