@@ -35,9 +35,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.soak)
-            # A file's tests share what they count, and several files one worker: starting it takes seconds.
-            group = "a worker" if "worker" in getattr(item, "fixturenames", ()) else item.path.stem
-            item.add_marker(pytest.mark.xdist_group(f"soak {group}"))
 
 
 @pytest.fixture(scope="session")
