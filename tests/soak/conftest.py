@@ -19,7 +19,6 @@ from backends.worker import Worker
 from tests.soak.desks import working
 
 FULL = os.environ.get("QVG_SOAK") == "full"
-_figures: list[tuple[str, dict[str, Any]]] = []
 Tell = Callable[..., None]
 
 settings.register_profile(
@@ -38,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.soak)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def worker() -> Iterator[Worker]:
     """Pocket World, with faults on order."""
     with working() as worker:
@@ -46,21 +45,27 @@ def worker() -> Iterator[Worker]:
 
 
 @pytest.fixture
-def tell() -> Tell:
-    """Notes figures of a test, to be printed at the end."""
+def tell(record_property: Callable[[str, object], None]) -> Tell:
+    """Notes figures of a test, to be printed at the end, whichever process it ran in."""
 
     def note(what: str, **figures: Any) -> None:
-        _figures.append((what, figures))
+        record_property("soak", (what, figures))
 
     return note
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if not _figures:
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    told = [
+        pair for report in reports for pair in getattr(report, "user_properties", ()) if pair[0] == "soak"
+    ]
+    # Of each test there are reports of its beginning, its course and its end.
+    figures_of = list({json.dumps(figures): figures for _, figures in told}.values())
+    if not figures_of:
         return
     terminalreporter.section("it holds up" if FULL else "it holds up, at a small size")
-    for what, figures in _figures:
+    for what, figures in figures_of:
         told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in figures.items())
         terminalreporter.line(f"{what}: {told}")
     if file := os.environ.get("QVG_SOAK_FIGURES"):
-        Path(file).write_text(json.dumps(_figures, indent=1), encoding="utf-8")
+        Path(file).write_text(json.dumps(figures_of, indent=1), encoding="utf-8")

@@ -71,7 +71,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
 def test_no_name_leads_out_of_the_folder(address, tell: Tell):
     url, folder = address
     tried = 0
-    with httpx.Client(base_url=url) as client:
+    with httpx.Client(base_url=url, timeout=60) as client:
         for name in NAMES:
             answer = client.post("gradio_api/upload", files={"files": (name, GOOD, "image/png")})
             tried += 1
@@ -89,7 +89,7 @@ def test_no_name_leads_out_of_the_folder(address, tell: Tell):
 def test_a_file_too_large_is_refused(address):
     url, folder = address
     before = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    answer = httpx.post(f"{url}gradio_api/upload", files={"files": ("a.png", b"\0" * (3 << 20))})
+    answer = httpx.post(f"{url}gradio_api/upload", files={"files": ("a.png", b"\0" * (3 << 20))}, timeout=60)
     assert answer.status_code == 413
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < before + (2 << 20)
 
@@ -102,7 +102,7 @@ def test_only_uploads_are_read_and_only_outputs_are_served(address, tmp_path: Pa
     (folder / "outputs").mkdir(exist_ok=True)
     link = folder / "outputs" / "link.png"
     link.symlink_to(secret)
-    with httpx.Client(base_url=url) as client:
+    with httpx.Client(base_url=url, timeout=60) as client:
         for path in (
             "/etc/passwd", secret, f"{folder}/outputs/../../{tmp_path.name}/secret.png",
             "../../../etc/passwd",
