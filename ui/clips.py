@@ -27,9 +27,11 @@ def read_clip(path: str | Path, spec: BackendSpec) -> np.ndarray:
     last: deque[np.ndarray] = deque(maxlen=KEPT_FRAMES)
     try:
         with av.open(str(path), options=dict(media.FROM_STRANGERS)) as container:
-            if not container.streams.video:
-                raise ClipError("This file has no picture in it. Pick a video.")
-            stream = container.streams.video[0]
+            # A stream that nothing here can decode has no codec.
+            readable = [stream for stream in container.streams.video if stream.codec_context is not None]
+            if not readable:
+                raise ClipError("This file has no picture in it that can be read here. Pick a video.")
+            stream = readable[0]
             pixels = stream.codec_context.width * stream.codec_context.height
             if pixels > _MOST_PIXELS:
                 raise ClipError(f"This video has {pixels / 1e6:.0f} megapixels a frame: scale it down first.")
@@ -48,7 +50,9 @@ def read_clip(path: str | Path, spec: BackendSpec) -> np.ndarray:
                     picture = frame.to_ndarray(format="rgb24", width=size[0], height=size[1])
                     last.extend([picture] * min(wanted, KEPT_FRAMES))
                     taken += wanted
-    except (FFmpegError, OSError) as error:
+    except ClipError:
+        raise
+    except (FFmpegError, OSError, ValueError) as error:  # the last one of names that are no UTF-8
         raise ClipError("This file is not a video that can be read here. Use mp4, webm or mov.") from error
     if not last:
         raise ClipError("This video has no frames in it.")

@@ -227,7 +227,7 @@ def _salvage(past: Past) -> None:
         before = [final.read_bytes()] if view > 1 and final.exists() else []
         segments = [*before, *(file.read_bytes() for file in pieces[view, name])]
         # What was cut off as it was written, or damaged since, takes nothing else along.
-        segments = [data for data in segments if media.is_video(data)]
+        segments = [data for data in segments if media.is_whole(data)]
         if not segments:
             continue
         frames = max(frames, media.join(segments, partial, fps, past.settings))

@@ -114,12 +114,11 @@ def join(segments: Sequence[bytes], target: Path | BinaryIO, fps: int, settings:
     return count
 
 
-def is_video(data: bytes) -> bool:
-    """Whether all packets of a segment can be read; what is in them is not looked at."""
+def is_whole(data: bytes) -> bool:
+    """Whether every frame of a segment can be read."""
     try:
-        with av.open(io.BytesIO(data)) as source:
-            return sum(packet.size > 0 for packet in source.demux(source.streams.video[0])) > 0
-    except (FFmpegError, LookupError):
+        return sum(1 for _ in decode(data)) > 0
+    except (FFmpegError, LookupError, ValueError):  # the last one of names that are no UTF-8
         return False
 
 

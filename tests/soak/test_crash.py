@@ -31,6 +31,14 @@ WAY_OUT = re.compile(
 )
 
 
+@pytest.fixture(scope="module")
+def whole(worker: Worker, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    """The frames of a run that nothing happens to."""
+    page = tab(worker, tmp_path_factory.mktemp("whole"))
+    page.run(prompt="a box", **QUICK)
+    return frames_of(page)
+
+
 def said_well(page: Page) -> None:
     """One line, without a traceback, that says what to do."""
     said = page.status["text"]
@@ -50,13 +58,11 @@ def said_well(page: Page) -> None:
     ],
 )
 def test_a_run_breaks_and_the_next_one_works(
-    worker: Worker, tmp_path: Path, tell: Tell, fault: str, words: str, times: int
+    worker: Worker, whole: np.ndarray, tmp_path: Path, tell: Tell, fault: str, words: str, times: int
 ):
     lost = 0
     dice = random.Random(fault)
     page = tab(worker, tmp_path)
-    page.run(prompt="a box", **QUICK)
-    whole = frames_of(page)
     for _ in range(times):
         block = dice.randrange(QUICK["blocks"])
         page.run(prompt=f"a box {fault}={block}", **QUICK)
@@ -73,12 +79,12 @@ def test_a_run_breaks_and_the_next_one_works(
     tell(f"crash, {fault}", faults=times, said=times, next_run_works=times, lost=lost)
 
 
-def test_a_corrupted_span_harms_its_own_run_only(worker: Worker, tmp_path: Path, tell: Tell):
+def test_a_corrupted_span_harms_its_own_run_only(
+    worker: Worker, whole: np.ndarray, tmp_path: Path, tell: Tell
+):
     """The cache is overwritten while it is read: noise is a worse picture, no number is an error."""
     times, told = 50 if FULL else 3, 0
     page = tab(worker, tmp_path)
-    page.run(prompt="a box", **QUICK)
-    whole = frames_of(page)
     for seed in range(times):
         page.run(prompt="a box span=1", seed=seed, **QUICK)
         if page.status["kind"] == "error":
@@ -106,6 +112,7 @@ def test_a_weight_file_cut_off_anywhere(tmp_path: Path, tell: Tell):
     tell("crash, truncated weights", faults=times, said=times, lost=0)
 
 
+@pytest.mark.skipif(not FULL, reason="starts a process more; the one above cuts them off, too")
 def test_a_weight_file_cut_off_is_said_and_whole_again_it_works(tmp_path, monkeypatch: pytest.MonkeyPatch):
     folder = tmp_path / "weights"
     shutil.copytree(spec.WEIGHTS, folder)

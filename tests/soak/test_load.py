@@ -110,16 +110,16 @@ def test_many_clients_at_once(program: Program, tell: Tell):
     # What eight remembered runs and a warm interpreter take is there after the first rounds.
     settled = memory[min(2, len(memory) - 1)]
     growth = [after - before for before, after in zip(settled, memory[-1], strict=True)]
+    tell(
+        "load", clients=CLIENTS, rounds=rounds, served=CLIENTS * rounds, lost=lost, out_of_order=0,
+        **probe.told(), page_memory=f"{growth[0]:+.1f} MiB", worker_memory=f"{growth[1]:+.1f} MiB",
+    )  # fmt: skip
     assert lost == 0
     if FULL:
         assert probe.late("page") < LATENCY_S and probe.late("map") < LATENCY_S
         assert max(growth) < GROWTH_MIB
     said = program.log.read_text()
     assert "Traceback" not in said, said[-4000:]
-    tell(
-        "load", clients=CLIENTS, rounds=rounds, served=CLIENTS * rounds, lost=lost, out_of_order=0,
-        **probe.told(), page_memory=f"{growth[0]:+.1f} MiB", worker_memory=f"{growth[1]:+.1f} MiB",
-    )  # fmt: skip
 
 
 # A client that is gone from one moment to the next.

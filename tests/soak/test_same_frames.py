@@ -23,16 +23,17 @@ def test_the_same_seed_makes_the_same_frames(worker: Worker, tmp_path: Path, tel
     for number in range(ROUNDS):
         # Other jobs in between: another seed, another codec, one that breaks, one that kills the process.
         page.run(**{**ASKED, "seed": number, "memory": "bf16", "blocks": 1})
-        page.run(**{**ASKED, "prompt": f"{'kill' if number % 4 == 1 else 'raise'}=0"})
+        page.run(**{**ASKED, "prompt": f"{'kill' if number % 4 == 0 else 'raise'}=0"})
         page.run(**ASKED)
         assert np.array_equal(frames_of(page), first)
-    pids = worker_pids()
-    with working() as another:
-        page = tab(another, tmp_path / "second")
-        page.run(**ASKED)
-        assert set(worker_pids()) != set(pids)
-        assert np.array_equal(frames_of(page), first)
-    tell("same frames, other jobs and restarts in between", runs=ROUNDS + 2, differing=0)
+    if FULL:  # a process that was killed has been replaced already
+        pids = worker_pids()
+        with working() as another:
+            page = tab(another, tmp_path / "second")
+            page.run(**ASKED)
+            assert set(worker_pids()) != set(pids)
+            assert np.array_equal(frames_of(page), first)
+    tell("same frames, other jobs and restarts in between", runs=ROUNDS + 1 + FULL, differing=0)
 
 
 def test_codecs_agree_until_the_first_span_is_read(worker: Worker, tmp_path: Path, tell: Tell):
