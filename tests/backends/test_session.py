@@ -325,8 +325,8 @@ def test_noise_is_changed_only_where_a_generator_can():
         ),
         (torch.OutOfMemoryError("CUDA out of memory."), "Out of memory"),
         (ValueError("K has 1561 tokens;\n  commit full frames"), "K has 1561 tokens; commit full frames"),
-        (KeyError("blocks.0"), "An error while loading: KeyError: 'blocks.0'. The log"),
-        (RuntimeError(), "An error while loading: RuntimeError. The log"),
+        (KeyError("blocks.0"), "An error while loading: KeyError: 'blocks.0'. What was made"),
+        (RuntimeError(), "An error while loading: RuntimeError. What was made"),
         (RuntimeError("x" * 999), f"RuntimeError: {'x' * 300} ..."),
     ],
 )
