@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from qvg.config import GroupwiseConfig, PRQConfig
+from qvg.ops.e4m3 import from_e4m3
 
 
 class Payload(Protocol):
@@ -89,7 +90,9 @@ class PRQPayload:
     @property
     def codebooks(self) -> Tensor:
         """The centroids as BF16 numbers, exactly."""
-        return self.centroids if self.powers is None else self.centroids.bfloat16() * self.powers
+        if self.powers is None:
+            return self.centroids
+        return from_e4m3(self.centroids, torch.bfloat16) * self.powers
 
     @property
     def shape(self) -> torch.Size:

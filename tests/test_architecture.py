@@ -58,7 +58,7 @@ RULES = (
     Rule("qvg.config", ()),
     Rule("qvg.policy", PLAIN_QVG),
     Rule("qvg.stats", PLAIN_QVG),
-    Rule("qvg.payload", ("qvg.config",), ("torch",)),
+    Rule("qvg.payload", ("qvg.config", "qvg.ops.e4m3"), ("torch",)),
     Rule("qvg.device", ("qvg.ops.attention.fastest",), ("torch",)),
     Rule("qvg.rope", (), ("torch",)),
     Rule("qvg.codecs*", ("qvg.codecs*", "qvg.config", "qvg.payload", "qvg.rope", "qvg.ops*"), ("torch",)),

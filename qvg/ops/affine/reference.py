@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from qvg.ops.e4m3 import from_e4m3, to_e4m3
 from qvg.ops.finite import cleaned
-from qvg.ops.groups.reference import to_e4m3
 from qvg.ops.pack import pack, unpack
 from qvg.ops.pack.reference import Bits, code_of
 from qvg.ops.rotate import rotate_reference
@@ -71,11 +71,11 @@ def dequantise_affine_reference(
     levels = unpack(codes, code_of(bits), work, start)
     if axis == "channels":
         levels = levels.unflatten(-1, (-1, group))
-        scale, zero = (part[..., start:, :].to(work).unsqueeze(-1) for part in (scales, zeros))
+        scale, zero = (from_e4m3(part[..., start:, :], work).unsqueeze(-1) for part in (scales, zeros))
         x = torch.addcmul(zero, levels, scale).flatten(-2)
     else:
         rows = torch.arange(start, codes.shape[-2], device=codes.device) // group
-        scale, zero = (part.to(work).index_select(-2, rows) for part in (scales, zeros))
+        scale, zero = (from_e4m3(part, work).index_select(-2, rows) for part in (scales, zeros))
         x = torch.addcmul(zero, levels, scale)
     return rotate_reference(x.to(dtype), rope, first_frame, out)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from qvg.ops.e4m3 import to_e4m3
 from qvg.ops.pack import pack
 from qvg.ops.pack.reference import LEVELS, LLOYD_MAX, Code
 
-E4M3_MAX = 448.0
 # The two sizes a value is given, and from which multiple of its group's root mean square on the second: the
 # best boundaries for a Gaussian (Max 1960, table I).
 SIZES = {"sign": (1.0, 1.0), "trit": (0.0, 1.0), "quad": LLOYD_MAX}
@@ -29,12 +29,6 @@ def quantise_groups(x: Tensor, group: int, code: Code) -> tuple[Tensor, Tensor]:
     groups = x.unflatten(-1, (-1, group))
     numbers, scales = _absmax(groups, code) if code.startswith("int") else _unbiased(groups, code)
     return pack(numbers.flatten(-2), code), scales
-
-
-def to_e4m3(x: Tensor) -> Tensor:
-    """The nearest E4M3 number, at most 448 in magnitude."""
-    # Clamped first: the cast overflows to NaN on some versions and devices.
-    return x.clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
 
 
 def _absmax(groups: Tensor, code: Code) -> tuple[Tensor, Tensor]:

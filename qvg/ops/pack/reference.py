@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding
+from torch.nn import functional
 
 Bits = Literal[2, 4]
 Code = Literal["int2", "int4", "sign", "trit", "quad"]
@@ -30,8 +30,8 @@ LEVELS: Mapping[Code, tuple[float, ...]] = MappingProxyType(
         "quad": (-LLOYD_MAX[1], -LLOYD_MAX[0], LLOYD_MAX[0], LLOYD_MAX[1]),
     }
 )
-# The levels of a byte are copied as one number of their size: four times as fast as copying them as a row.
-WHOLE = MappingProxyType({4: torch.int32, 8: torch.int64, 16: torch.complex128})
+# So many BF16 levels are copied as one number of their size: four times as fast as copying them as a row.
+WHOLE = MappingProxyType({2: torch.int32, 4: torch.int64, 8: torch.complex128})
 TRITS = 5  # of as many tokens in a byte: 3 ** 5 = 243
 
 
@@ -54,7 +54,7 @@ def pack(numbers: Tensor, code: Code) -> Tensor:
     numbers = numbers.to(torch.uint8)
     if code == "trit":
         missing = -numbers.shape[-2] % TRITS
-        digits = torch.nn.functional.pad(numbers, (0, 0, 0, missing)).unflatten(-2, (-1, TRITS))
+        digits = functional.pad(numbers, (0, 0, 0, missing)).unflatten(-2, (-1, TRITS))
         weights = torch.tensor([1, 3, 9, 27, 81], dtype=torch.uint8, device=numbers.device)
         return (digits * weights.unsqueeze(-1)).sum(dim=-2, dtype=torch.uint8)
     bits = bits_of(code)
@@ -82,22 +82,20 @@ def unpack(
 
 def _look_up(codes: Tensor, code: Code, dtype: torch.dtype) -> Tensor:
     """[..., as many as a byte holds, or with padding more]"""
-    table = _levels_of_bytes(code, dtype, codes.device)
-    numbers = codes.int()
-    whole = WHOLE.get(table.shape[1] * table.element_size())
-    if whole is None:
-        return embedding(numbers, table)
-    levels = table.view(whole).squeeze(-1).index_select(0, numbers.reshape(-1))
-    return levels.view(dtype).view(*codes.shape, table.shape[1])
+    table = _levels_of_bytes(code, codes.device)
+    levels = table.index_select(0, codes.int().flatten())
+    # Every level is a BF16 number, whatever is worked in.
+    return levels.view(torch.bfloat16).view(*codes.shape, table.itemsize // 2).to(dtype)
 
 
 @lru_cache(maxsize=16)
-def _levels_of_bytes(code: Code, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[256, how many a byte holds], of "trit" filled up to a size that can be moved at once."""
+def _levels_of_bytes(code: Code, device: torch.device) -> Tensor:
+    """256 numbers, each the BF16 levels of a byte side by side; of "trit" filled up to 8."""
     byte = torch.arange(256, device=device).unsqueeze(-1)
-    levels = torch.tensor(LEVELS[code], dtype=dtype, device=device)
+    levels = torch.tensor(LEVELS[code], dtype=torch.bfloat16, device=device)
     if code == "trit":
-        table = levels[byte // 3 ** torch.arange(TRITS, device=device) % 3]
-        return torch.nn.functional.pad(table, (0, 8 - TRITS)) if 8 * dtype.itemsize in WHOLE else table
-    bits = bits_of(code)
-    return levels[(byte >> torch.arange(0, 8, bits, device=device)) & (2**bits - 1)]
+        table = functional.pad(levels[byte // 3 ** torch.arange(TRITS, device=device) % 3], (0, 3))
+    else:
+        bits = bits_of(code)
+        table = levels[(byte >> torch.arange(0, 8, bits, device=device)) & (2**bits - 1)]
+    return table.view(WHOLE[table.shape[1]]).squeeze(-1)
