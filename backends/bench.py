@@ -245,13 +245,14 @@ def parse_case(backend: Backend, preset: str, policy: str, mode: str = "") -> Ca
         name, _, number = part.partition("=")
         if name == "clusters":
             codec = with_clusters(codec, int(number))
-        elif name in ("every", "sink", "recent", "window"):
+        elif name in ("every", "sink", "recent", "window", "attention_bits"):
             changes[name] = int(number)
         elif name == "device_gib":
             changes["device_bytes"] = int(float(number) * 2**30)
         else:
             raise ValueError(
-                f"{part!r} is not one of every=, sink=, recent=, window=, device_gib=, clusters="
+                f"{part!r} is not one of every=, sink=, recent=, window=, device_gib=, attention_bits=, "
+                "clusters="
             )
     name = " ".join(filter(None, (preset, mode, policy)))
     return Case(name, codec, dataclasses.replace(usual, **changes), mode)

@@ -49,8 +49,8 @@ class KVCache:
 
     A history that does not arrive block by block is given whole: preload every layer -> commit.
 
-    With `eight_bit`, attention to what is encoded computes in 8-bit floats (`qvg.ops.eight_bit`). Raises
-    ValueError where the device cannot, and where the codec does not suit the heads.
+    Raises ValueError where the codec does not suit the heads, or the policy asks for 8-bit attention and the
+    device cannot.
     """
 
     def __init__(
@@ -63,7 +63,6 @@ class KVCache:
         batch: int = 1,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.bfloat16,
-        eight_bit: bool = False,
     ) -> None:
         if frames_per_block < 1 or batch < 1:
             raise ValueError(f"frames_per_block={frames_per_block} and batch={batch} must be at least 1")
@@ -74,11 +73,11 @@ class KVCache:
         self.batch = batch
         self.device = torch.device(device)
         self.dtype = dtype
-        self.eight_bit = eight_bit
+        self.eight_bit = policy.attention_bits == 8 and codec != BF16
         self.choice = choose(self.device, geometry.head_dim)
-        why_not = eight_bit_support(self.device, geometry.head_dim) if eight_bit else None
+        why_not = eight_bit_support(self.device, geometry.head_dim) if self.eight_bit else None
         if why_not:
-            raise ValueError(why_not)
+            raise ValueError(f"attention_bits=8: {why_not}. Set it to 16.")
         # Fails now, not at the first commit, when the heads do not suit the codec.
         codec.stored_bytes(batch, geometry.heads, 1, geometry.head_dim)
         self.codecs = (build_codec(codec, "k"), build_codec(codec, "v"))

@@ -42,6 +42,9 @@ class CachePolicy:
     `device_bytes` is what the encoded spans of all layers together may take of the device's memory. Beyond it
     the oldest are kept in the host's, and copied back whenever they are read. None keeps all on the device,
     0 none.
+
+    With 8 `attention_bits`, attention to what is encoded in fewer than 16 computes in 8-bit floats
+    (`qvg.ops.eight_bit`).
     """
 
     every: int = 8
@@ -49,6 +52,7 @@ class CachePolicy:
     recent: int = 0
     window: int | None = None
     device_bytes: int | None = None
+    attention_bits: int = 16
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -64,6 +68,8 @@ class CachePolicy:
             raise ValueError(
                 f"device_bytes={self.device_bytes} must be 0 (no encoded span stays on the device) or more"
             )
+        if self.attention_bits not in (8, 16):
+            raise ValueError(f"attention_bits={self.attention_bits} must be 16, or 8")
 
     @property
     def capacity(self) -> int:

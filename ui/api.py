@@ -28,7 +28,10 @@ from ui.pictures import PictureError
 
 Answer = tuple[list[str] | None, dict[str, Any]]
 # Of `settings`: the form's numbers under its own names.
-NUMBERS = ("clusters", "group", "stages", "iterations", "every", "sink", "recent", "window", "on_card")
+NUMBERS = (
+    "clusters", "group", "stages", "iterations", "every", "sink", "recent", "window", "on_card",
+    "attention_bits",
+)  # fmt: skip
 _SETTINGS: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -122,7 +125,8 @@ class Api:
             when_full: what happens then, "drop" the oldest frames or "stop"
             preview: decode with the fast, softer decoder
             settings: numbers of codec and cache policy (clusters, group, stages, iterations, every, sink,
-                recent, window, on_card) and "options", the generator's own by name; the rest is as usual
+                recent, window, on_card, attention_bits) and "options", the generator's own by name; what is
+                left out is as usual
 
         Returns:
             the finished mp4, and how it was made with all that was measured; before that, how far it is

@@ -74,6 +74,7 @@ class Controls:
     recent: gr.Number
     window: gr.Number
     on_card: gr.Number
+    attention_bits: gr.Number
     dropped: gr.File
     problem: gr.HTML
     generate: gr.Button
@@ -85,7 +86,7 @@ class Controls:
 
     @property
     def policy_numbers(self) -> tuple[gr.Number, ...]:
-        return self.every, self.sink, self.recent, self.window, self.on_card
+        return self.every, self.sink, self.recent, self.window, self.on_card, self.attention_bits
 
 
 def note(said: str, kind: str = "plain") -> str:
@@ -139,7 +140,7 @@ def codec_values(spec: BackendSpec, preset: str) -> tuple[int | None, ...]:
 def policy_values(spec: BackendSpec) -> tuple[int, ...]:
     policy = spec.policy
     on_card = (policy.device_bytes or 0) // MIB
-    return policy.every, policy.sink, policy.recent, policy.window or 0, on_card
+    return policy.every, policy.sink, policy.recent, policy.window or 0, on_card, policy.attention_bits
 
 
 def modes(spec: BackendSpec, chosen: str = "") -> gr.Dropdown:
@@ -381,6 +382,7 @@ def _advanced(spec: BackendSpec) -> dict[str, gr.Number]:
         ("recent", text.RECENT, text.RECENT_INFO),
         ("window", text.WINDOW, text.WINDOW_INFO),
         ("on_card", text.ON_CARD, text.ON_CARD_INFO),
+        ("attention_bits", text.ATTENTION_BITS, text.ATTENTION_BITS_INFO),
     )
     with gr.Row(elem_classes="numbers"):
         return {

@@ -61,6 +61,7 @@ class Form:
     recent: float | None
     window: float | None
     on_card: float | None = 0  # MiB of encoded history that stay on the device; 0 is all
+    attention_bits: float | None = 16
     mode: str | None = ""  # one of the model's, where it has several
 
     def moves(self, spec: BackendSpec) -> tuple[CameraMove, ...]:
@@ -141,6 +142,7 @@ class Form:
                 recent=_whole("Recent", self.recent),
                 window=window or None,
                 device_bytes=_whole("On the card", self.on_card) * MIB or None,
+                attention_bits=_whole("Attention bits", self.attention_bits),
             )
         except ValueError as error:
             raise FormError(f"Cache policy: {_sentence(error)}") from None
@@ -254,6 +256,7 @@ def default_form(spec: BackendSpec, preset: str = QUANTISED[0], mode: str = "") 
         recent=policy.recent,
         window=policy.window or 0,
         on_card=(policy.device_bytes or 0) // MIB,
+        attention_bits=policy.attention_bits,
         mode=chosen.id if chosen else "",
     )
 

@@ -26,6 +26,7 @@ Changes = dict[Any, Any]  # component -> new value; the others stay as they are
 PLANNED = (
     "path", "memory", "sides", "budget", "when_full", "preset", "blocks", "as_path",
     "clusters", "group", "stages", "iterations", "every", "sink", "recent", "window", "on_card",
+    "attention_bits",
 )  # fmt: skip
 OPTIONS = tuple(f"option{number}" for number in range(1, controls.MOST_OPTIONS + 1))
 ASKED = ("prompt", "picture", "clip", "changes", "preview", "seed", "mode", *OPTIONS, *PLANNED)
@@ -76,7 +77,7 @@ def model_changes(ui: Controls, spec: BackendSpec, form: Form) -> Changes:
     """What a model changes in the form: what there is to ask for, and the numbers that suit it."""
     entry = next(entry for entry in registry.entries() if entry.spec.id == spec.id)
     steered = "camera" in spec.inputs
-    policy = (form.every, form.sink, form.recent, form.window, form.on_card)
+    policy = (form.every, form.sink, form.recent, form.window, form.on_card, form.attention_bits)
     return {
         ui.about: controls.about(entry),
         ui.examples: chips.groups([("", spec.examples)]),
@@ -122,7 +123,7 @@ class Forms:
     def choose_mode(self, model: str, preset: str, mode: str | None) -> Changes:
         ui, spec = self._widgets, registry.find(model)
         form = default_form(spec, preset, mode or "")
-        policy = (form.every, form.sink, form.recent, form.window, form.on_card)
+        policy = (form.every, form.sink, form.recent, form.window, form.on_card, form.attention_bits)
         changes: Changes = {ui.mode: controls.modes(spec, mode or "")}
         return changes | dict(zip(ui.policy_numbers, policy, strict=True))
 

@@ -114,6 +114,8 @@ WINDOW = "Window"
 WINDOW_INFO = "blocks seen; 0 = all"
 ON_CARD = "On the card"
 ON_CARD_INFO = "MiB, older waits in RAM; 0 = all"
+ATTENTION_BITS = "Attention bits"
+ATTENTION_BITS_INFO = "16; 8 is faster on H100 or newer"
 
 DROP = "Settings from a file (optional)"
 GENERATE = "Generate"

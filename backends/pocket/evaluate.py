@@ -126,10 +126,13 @@ def main(arguments: list[str] | None = None) -> None:
         "--codecs", nargs="+", choices=["all", *PRESETS], metavar="PRESET", help="all, or names of presets"
     )
     parser.add_argument(
-        "--policy", nargs="+", default=[""], metavar="every=N,recent=N,sink=N", help="each with every codec"
+        "--policy",
+        nargs="+",
+        default=[""],
+        metavar="every=N,sink=N",
+        help="each with every codec; or attention_bits=8",
     )
     parser.add_argument("--frames", type=int, default=96, help="of the videos of --codecs (%(default)s)")
-    parser.add_argument("--eight-bit", action="store_true", help="8-bit attention to what is encoded")
     parser.add_argument("--plain-opening", action="store_true", help="no extra steps for the first block")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of the weights to judge")
     parser.add_argument("--sheet", type=Path, default=WEIGHTS / "contact_sheet.png")
@@ -140,12 +143,11 @@ def main(arguments: list[str] | None = None) -> None:
     device = start(options)
     opening = LEVELS if options.plain_opening else OPENING
     world = load_world(device, options.weights)
-    evaluation = Evaluation(world, options.scenes, opening, options.eight_bit)
+    evaluation = Evaluation(world, options.scenes, opening)
     result: dict = {
         "kind": "end to end",
         **describe(device, options.commit),
         "scenes": options.scenes,
-        "eight_bit": options.eight_bit,
     }
     if options.codecs is None:
         result |= {"kind": "pocket", **parts(evaluation, options.only, options.sheet)}

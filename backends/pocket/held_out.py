@@ -38,10 +38,8 @@ def rendered(scenes: Scenes, poses: Tensor) -> Tensor:
 class HeldOut:
     """`scenes` scenes, a theme each in turn, and prompts that describe them."""
 
-    def __init__(
-        self, world: World, scenes: int, opening: tuple[float, ...] = OPENING, eight_bit: bool = False
-    ) -> None:
-        self.world, self.opening, self.eight_bit = world, opening, eight_bit
+    def __init__(self, world: World, scenes: int, opening: tuple[float, ...] = OPENING) -> None:
+        self.world, self.opening = world, opening
         generator = torch.Generator(world.device).manual_seed(SEED)
         self.scenes = sample_scenes(scenes, generator)
         self.scenes.theme.copy_(torch.arange(scenes, device=world.device) % 5)
@@ -55,7 +53,6 @@ class HeldOut:
             frames_per_block=BLOCK_FRAMES,
             batch=len(self.scenes),
             device=self.world.device,
-            eight_bit=self.eight_bit and codec != BF16,
         )
 
     def roll(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import median
 
@@ -158,8 +158,9 @@ def grow(
     names = list(dict.fromkeys(["BF16", *codecs]))
     cases = [Case(name, _cache(setting, PRESETS[name], policy, device)) for name in names]
     if eight_bit:
+        small = replace(policy, attention_bits=8)
         cases += [
-            Case(f"{name}, 8-bit attention", _cache(setting, PRESETS[name], policy, device, True))
+            Case(f"{name}, 8-bit attention", _cache(setting, PRESETS[name], small, device))
             for name in names[1:]
         ]
     streams = [Stream(setting.geometry, tensor, device, seed=1) for tensor in ("k", "v")]
@@ -297,7 +298,6 @@ def _cache(
     config: CodecConfig,
     policy: CachePolicy,
     device: torch.device,
-    eight_bit: bool = False,
 ) -> KVCache:
     return KVCache(
         setting.geometry,
@@ -305,7 +305,6 @@ def _cache(
         policy,
         frames_per_block=setting.block,
         device=device,
-        eight_bit=eight_bit,
     )
 
 
@@ -323,7 +322,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eight-bit", action="store_true", help="each codec with 8-bit attention too")
     parser.add_argument("--latents", nargs="+", type=int, help=f"lengths of the video ({LATENTS})")
     parser.add_argument(
-        "--policy", default="", metavar="every=N,sink=N", help="in blocks, and device_bytes=N"
+        "--policy", default="", metavar="every=N,sink=N", help="in blocks, device_bytes=N, attention_bits=8"
     )
     parser.add_argument("--seconds", type=float, default=2.0, help="for each length (%(default)s)")
 

@@ -156,7 +156,9 @@ def test_a_policy_that_is_none(text: str) -> None:
         parse_policy(text, CachePolicy())
 
 
-@pytest.mark.parametrize("text", ["every=8", "every=1,sink=1,recent=2,window=9,device_bytes=0"])
+@pytest.mark.parametrize(
+    "text", ["every=8", "every=1,sink=1,recent=2,window=9,device_bytes=0,attention_bits=8"]
+)
 def test_a_policy_in_words_and_back(text: str) -> None:
     assert policy_name(parse_policy(text, CachePolicy(every=5))) == text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from qvg import BF16, QVG, CacheGeometry, CachePolicy, KVCache
 from qvg.ops.attention import partial_attention_reference
 from qvg.ops.eight_bit import eight_bit_attention, query, supports
 
@@ -75,3 +76,14 @@ def test_where_it_does_not_run_the_reason_is_told() -> None:
     assert "not 96" in (supports(device, 96) or "")
     if not cuda:
         assert "compute capability 9.0" in (supports(device, 128) or "")
+
+
+def test_where_it_cannot_be_it_is_refused_and_bf16_never_asks_for_it() -> None:
+    geometry, policy = CacheGeometry(1, 1, 96, 4), CachePolicy(attention_bits=8)
+    with pytest.raises(
+        ValueError, match=r"^attention_bits=8: .* for heads of 64 or 128 .*, not 96. Set it to 16.$"
+    ):
+        KVCache(geometry, QVG, policy, frames_per_block=1, device=device)
+    assert not KVCache(geometry, BF16, policy, frames_per_block=1, device=device).eight_bit
+    with pytest.raises(ValueError, match="needs an NVIDIA GPU"):
+        KVCache(CacheGeometry(1, 1, 64, 4), QVG, policy, frames_per_block=1, device="cpu")

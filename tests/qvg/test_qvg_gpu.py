@@ -130,10 +130,9 @@ def test_eight_bit_attention_adds_little_to_the_error(codec: CodecConfig) -> Non
     rope = grid_rope(64, 5, 6, (22, 21, 21), device="cuda")
     geometry = CacheGeometry(layers=1, heads=5, head_dim=128, tokens_per_frame=30)
     outs = []
-    for eight_bit in (False, True):
-        cache = KVCache(
-            geometry, codec, CachePolicy(every=2), frames_per_block=3, device="cuda", eight_bit=eight_bit
-        )
+    for bits in (16, 8):
+        policy = CachePolicy(every=2, attention_bits=bits)
+        cache = KVCache(geometry, codec, policy, frames_per_block=3, device="cuda")
         generator = torch.Generator("cuda").manual_seed(2)
         for _ in range(9):
             k, v = torch.randn(2, 1, 5, 90, 128, device="cuda", generator=generator).bfloat16()

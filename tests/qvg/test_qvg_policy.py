@@ -66,6 +66,7 @@ def test_due_waits_for_whole_spans_beyond_the_recent() -> None:
         ({"sink": -1}, "sink=-1"),
         ({"recent": -1}, "recent=-1"),
         ({"device_bytes": -1}, "device_bytes=-1 must be 0"),
+        ({"attention_bits": 4}, "attention_bits=4 must be 16, or 8"),
         ({"every": 4, "recent": 1, "window": 4}, "window=4 blocks is shorter than every"),
     ],
 )

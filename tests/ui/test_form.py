@@ -53,6 +53,7 @@ def test_zero_window_is_everything():
 def test_zero_on_the_card_is_all_of_it():
     assert filled(on_card=0).policy().device_bytes is None
     assert filled(on_card=3).policy().device_bytes == 3 << 20
+    assert filled(attention_bits=8).policy().attention_bits == 8
 
 
 @pytest.mark.parametrize("preset", form.QUANTISED)
@@ -102,6 +103,7 @@ def test_as_long_as_the_path(path, blocks):
         ({"sink": -1}, "Cache policy: sink=-1"),
         ({"window": 2}, "Cache policy: window=2"),
         ({"on_card": -2}, "Cache policy: device_bytes=-2097152"),
+        ({"attention_bits": 4}, "Cache policy: attention_bits=4 must be 16, or 8."),
         ({"preset": "None"}, "There is no preset 'None'"),
     ],
 )
@@ -146,7 +148,7 @@ def test_settings_say_how_it_was_made():
     assert [side["codec"] for side in kept["sides"]] == ["BF16", "QVG INT2"]
     assert kept["sides"][1]["codec_settings"]["clusters"] == 64
     assert kept["sides"][0]["policy"] == {
-        "every": 6, "sink": 0, "recent": 0, "window": None, "device_bytes": None,
+        "every": 6, "sink": 0, "recent": 0, "window": None, "device_bytes": None, "attention_bits": 16,
     }  # fmt: skip
 
 
