@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from qvg.ops.e4m3 import from_e4m3
 from qvg.ops.kmeans import Clusters, assigned
 from qvg.ops.pack import unpack
 from qvg.ops.pack.reference import Code
-from qvg.ops.rotate import check_out, rotate_reference
+from qvg.ops.rotate import rotate_reference
 from qvg.rope import Rope
-
-IN_CACHE = 2 << 20  # bytes of an operand that stay in a core's caches until the next one is added to it
 
 
 def reconstruct_reference(
@@ -34,39 +33,25 @@ def reconstruct_reference(
     [N, B, H, K, D]. `rope` rotates the tokens, whole frames of which the first is `first_frame`. The result
     is written to `out` where that is given, in its type.
     """
-    _, batch, heads, tokens = labels.shape
-    head_dim = centroids.shape[-1]
-    # With one stage all three operands are exact in BF16 and the sum is rounded once either way.
-    work = torch.bfloat16 if dtype == torch.bfloat16 and len(labels) == 1 else torch.float32
-    shape = (batch, heads, tokens - start, head_dim)
-    if out is None:
-        out = torch.empty(shape, dtype=dtype, device=codes.device)
-    else:
-        check_out(out, shape[:3], head_dim)
-    together = max(1, IN_CACHE // (batch * tokens * head_dim * work.itemsize))
-    for first in range(0, heads, together):
-        part = slice(first, first + together)
-        x = _sum(
-            codes[:, part], scales[:, part], labels[:, :, part], centroids[:, :, part], code, work, start
-        )
-        rotate_reference(x.to(dtype), rope, first_frame, out[:, part])
-    return out
-
-
-def _sum(
-    codes: Tensor,
-    scales: Tensor,
-    labels: Tensor,
-    centroids: Tensor,
-    code: Code,
-    work: torch.dtype,
-    start: int,
-) -> Tensor:
     tokens = labels.shape[-1]
     scales, labels = scales[:, :, start:], labels[..., start:]
-    x = assigned(Clusters(labels[0], centroids[0]), work)
-    for stage in range(1, len(labels)):
-        x += assigned(Clusters(labels[stage], centroids[stage]), work)
+    # With one stage all three operands are exact in BF16 and the sum is rounded once either way.
+    work = torch.bfloat16 if dtype == torch.bfloat16 and len(labels) == 1 else torch.float32
+    x = _smooth(labels, centroids, work)
     groups = (*scales.shape, centroids.shape[-1] // scales.shape[-1])
     levels = unpack(codes, code, work, start, tokens)
-    return x.view(groups).addcmul_(levels.reshape(groups), from_e4m3(scales, work).unsqueeze(-1)).view_as(x)
+    x.view(groups).addcmul_(levels.reshape(groups), from_e4m3(scales, work).unsqueeze(-1))
+    if rope is None and out is not None and out.dtype == dtype:
+        return rotate_reference(x, None, out=out)  # rounded on the way
+    return rotate_reference(x.to(dtype), rope, first_frame, out)
+
+
+def _smooth(labels: Tensor, centroids: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sum over stages of every token's centroids: [B, H, S, D]."""
+    stages, batch, heads, count, head_dim = centroids.shape
+    if stages == 1:
+        return assigned(Clusters(labels[0], centroids[0]), dtype)
+    first = torch.arange(0, stages * batch * heads * count, count, dtype=torch.int32, device=labels.device)
+    rows = (labels.int() + first.view(stages, batch, heads, 1)).movedim(0, -1)
+    table = centroids.to(dtype).reshape(-1, head_dim)
+    return embedding_bag(rows.reshape(-1, stages), table, mode="sum").view(*labels.shape[1:], head_dim)
