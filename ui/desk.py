@@ -166,7 +166,7 @@ class Desk:
         if commission.request.clip is not None and commission.asked.clip:
             folder.keep_clip(Path(commission.asked.clip))
         try:
-            return self._hand_in(owner, commission, folder, run_id, time.time())
+            return self._hand_in(owner, commission, folder, run_id)
         except FormError:
             folder.delete()
             raise
@@ -288,11 +288,13 @@ class Desk:
         return self._owned is not None
 
     def _hand_in(
-        self, owner: str, commission: Commission, folder: RunFolder, run_id: str, order: float
+        self, owner: str, commission: Commission, folder: RunFolder, run_id: str, order: float | None = None
     ) -> Record:
+        """`order` is that of a run taken up again; others come in the order in which they get here."""
         live = Live(commission, self.worker.info, folder, run_id)
         with self._lock:
-            record = Record(run_id, owner, live, self._submit(commission.job(run_id)), order)
+            run = self._submit(commission.job(run_id))
+            record = Record(run_id, owner, live, run, time.time() if order is None else order)
             self._records[run_id] = record
             self._forget_old()
         self._watch(record)
