@@ -132,7 +132,7 @@ class Desk:
 
     def owner(self, visitor: str) -> str:
         """Whose runs a visitor sees. A record must not give away what lets a visitor in."""
-        return hashlib.sha256(visitor.encode()).hexdigest()[:16] if self.shared else ""
+        return hashlib.sha256(str(visitor).encode(errors="replace")).hexdigest()[:16] if self.shared else ""
 
     def open(self) -> None:
         """Starts the worker, and hands in what was waiting when the program was last closed. Any number of

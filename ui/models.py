@@ -192,10 +192,13 @@ class ModelEvents:
     def look(self, model: str) -> Changes:
         """How things are; asked every second while something is being downloaded."""
         entries = registry.entries()
-        entry = next(entry for entry in entries if entry.spec.id == model)
-        return {
+        # None, where a program names a generator that there is not.
+        abouts = [controls.about(entry) for entry in entries if entry.spec.id == model]
+        changes: Changes = {
             self._shown: self._models.listing(),
             self._timer: gr.Timer(active=self._models.busy),
             self._widgets.model: gr.Dropdown(controls.choices(entries)),
-            self._widgets.about: controls.about(entry),
         }
+        if abouts:
+            changes[self._widgets.about] = abouts[0]
+        return changes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import random
+import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,7 @@ from ui.pictures import PictureError
 from ui.stage import Stage
 
 _TABS = 256  # that are told apart
+_VISITOR = re.compile("[ -~]{1,64}")
 _log = logging.getLogger(__name__)
 
 
@@ -45,7 +47,9 @@ class Runs:
 
     def arrive(self, request: gr.Request, visitor: str) -> Iterator[Changes]:
         """The page has been opened: what runs, or else what there was."""
-        visitor = visitor or secrets.token_urlsafe(16)
+        # A browser brings back what was sent to it; a program may bring anything.
+        if not (isinstance(visitor, str) and _VISITOR.fullmatch(visitor)):
+            visitor = secrets.token_urlsafe(16)
         owner = self._desk.owner(visitor)
         self._desk.open()
         yield from self._watch(request, owner, {self._stage.visitor: visitor, **self._lists(owner, "")})

@@ -185,3 +185,15 @@ def test_a_program_that_misspells_an_input_is_told(tmp_path: Path):
             assert (answer.status_code, answer.json()["detail"]) == (400, text.REFUSED)
     finally:
         page.close()
+
+
+@pytest.mark.parametrize("brought", [1 << 64, "\ud800", "x" * 65, "\x00", "", None])
+def test_a_program_that_brings_no_visitor_of_ours_gets_one(page: Page, brought: Any):
+    page.desk.shared = True
+    visitors = [
+        changes[page.stage.visitor]
+        for changes in page.runs.arrive(page.request, brought)
+        if page.stage.visitor in changes
+    ]
+    assert visitors and all(isinstance(visitor, str) and len(visitor) == 22 for visitor in visitors)
+    assert page.desk.owner(brought) != page.desk.owner(visitors[0])

@@ -110,14 +110,16 @@ def test_what_a_file_remembers_fills_a_form(spec: Any, values: dict[str, Any]):
             sendable(commission.settings())
 
 
-@given(specs, st.lists(nasty.numbers | st.none(), min_size=11, max_size=11), nasty.path_text)
+OF_NUMBERS = [
+    name for name in PLANNED if name not in ("path", "memory", "sides", "when_full", "preset", "as_path")
+]
+
+
+@given(specs, st.tuples(*(nasty.numbers | st.none() for _ in OF_NUMBERS)), nasty.path_text)
 @CASES
-def test_a_plan_is_told_or_what_is_wrong_with_it(spec: Any, given_numbers: list[Any], path: str):
+def test_a_plan_is_told_or_what_is_wrong_with_it(spec: Any, given_numbers: tuple[Any, ...], path: str):
     ui, stage = widgets()
-    numeric = [
-        name for name in PLANNED if name not in ("path", "memory", "sides", "when_full", "preset", "as_path")
-    ]
-    form = replace(default_form(spec), path=path, **dict(zip(numeric, given_numbers, strict=True)))
+    form = replace(default_form(spec), path=path, **dict(zip(OF_NUMBERS, given_numbers, strict=True)))
     worker = FakeWorker()
     worker.info = INFO
     with Bounded():

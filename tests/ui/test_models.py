@@ -140,6 +140,7 @@ def test_buttons_refresh_the_picker(hub):
     pressed = SimpleNamespace(id="longcat", action="download", accepted=True, token="")
     events.pick(pressed, "longcat")
     finish(stock)
+    assert ui.about not in events.look("no such model")
     changes = events.look("longcat")
     assert changes[timer].active is False
     (name,) = (name for name, value in changes[ui.model].choices if value == "longcat")
