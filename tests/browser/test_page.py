@@ -236,7 +236,7 @@ def test_a_queue_that_is_changed_stopped_and_remembered(page, open_page, fake_ap
 
     def lengths() -> list[str]:
         return other.evaluate(
-            "[...document.querySelectorAll('#history li')].map(card => card.querySelector('.small').innerText)"
+            "[...document.querySelectorAll('#history li')].map(li => li.querySelector('.small').innerText)"
         )
 
     for _ in range(60):
@@ -484,6 +484,7 @@ def test_light_and_dark_are_remembered(page):
     assert dark() is not before
     # What is still asked for when a page is left is logged as an error.
     page.wait_for_function("/GiB/.test(document.querySelector('#device').textContent)")
+    page.wait_for_timeout(2000)
     page.reload()
     page.wait_for_selector("#theme button:not(:empty)")
     assert dark() is not before
