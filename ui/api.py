@@ -21,17 +21,25 @@ from ui import export
 from ui.budget import WhenFull
 from ui.clips import ClipError
 from ui.desk import HEARTBEAT_S, Desk
-from ui.form import BF16_NAME, FIRST_SEED, MAX_SIDES, QUANTISED, Form, FormError, Memory, default_form
+from ui.form import (
+    BF16_NAME,
+    CODEC_NUMBERS,
+    FIRST_SEED,
+    MAX_SIDES,
+    POLICY_NUMBERS,
+    QUANTISED,
+    Form,
+    FormError,
+    Memory,
+    default_form,
+)
 from ui.history import Past
 from ui.live import View
 from ui.pictures import PictureError
 
 Answer = tuple[list[str] | None, dict[str, Any]]
 # Of `settings`: the form's numbers under its own names.
-NUMBERS = (
-    "clusters", "group", "stages", "iterations", "every", "sink", "recent", "window", "on_card",
-    "attention_bits",
-)  # fmt: skip
+NUMBERS = CODEC_NUMBERS + POLICY_NUMBERS
 _SETTINGS: dict[str, Any] = {
     "type": "object",
     "properties": {

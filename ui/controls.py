@@ -13,12 +13,10 @@ from gradio.i18n import I18nData
 from backends.base import BackendSpec
 from backends.camera import CameraMove, parse_path
 from backends.check import MAX_PROMPT
-from backends.plan import codec_for
 from backends.registry import Entry
-from qvg.config import PRESETS, PRQConfig
+from qvg.config import PRESETS
 from ui import chips, dial, pose, text
-from ui.budget import MIB
-from ui.form import FIRST_SEED, MAX_SIDES, QUANTISED, default_form
+from ui.form import CODEC_NUMBERS, FIRST_SEED, MAX_SIDES, POLICY_NUMBERS, QUANTISED, default_form
 from ui.pictures import small_jpeg
 
 MAX_PATH_CHARACTERS = 400_000  # of a trajectory pasted as JSON
@@ -82,11 +80,11 @@ class Controls:
 
     @property
     def codec_numbers(self) -> tuple[gr.Number, ...]:
-        return self.clusters, self.group, self.stages, self.iterations
+        return tuple(getattr(self, name) for name in CODEC_NUMBERS)
 
     @property
     def policy_numbers(self) -> tuple[gr.Number, ...]:
-        return self.every, self.sink, self.recent, self.window, self.on_card, self.attention_bits
+        return tuple(getattr(self, name) for name in POLICY_NUMBERS)
 
 
 def note(said: str, kind: str = "plain") -> str:
@@ -127,20 +125,6 @@ def choices(entries: tuple[Entry, ...]) -> list[Choice]:
 
 def memory_choices(preset: str) -> list[Choice]:
     return [(preset, QUANTISED_CHOICE), (text.BF16_CHOICE, BF16), (text.COMPARE_CHOICE, COMPARE)]
-
-
-def codec_values(spec: BackendSpec, preset: str) -> tuple[int | None, ...]:
-    """Clusters, group, stages, iterations of a preset; None where it has no such setting."""
-    config = codec_for(spec, preset)
-    if not isinstance(config, PRQConfig):
-        return (None,) * 4
-    return config.clusters, config.group, config.stages, config.iterations
-
-
-def policy_values(spec: BackendSpec) -> tuple[int, ...]:
-    policy = spec.policy
-    on_card = (policy.device_bytes or 0) // MIB
-    return policy.every, policy.sink, policy.recent, policy.window or 0, on_card, policy.attention_bits
 
 
 def modes(spec: BackendSpec, chosen: str = "") -> gr.Dropdown:
@@ -371,7 +355,7 @@ def _camera(spec: BackendSpec) -> tuple[gr.Textbox, gr.HTML, gr.HTML]:
 
 
 def _advanced(spec: BackendSpec) -> dict[str, gr.Number]:
-    values = (*codec_values(spec, QUANTISED[0]), *policy_values(spec))
+    form = default_form(spec)
     fields = (
         ("clusters", text.CLUSTERS, text.CLUSTERS_INFO),
         ("group", text.GROUP, text.GROUP_INFO),
@@ -386,6 +370,8 @@ def _advanced(spec: BackendSpec) -> dict[str, gr.Number]:
     )
     with gr.Row(elem_classes="numbers"):
         return {
-            name: gr.Number(value=value, precision=0, label=label, info=info, min_width=90, elem_id=name)
-            for (name, label, info), value in zip(fields, values, strict=True)
+            name: gr.Number(
+                value=getattr(form, name), precision=0, label=label, info=info, min_width=90, elem_id=name
+            )
+            for name, label, info in fields
         }

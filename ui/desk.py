@@ -334,18 +334,17 @@ class Desk:
             record.run.stop()
             with record.changed:
                 live.fail(text.UNEXPECTED)
-        nothing_made = not live.blocks
+        # Whoever learns that a run has ended finds it written down, or gone where it made nothing.
+        if live.blocks:
+            self._write_down(record, "done")
+        elif not self._closed:
+            # A closed program leaves what waits to the next one.
+            self._clear(record)
         with self._lock, record.changed:
             record.state = "done"
             # The last to end is the last in the order of what is remembered.
             if self._records.pop(record.id, None) is not None:
                 self._records[record.id] = record
-        if not nothing_made:
-            self._write_down(record)
-        elif not self._closed:
-            # A closed program leaves what waits to the next one.
-            self._clear(record)
-        with record.changed:
             record.version += 1
             record.changed.notify_all()
 
@@ -367,13 +366,13 @@ class Desk:
         if begins:
             self._write_down(record)
 
-    def _write_down(self, record: Record) -> None:
+    def _write_down(self, record: Record, state: str | None = None) -> None:
         with record.changed:
             record.live.folder.record(
                 {
                     "id": record.id,
                     "owner": record.owner,
-                    "state": record.state,
+                    "state": state or record.state,
                     "order": record.order,
                     "created": datetime.fromtimestamp(record.order).isoformat(timespec="seconds"),
                     **record.live.settings(),

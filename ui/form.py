@@ -23,6 +23,9 @@ from ui.pictures import read_picture
 QUANTISED = tuple(name for name, config in PRESETS.items() if not isinstance(config, BF16Config))
 MAX_STAGES, MAX_ITERATIONS = 16, 64  # beyond, an encode takes minutes and cannot be stopped
 MAX_SIDES = 4
+# Names of the form's numbers, in the order of the page.
+CODEC_NUMBERS = ("clusters", "group", "stages", "iterations")
+POLICY_NUMBERS = ("every", "sink", "recent", "window", "on_card", "attention_bits")
 Memory = Literal["quantised", "bf16", "compare"]
 _FAR = 10**12
 FIRST_SEED = 2  # a good world for the first example

@@ -16,7 +16,7 @@ from ui import budget, chips, controls, dial, gauge, pose, sound, text
 from ui.clips import ClipError, read_clip
 from ui.controls import Controls
 from ui.desk import Lender, WorkerLike
-from ui.form import QUANTISED, Form, FormError, default_form
+from ui.form import CODEC_NUMBERS, POLICY_NUMBERS, QUANTISED, Form, FormError, default_form
 from ui.pictures import PictureError, read_picture
 from ui.stage import Stage
 
@@ -25,8 +25,7 @@ Changes = dict[Any, Any]  # component -> new value; the others stay as they are
 # The widgets behind `Form`, by name and in the order their values arrive.
 PLANNED = (
     "path", "memory", "sides", "budget", "when_full", "preset", "blocks", "as_path",
-    "clusters", "group", "stages", "iterations", "every", "sink", "recent", "window", "on_card",
-    "attention_bits",
+    *CODEC_NUMBERS, *POLICY_NUMBERS,
 )  # fmt: skip
 OPTIONS = tuple(f"option{number}" for number in range(1, controls.MOST_OPTIONS + 1))
 ASKED = ("prompt", "picture", "clip", "changes", "preview", "seed", "mode", *OPTIONS, *PLANNED)
@@ -77,7 +76,6 @@ def model_changes(ui: Controls, spec: BackendSpec, form: Form) -> Changes:
     """What a model changes in the form: what there is to ask for, and the numbers that suit it."""
     entry = next(entry for entry in registry.entries() if entry.spec.id == spec.id)
     steered = "camera" in spec.inputs
-    policy = (form.every, form.sink, form.recent, form.window, form.on_card, form.attention_bits)
     return {
         ui.about: controls.about(entry),
         ui.examples: chips.groups([("", spec.examples)]),
@@ -93,7 +91,7 @@ def model_changes(ui: Controls, spec: BackendSpec, form: Form) -> Changes:
         ui.blocks: gr.Slider(maximum=spec.max_blocks, value=form.blocks),
         ui.as_path: gr.Checkbox(visible=steered, value=form.as_path),
         ui.mode: controls.modes(spec, form.mode or ""),
-        **dict(zip(ui.policy_numbers, policy, strict=True)),
+        **policy_numbers(ui, form),
         **codec_numbers(ui, form),
     }
 
@@ -101,11 +99,14 @@ def model_changes(ui: Controls, spec: BackendSpec, form: Form) -> Changes:
 def codec_numbers(ui: Controls, form: Form) -> Changes:
     """Only a preset with codebooks has these numbers."""
     shown = isinstance(PRESETS.get(form.preset or ""), PRQConfig)
-    values = (form.clusters, form.group, form.stages, form.iterations)
     return {
-        number: gr.Number(value=value if shown else None, visible=shown)
-        for number, value in zip(ui.codec_numbers, values, strict=True)
+        getattr(ui, name): gr.Number(value=getattr(form, name) if shown else None, visible=shown)
+        for name in CODEC_NUMBERS
     }
+
+
+def policy_numbers(ui: Controls, form: Form) -> Changes:
+    return {getattr(ui, name): getattr(form, name) for name in POLICY_NUMBERS}
 
 
 class Forms:
@@ -123,9 +124,8 @@ class Forms:
     def choose_mode(self, model: str, preset: str, mode: str | None) -> Changes:
         ui, spec = self._widgets, registry.find(model)
         form = default_form(spec, preset, mode or "")
-        policy = (form.every, form.sink, form.recent, form.window, form.on_card, form.attention_bits)
         changes: Changes = {ui.mode: controls.modes(spec, mode or "")}
-        return changes | dict(zip(ui.policy_numbers, policy, strict=True))
+        return changes | policy_numbers(ui, form)
 
     def choose_preset(self, model: str, preset: str) -> Changes:
         radio = gr.Radio(choices=controls.memory_choices(preset))

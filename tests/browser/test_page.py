@@ -229,10 +229,6 @@ def test_a_queue_that_is_changed_stopped_and_remembered(page, open_page, fake_ap
     other.wait_for_function("document.querySelectorAll('#queue li').length === 0")
     other.wait_for_selector(DONE)
     other.wait_for_selector("#stop", state="hidden")
-    # Whoever comes later finds them all.
-    other.wait_for_timeout(1000)
-    other.close()
-    other = open_page(fake_app)
 
     def lengths() -> list[str]:
         return other.evaluate(
