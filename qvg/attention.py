@@ -1,10 +1,9 @@
 """One softmax over the whole visible history and the staged block, a piece at a time.
 
 The history never exists decoded all at once: each span is decoded, its keys are rotated, attended to and let
-go, and the partial results are merged by their log-sum-exp. Short spans that follow each other are decoded
-side by side and attended to at once: a piece costs the same to merge whatever its length. On a GPU some heads
-at a time go through all pieces, in two lanes: while one attends to a piece, the other decodes, and the little
-room each decodes to is used again for every piece and every layer.
+go, and the partial results are merged by their log-sum-exp. On a GPU some heads at a time go through all
+spans, in two lanes: while one attends to a span, the other decodes, and the little room each decodes to is
+used again for every span and every layer.
 """
 
 from __future__ import annotations
@@ -26,8 +25,7 @@ Rotate = Rope | Callable[[Tensor, int], Tensor]
 # k, v [B, H, S, D] as they were staged, and their first frame's number; keys and values of each attention
 Prepare = Callable[[Tensor, Tensor, int], Sequence[tuple[Tensor, Tensor]]]
 
-LANE_BYTES = 60 << 20  # decoded keys and values of some heads of a piece, in each of two lanes
-PIECE_TOKENS = 20_000  # that spans attended to at once may have; a longer one is a piece of its own
+LANE_BYTES = 60 << 20  # decoded keys and values of some heads of a span, in each of two lanes
 
 
 @torch.no_grad()
@@ -55,18 +53,17 @@ def attend(
     stretches = list(layer.stretches(staged=working is None))
     if not stretches and working is None:
         raise ValueError("there is nothing to attend to: stage a block first")
-    pieces = _pieces(stretches)
-    groups = _head_groups(q, pieces)
+    groups = _head_groups(q, stretches)
     with layer.read_clock.running():
         if len(groups) == 1:
-            return _some_heads(query, layer, pieces, rotate, working, copies, groups[0], None).to(q.dtype)
+            return _some_heads(query, layer, stretches, rotate, working, copies, groups[0], None).to(q.dtype)
         result = torch.empty_like(q)
         with two_lanes(q.device) as lanes:
             for number, heads in enumerate(groups):
                 lane = lanes[number % len(lanes)]
                 with on(lane):
                     some = _some_heads(
-                        query, layer, pieces, rotate, working, copies, heads, number % len(lanes)
+                        query, layer, stretches, rotate, working, copies, heads, number % len(lanes)
                     )
                     result[:, heads] = some
     return result
@@ -75,7 +72,7 @@ def attend(
 def _some_heads(
     query: Tensor,
     layer: LayerCache,
-    pieces: Sequence[Sequence[Stretch]],
+    stretches: Sequence[Stretch],
     rotate: Rotate | None,
     working: tuple[Tensor, Tensor] | None,
     copies: int,
@@ -88,16 +85,21 @@ def _some_heads(
     together = _fold(query, copies)
     small = eight_bit_query(together) if layer.eight_bit else None
     total = Total()
-    for piece in pieces:
+    for stretch in stretches:
         rope = rotate if isinstance(rotate, Rope) else None
-        k, v = _decoded(piece, layer, query, heads, rope, lane)
+        out = None
+        if lane is not None:
+            batch, count, _, head_dim = together.shape
+            shape = torch.Size((batch, count, stretch.tokens, head_dim))
+            out = layer.scratch.take(query.device, lane, shape)
+        k, v = layer.read(stretch, choice.dtype, heads, rope, out, lane or 0)
         if rotate is not None and rope is None:
-            k = rotate(k, piece[0].first_frame).to(choice.dtype)
-        if small is not None and not isinstance(piece[0].k, Tensor):
+            k = rotate(k, stretch.first_frame).to(choice.dtype)
+        if small is not None and not isinstance(stretch.k, Tensor):
             total.add(eight_bit_attention(small, k, v))
         else:
             total.add(partial_attention(together, k, v, choice.attention))
-        # Let go before the next piece is decoded.
+        # Let go before the next span is decoded.
         del k, v
     if working is None:
         return total.out
@@ -106,7 +108,7 @@ def _some_heads(
         k = apply_rope(k, rotate, layer.next_frame)
     elif rotate is not None:
         k = rotate(k, layer.next_frame)
-    if pieces:
+    if stretches:
         total = Total(Partial(_unfold(total.out, copies), _unfold(total.lse, copies)))
     total.add(partial_attention(query, k.to(choice.dtype), v.to(choice.dtype), choice.attention))
     return total.out
@@ -140,52 +142,10 @@ def attend_chosen(
     return [total.out.to(q.dtype) for total, q in zip(totals, queries, strict=True)]
 
 
-def _decoded(
-    piece: Sequence[Stretch],
-    layer: LayerCache,
-    query: Tensor,
-    heads: slice,
-    rope: Rope | None,
-    lane: int | None,
-) -> tuple[Tensor, Tensor]:
-    """Keys, rotated by `rope`, and values [B, h, S, D] of some heads of a piece, in the type of the query."""
-    dtype = query.dtype
-    if lane is None and len(piece) == 1:
-        return layer.read(piece[0], dtype, heads, rope, lane=0)
-    batch, count, head_dim = layer.heads_shape
-    shape = torch.Size((batch, len(range(count)[heads]), _tokens(piece), head_dim))
-    k, v = layer.scratch.take(query.device, lane or 0, shape)
-    if len(piece) == 1:
-        return layer.read(piece[0], dtype, heads, rope, (k, v), lane or 0)
-    start = 0
-    for stretch in piece:
-        part = slice(start, start + stretch.tokens)
-        layer.read(stretch, dtype, heads, rope, (k[:, :, part], v[:, :, part]), lane or 0)
-        start = part.stop
-    return k, v
-
-
-def _pieces(stretches: Sequence[Stretch]) -> list[list[Stretch]]:
-    """Encoded stretches, which follow each other, joined up to `PIECE_TOKENS`; others stay alone."""
-    pieces: list[list[Stretch]] = []
-    for stretch in stretches:
-        last = pieces[-1] if pieces else []
-        joins = last and not isinstance(stretch.k, Tensor) and not isinstance(last[0].k, Tensor)
-        if joins and _tokens(last) + stretch.tokens <= PIECE_TOKENS:
-            last.append(stretch)
-        else:
-            pieces.append([stretch])
-    return pieces
-
-
-def _tokens(piece: Sequence[Stretch]) -> int:
-    return sum(stretch.tokens for stretch in piece)
-
-
-def _head_groups(q: Tensor, pieces: Sequence[Sequence[Stretch]]) -> list[slice]:
+def _head_groups(q: Tensor, stretches: Sequence[Stretch]) -> list[slice]:
     """Heads that go through the history together: all, unless what a lane decodes would be too large."""
     heads = q.shape[1]
-    longest = max((_tokens(piece) for piece in pieces), default=0)
+    longest = max((stretch.tokens for stretch in stretches), default=0)
     bytes_per_head = 2 * q.shape[0] * longest * q.shape[3] * q.element_size()
     if not q.is_cuda or heads * bytes_per_head <= LANE_BYTES:
         return [slice(0, heads)]

@@ -24,10 +24,7 @@ from qvg import (
     build_codec,
 )
 from qvg.config import CodecConfig, GroupwiseConfig, PRQConfig
-from qvg.device import AttentionName
-from qvg.ops.attention import Partial, partial_attention
 from qvg.policy import cache_bytes
-from qvg.rope import grid_rope
 
 GEOMETRY = CacheGeometry(layers=2, heads=2, head_dim=64, tokens_per_frame=7)
 FRAMES_PER_BLOCK = 3
@@ -142,44 +139,7 @@ def test_two_runs_hold_the_same_bits() -> None:
     torch.set_rng_state(state)
 
 
-@pytest.mark.parametrize("codec", CODECS, ids=str)
-@pytest.mark.parametrize(
-    "policy",
-    [CachePolicy(every=1, window=7), CachePolicy(every=2, sink=1, recent=1), CachePolicy(every=2, window=7)],
-    ids=str,
-)
-def test_short_spans_are_read_together(
-    codec: CodecConfig, policy: CachePolicy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache = KVCache(GEOMETRY, codec, policy, frames_per_block=FRAMES_PER_BLOCK)
-    fill(cache, 11)
-    layer, rope = cache.layer(0), grid_rope(64, 1, 7, (12, 10, 10))
-    q = torch.randn(1, 2, 5, 64, generator=torch.Generator().manual_seed(3))
-    monkeypatch.setattr("qvg.attention.PIECE_TOKENS", 0)
-    alone = attend(q, layer, rope)
-    lengths: list[int] = []
-
-    def counted(q: Tensor, k: Tensor, v: Tensor, name: AttentionName) -> Partial:
-        lengths.append(k.shape[2])
-        return partial_attention(q, k, v, name)
-
-    monkeypatch.setattr("qvg.attention.partial_attention", counted)
-    as_they_are = [stretch.tokens for stretch in layer.stretches() if isinstance(stretch.k, Tensor)]
-    encoded = sum(stretch.tokens for stretch in layer.stretches()) - sum(as_they_are)
-    for most in (4 * BLOCK, 20_000):
-        monkeypatch.setattr("qvg.attention.PIECE_TOKENS", most)
-        for rotate in (rope, lambda k, first_frame: rope(k, first_frame)):
-            lengths.clear()
-            torch.testing.assert_close(attend(q, layer, rotate), alone, atol=1e-5, rtol=1e-5)
-            joined = lengths[: len(lengths) - len(as_they_are)]
-            assert sum(joined) == encoded
-            assert max(joined) <= most
-            assert len(joined) < cache.stats().spans
-    assert joined == [encoded]
-
-
-def test_a_decoded_piece_is_let_go_before_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qvg.attention.PIECE_TOKENS", BLOCK)
+def test_a_decoded_span_is_let_go_before_the_next_one() -> None:
     cache = KVCache(GEOMETRY, SMALL, CachePolicy(every=1), frames_per_block=FRAMES_PER_BLOCK)
     fill(cache, 5)
     seen: list[weakref.ref[Tensor]] = []
