@@ -253,12 +253,11 @@ class Desk:
             active = [r for r in self._records.values() if r.owner == owner and not r.ended]
         return min(active, key=lambda record: record.run.place, default=None)
 
-    def untold(self, owner: str) -> Record | None:
-        """The last run of `owner`, if it has ended and nobody has seen that."""
+    def last(self, owner: str) -> Record | None:
+        """The last run of `owner` among those that have ended."""
         with self._lock:
             ended = [r for r in self._records.values() if r.owner == owner and r.ended]
-        last = max(ended, key=lambda record: record.order, default=None)
-        return last if last is not None and not last.told else None
+        return max(ended, key=lambda record: record.order, default=None)
 
     def past(self, owner: str, most: int) -> list[history.Past]:
         """Ended runs, the newest first, from their folders."""

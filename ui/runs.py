@@ -195,7 +195,7 @@ class Runs:
     def _watch(self, request: gr.Request, owner: str, first: Changes) -> Iterator[Changes]:
         """`first`, then the visitor's runs, one after another, until none is left or the tab shows something
         else."""
-        mine = self._take_over(request)
+        mine, shown = self._take_over(request), None
         yield first
         while (record := self._desk.current(owner)) is not None:
             seen = -1
@@ -212,8 +212,14 @@ class Runs:
                         # A yield is also where it is noticed that the viewer has left.
                         yield self._all_of(record, view)
                 yield self._end_of(record)
-        if (record := self._desk.untold(owner)) is not None:
-            yield self._end_of(record, watched=False)
+                shown = record
+        # What has ended unseen is shown to whoever comes, and to a tab that was here all the time whether or
+        # not another tab has shown it.
+        last = self._desk.last(owner)
+        if last is None or last is shown or self._watchers.get(request.session_hash) != mine:
+            return
+        if shown is not None or not last.told:
+            yield self._end_of(last, watched=False)
 
     def _end_of(self, record: Record, watched: bool = True) -> Changes:
         """`watched`: the page has played its blocks; one that has not begins with the finished files."""
