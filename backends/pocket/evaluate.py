@@ -2,9 +2,13 @@
 
 recall    40 rendered frames of a 100 degree pan are the history; the pan back is generated and compared
           with the renderer, which is fair because all of it has been seen.
-revisit   the model's own rollout turns 100 degrees away and comes back; returning frames are compared with
-          the outgoing ones at the same poses, with full memory and with a window of 12 frames.
-codec     the same rollout, same seed, with QVG INT2 against BF16.
+revisit   the model's own rollout turns 120 degrees away, walks to and fro for 60, 120 or 240 frames, and turns
+          back; returning frames are compared with the outgoing ones at the same poses: BF16, INT2 codecs, and
+          BF16 with a window of as many bytes as QVG INT2 takes.
+prompts   held-out prompts, a full turn each: how many of the things asked for can be seen (`prompts.py`).
+steady    300 frames from prompts alone: contrast and edges of the last 50 against the renderer's on the same
+          path, and how many videos keep brightness, contrast and edges within what rendered pictures have.
+codec     one rollout, same seed, with QVG INT2 against BF16.
 --codecs  instead of these, every codec asked for against BF16 in one table: videos with a first frame
           given and from a prompt alone, and the errors of keys, values and attention behind them.
 
@@ -23,17 +27,22 @@ import numpy as np
 import torch
 from PIL import Image
 
-from backends.pocket.held_out import HeldOut, poses_along, psnr, rendered
+from backends.pocket.held_out import SEED, HeldOut, poses_along, psnr, rendered
 from backends.pocket.judge import Judge, cases
+from backends.pocket.prompts import followed
+from backends.pocket.render import render
 from backends.pocket.rollout import LEVELS, OPENING, load_world
 from backends.pocket.spec import BLOCK_FRAMES, HEIGHT, SPEC, WEIGHTS, WIDTH
+from backends.pocket.world import hide_obstacles, sample_scenes, sample_trajectories
 from qvg import BF16, PRESETS, QVG, CachePolicy
 from qvg.bench.measure import common_arguments, describe, finish, start
 from qvg.bench.settings import parse_policy
 from qvg.bench.table import markdown
-from qvg.config import CodecConfig
+from qvg.config import CodecConfig, with_clusters
 
 PAN = 40  # frames
+AWAY = 48  # frames of a turn of 120 degrees
+REVISITING = {name: PRESETS[name] for name in ("QVG INT2", "QVG-Plus INT2", "QVG-Max")}
 WINDOW = CachePolicy(every=3, window=3)  # 12 frames
 
 
@@ -52,9 +61,50 @@ class Evaluation(HeldOut):
         made, _ = self.roll(poses, codec, policy, history=real[:, :PAN])
         return psnr(made, real[:, PAN:])
 
-    def revisit(self, policy: CachePolicy = SPEC.policy, codec: CodecConfig = BF16) -> float:
-        made, _ = self.roll(poses_along(f"right-{PAN}, left-{PAN}", 84), codec, policy)
-        return psnr(made[:, PAN + 1 : 2 * PAN + 1], made[:, :PAN].flip(1))
+    def revisit(self, away: int, codec: CodecConfig = BF16, policy: CachePolicy = SPEC.policy) -> float:
+        """dB of the last half of the way back against the first half of the way out; `away` frames between."""
+        there = away // 2
+        path = f"right-{AWAY}, w-{there}, s-{away - there}, left-{AWAY}"
+        last = 2 * AWAY + away
+        frames = -(-(last + 1) // BLOCK_FRAMES) * BLOCK_FRAMES
+        made, cache = self.roll(poses_along(path, frames), codec, policy)
+        self.held = cache.stats()
+        half = AWAY // 2
+        return psnr(made[:, last - half : last + 1].flip(1), made[:, : half + 1])
+
+    def revisits(self) -> dict[str, float]:
+        """Every row by codec and frames away; the window holds at most QVG INT2's bytes at that length."""
+        result = {}
+        for away in (60, 120, 240):
+            result[f"BF16 {away}"] = self.revisit(away)
+            each = self.held.bf16_bytes / self.held.frames
+            for name, codec in REVISITING.items():
+                result[f"{name} {away}"] = self.revisit(away, with_clusters(codec, SPEC.clusters))
+                if codec is QVG:
+                    blocks = max(3, int(self.held.stored_bytes / each / BLOCK_FRAMES))
+            window = CachePolicy(every=min(3, blocks), window=blocks)
+            result[f"BF16 window of {blocks * BLOCK_FRAMES} frames {away}"] = self.revisit(
+                away, policy=window
+            )
+        return result
+
+    def steady(self, frames: int = 300) -> dict[str, float]:
+        poses = poses_along("right-36, w-20, left-60, s-20, right-50, a-16, left-40, d-16, right-60", frames)
+        made, _ = self.roll(poses)
+        last, real = made[:, -50:], rendered(self.scenes, poses[-50:])
+        made_stats, real_stats = (torch.stack(_statistics(video)) for video in (last, real))
+        generator = torch.Generator(self.world.device).manual_seed(SEED + 1)
+        walks = sample_trajectories(512, 64, generator)
+        scenes = hide_obstacles(sample_scenes(512, generator), walks)
+        usual = torch.stack(_statistics(render(scenes, walks[:, -1], HEIGHT, WIDTH).unsqueeze(1)))
+        low, high = usual.quantile(0.01, dim=1, keepdim=True), usual.quantile(0.99, dim=1, keepdim=True)
+        inside = ((made_stats >= low) & (made_stats <= high)).float().mean(dim=1)
+        ratios = (made_stats / real_stats).median(dim=1).values
+        names = ("brightness", "contrast", "edges")
+        return {
+            **{f"{name} ratio": ratio for name, ratio in zip(names, ratios.tolist(), strict=True)},
+            **{f"{name} inside %": 100 * share for name, share in zip(names, inside.tolist(), strict=True)},
+        }
 
     def codec(self, codec: CodecConfig, frames: int = 96) -> dict[str, float]:
         poses = poses_along("right-16, w-12, left-24, w-12, right-32", frames)
@@ -95,6 +145,13 @@ def judged(evaluation: Evaluation, presets: list[str], policies: list[CachePolic
     return {"frames": frames, "rows": rows}
 
 
+def _statistics(video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Brightness, contrast and strength of edges, each [B], of video [B, F, 3, H, W]."""
+    grey = video.mean(dim=2)
+    edges = grey.diff(dim=-1).abs().mean(dim=(1, 2, 3)) + grey.diff(dim=-2).abs().mean(dim=(1, 2, 3))
+    return grey.mean(dim=(1, 2, 3)), grey.std(dim=(2, 3)).mean(dim=1), edges
+
+
 def parts(evaluation: Evaluation, names: list[str] | None, sheet: Path) -> dict:
     """What was asked for besides codecs; prints each as it is done."""
     int2 = replace(QVG, clusters=SPEC.clusters)
@@ -102,8 +159,9 @@ def parts(evaluation: Evaluation, names: list[str] | None, sheet: Path) -> dict:
         "autoencoder": lambda: {"psnr": evaluation.autoencoder()},
         "recall": lambda: {"full": evaluation.recall(), "window": evaluation.recall(WINDOW),
                            "qvg_int2": evaluation.recall(codec=int2)},
-        "revisit": lambda: {"full": evaluation.revisit(), "window": evaluation.revisit(WINDOW),
-                            "qvg_int2": evaluation.revisit(codec=int2)},
+        "revisit": evaluation.revisits,
+        "prompts": lambda: followed(evaluation),
+        "steady": evaluation.steady,
         "codec": lambda: evaluation.codec(int2),
         "sheet": lambda: evaluation.contact_sheet().save(sheet) or {},
     }  # fmt: skip
@@ -121,7 +179,11 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--scenes", type=int, default=20)
     common_arguments(parser)
-    parser.add_argument("--only", choices=["autoencoder", "recall", "revisit", "codec", "sheet"], nargs="*")
+    parser.add_argument(
+        "--only",
+        choices=["autoencoder", "recall", "revisit", "prompts", "steady", "codec", "sheet"],
+        nargs="*",
+    )
     parser.add_argument(
         "--codecs", nargs="+", choices=["all", *PRESETS], metavar="PRESET", help="all, or names of presets"
     )

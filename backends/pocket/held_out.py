@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from backends.camera import each_latent, parse_path
+from backends.pocket.layout import Layout, describe
 from backends.pocket.render import render
 from backends.pocket.rollout import OPENING, Sampler, World
 from backends.pocket.spec import BLOCK_FRAMES, HEIGHT, SPEC, WIDTH
-from backends.pocket.world import Scenes, advance, sample_prompts, sample_scenes
+from backends.pocket.world import LOOKS, Scenes, advance, sample_scenes
 from qvg import BF16, CachePolicy, KVCache
 from qvg.config import CodecConfig
 
@@ -31,27 +32,29 @@ def psnr(a: Tensor, b: Tensor) -> float:
 
 def rendered(scenes: Scenes, poses: Tensor) -> Tensor:
     """[B, F, 3, H, W] of every scene along `poses` [F, 4]."""
-    every = poses.repeat(len(scenes), 1).to(scenes.theme.device)
+    every = poses.repeat(len(scenes), 1).to(scenes.look.device)
     return render(scenes.repeat(len(poses)), every, HEIGHT, WIDTH).unflatten(0, (len(scenes), len(poses)))
 
 
 class HeldOut:
-    """`scenes` scenes, a theme each in turn, and prompts that describe them."""
+    """`scenes` scenes, a look each in turn, and layouts that tell all of them."""
 
     def __init__(self, world: World, scenes: int, opening: tuple[float, ...] = OPENING) -> None:
         self.world, self.opening = world, opening
         generator = torch.Generator(world.device).manual_seed(SEED)
         self.scenes = sample_scenes(scenes, generator)
-        self.scenes.theme.copy_(torch.arange(scenes, device=world.device) % 5)
-        self.prompts = sample_prompts(self.scenes, generator)
+        self.scenes.look.copy_(torch.arange(scenes, device=world.device) % LOOKS)
+        self.layout = describe(self.scenes)
 
-    def cache(self, codec: CodecConfig, policy: CachePolicy = SPEC.policy) -> KVCache:
+    def cache(
+        self, codec: CodecConfig, policy: CachePolicy = SPEC.policy, batch: int | None = None
+    ) -> KVCache:
         return KVCache(
             SPEC.geometry,
             codec,
             policy,
             frames_per_block=BLOCK_FRAMES,
-            batch=len(self.scenes),
+            batch=batch or len(self.scenes),
             device=self.world.device,
         )
 
@@ -63,14 +66,17 @@ class HeldOut:
         history: Tensor | None = None,
         first: Tensor | None = None,
         seed: int = 1,
+        layout: Layout | None = None,
     ) -> tuple[Tensor, KVCache]:
         """Frames [B, F, 3, H, W] generated along poses [F, 4], and the cache after the last.
 
-        `history` [B, F', 3, H, W] is given for the first F' poses, `first` [B, 3, H, W] for the first one.
+        `history` [B, F', 3, H, W] is given for the first F' poses, `first` [B, 3, H, W] for the first one;
+        `layout` is told instead of the scenes' own.
         """
-        batch = len(self.scenes)
-        cache = self.cache(codec, policy)
-        sampler = Sampler(self.world, cache, self.prompts, seed, self.opening)
+        layout = layout or self.layout
+        batch = len(layout.place)
+        cache = self.cache(codec, policy, batch)
+        sampler = Sampler(self.world, cache, layout, seed, self.opening)
         blocks = list(poses.expand(batch, -1, -1).split(BLOCK_FRAMES, dim=1))
         if history is not None:
             known = self.world.encode(history.flatten(0, 1)).unflatten(0, history.shape[:2])

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from backends.pocket.held_out import HeldOut, poses_along, rendered
+from backends.pocket.rollout import Sampler
 from backends.pocket.spec import BLOCK_FRAMES, SPEC
-from backends.pocket.transformer import ray_features
 from qvg import BF16, CachePolicy, KVCache, attend
 from qvg.bench.settings import policy_name
 from qvg.config import CodecConfig, with_clusters
@@ -108,8 +108,8 @@ class Judge:
             return attend(queries[-1], cache.layer(layer), world.rotary)
 
         level = torch.full(x.shape[:2], NOISE_LEVEL, device=x.device)
-        rays, prompts = (part.to(world.dtype) for part in (ray_features(poses), self.evaluation.prompts))
-        world.transformer(x.to(world.dtype), level, rays, prompts, attention)
+        sampler = Sampler(world, cache, self.evaluation.layout, seed=0)
+        world.transformer(x.to(world.dtype), level, sampler.view(poses), sampler.look, attention)
         return queries, staged
 
     def _answers(self, cache: KVCache) -> list[Tensor]:

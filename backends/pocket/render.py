@@ -7,7 +7,16 @@ import math
 import torch
 from torch import Tensor
 
-from backends.pocket.world import EYE, HORIZONTAL_FOV, OBJECTS, Scenes, pixel_rays, theme_table
+from backends.pocket.world import (
+    EYE,
+    HORIZONTAL_FOV,
+    OBJECTS,
+    RIPPLES,
+    TILES,
+    Scenes,
+    look_table,
+    pixel_rays,
+)
 
 TILE = 1.25  # metres a checker square
 FOG = 26.0  # metres
@@ -17,7 +26,7 @@ FAR = 1.0e6
 
 def render(scenes: Scenes, poses: Tensor, height: int, width: int) -> Tensor:
     """One picture a scene: fp32 [B, 3, height, width] in 0..1 for `poses` [B, 4]."""
-    if scenes.theme.is_cuda:
+    if scenes.look.is_cuda:
         from backends.pocket.render_triton import render as on_gpu
 
         return on_gpu(scenes, poses, height, width)
@@ -31,9 +40,9 @@ def reference(scenes: Scenes, poses: Tensor, height: int, width: int) -> Tensor:
 
 
 def _shade(scenes: Scenes, poses: Tensor, ray: Tensor) -> Tensor:
-    theme = theme_table(ray.device)[scenes.theme][:, None, None]  # [B, 1, 1, 20]
-    top, horizon, light, dark, hill = (theme[..., 3 * i : 3 * i + 3] for i in range(5))
-    sun, strength, ambient = theme[..., 15:18], theme[..., 18], theme[..., 19]
+    look = look_table(ray.device)[scenes.look][:, None, None]  # [B, 1, 1, LOOK_VALUES]
+    top, horizon, light, dark, hill = (look[..., 3 * i : 3 * i + 3] for i in range(5))
+    sun, strength, ambient, pattern = look[..., 15:18], look[..., 18], look[..., 19], look[..., 20]
     origin = torch.stack([poses[:, 0], torch.full_like(poses[:, 0], EYE), poses[:, 1]], -1)[:, None, None]
     dx, dy, dz = ray.unbind(-1)
 
@@ -51,7 +60,9 @@ def _shade(scenes: Scenes, poses: Tensor, ray: Tensor) -> Tensor:
     turn = scenes.ground[:, 2, None, None]
     gx = (x * turn.cos() + z * turn.sin() + scenes.ground[:, 0, None, None]) * (math.pi / TILE)
     gz = (z * turn.cos() - x * turn.sin() + scenes.ground[:, 1, None, None]) * (math.pi / TILE)
-    wave = gx.sin() * gz.sin()
+    checker, ripples = gx.sin() * gz.sin(), 0.6 * (1.6 * gx + 0.9 * (0.7 * gz).sin()).sin()
+    tiles = torch.minimum(gx.sin().abs(), gz.sin().abs()) * 2 - 0.22
+    wave = torch.where(pattern == RIPPLES, ripples, torch.where(pattern == TILES, tiles, checker))
     footprint = to_ground.clamp(max=300) * (2 * math.tan(HORIZONTAL_FOV / 2) / 224) / (-dy).clamp_min(1e-3)
     contrast = 1 / (1 + (1.6 * footprint / TILE) ** 2)
     mix = 0.5 + 0.5 * contrast * wave / (wave * wave + 0.01).sqrt()
@@ -96,7 +107,7 @@ def _hit(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Distance along the ray (FAR where missed) and surface normal.
 
-    The object is a ball, a box or a pillar standing on the ground.
+    The object is a ball, a box, a pillar or a cone standing on the ground.
     """
     px, pz = origin[..., 0] - ox, origin[..., 2] - oz
     py = EYE - radius
@@ -142,7 +153,20 @@ def _hit(
     )
     pillar_normal = torch.where(on_lid, lid_normal, round_normal)
 
-    is_ball, is_box = (kind == 0).unsqueeze(-1), (kind == 1).unsqueeze(-1)
-    normal = torch.where(is_ball, ball_normal, torch.where(is_box, box_normal, pillar_normal))
-    distance = torch.where(kind == 0, ball, torch.where(kind == 1, box, pillar))
+    slope = (radius / height.clamp_min(1e-3)).square()
+    below = height - EYE  # from the eye up to the tip
+    a = (dx * dx + dz * dz - slope * dy * dy).clamp_min(1e-9)
+    b = px * dx + pz * dz + slope * below * dy
+    root = b * b - a * (px * px + pz * pz - slope * below * below)
+    cone = (-b - root.clamp_min(0).sqrt()) / a
+    at = EYE + cone * dy
+    cone = torch.where((root > 0) & (cone > 0.05) & (at > 0) & (at < height), cone, FAR)
+    cone_normal = torch.stack([px + cone * dx, slope * (height - at), pz + cone * dz], -1)
+    cone_normal = cone_normal / cone_normal.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+
+    is_ball, is_box, is_cone = ((kind == which).unsqueeze(-1) for which in (0, 1, 3))
+    round_or_flat = torch.where(is_cone, cone_normal, torch.where(is_box, box_normal, pillar_normal))
+    normal = torch.where(is_ball, ball_normal, round_or_flat)
+    upright = torch.where(kind == 1, box, torch.where(kind == 2, pillar, cone))
+    distance = torch.where(kind == 0, ball, upright)
     return torch.where(radius > 0, distance, FAR), normal

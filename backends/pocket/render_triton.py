@@ -10,18 +10,29 @@ import triton.language as tl
 from torch import Tensor
 
 from backends.pocket.render import FOG, SAMPLES, TILE
-from backends.pocket.world import EYE, HARMONICS, HORIZONTAL_FOV, OBJECTS, Scenes, theme_table
+from backends.pocket.world import (
+    EYE,
+    HARMONICS,
+    HORIZONTAL_FOV,
+    LOOK_VALUES,
+    OBJECTS,
+    RIPPLES,
+    TILES,
+    Scenes,
+    look_table,
+)
 
 
 @triton.jit
 def _kernel(
-    p_theme, p_objects, p_hills, p_ground, p_poses, p_out,
+    p_look, p_objects, p_hills, p_ground, p_poses, p_out,
     height, width, focal, tile, fog, eye,
-    OBJECTS: tl.constexpr, HARMONICS: tl.constexpr, BLOCK: tl.constexpr,
+    OBJECTS: tl.constexpr, HARMONICS: tl.constexpr, LOOK_VALUES: tl.constexpr,
+    RIPPLES: tl.constexpr, TILES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """grid (pictures, pixel blocks).
 
-    p_theme fp32 [B, 20], rows of `theme_table`; p_out fp32 [B, 3, height, width].
+    p_look fp32 [B, LOOK_VALUES], rows of `look_table`; p_out fp32 [B, 3, height, width].
     """
     picture = tl.program_id(0)
     pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -29,14 +40,14 @@ def _kernel(
     row = (pixel // width).to(tl.float32)
     column = (pixel % width).to(tl.float32)
 
-    b_theme = p_theme + picture * 20
-    top_r, top_g, top_b = tl.load(b_theme), tl.load(b_theme + 1), tl.load(b_theme + 2)
-    hor_r, hor_g, hor_b = tl.load(b_theme + 3), tl.load(b_theme + 4), tl.load(b_theme + 5)
-    lit_r, lit_g, lit_b = tl.load(b_theme + 6), tl.load(b_theme + 7), tl.load(b_theme + 8)
-    drk_r, drk_g, drk_b = tl.load(b_theme + 9), tl.load(b_theme + 10), tl.load(b_theme + 11)
-    hil_r, hil_g, hil_b = tl.load(b_theme + 12), tl.load(b_theme + 13), tl.load(b_theme + 14)
-    sun_x, sun_y, sun_z = tl.load(b_theme + 15), tl.load(b_theme + 16), tl.load(b_theme + 17)
-    strength, ambient = tl.load(b_theme + 18), tl.load(b_theme + 19)
+    b_look = p_look + picture * LOOK_VALUES
+    top_r, top_g, top_b = tl.load(b_look), tl.load(b_look + 1), tl.load(b_look + 2)
+    hor_r, hor_g, hor_b = tl.load(b_look + 3), tl.load(b_look + 4), tl.load(b_look + 5)
+    lit_r, lit_g, lit_b = tl.load(b_look + 6), tl.load(b_look + 7), tl.load(b_look + 8)
+    drk_r, drk_g, drk_b = tl.load(b_look + 9), tl.load(b_look + 10), tl.load(b_look + 11)
+    hil_r, hil_g, hil_b = tl.load(b_look + 12), tl.load(b_look + 13), tl.load(b_look + 14)
+    sun_x, sun_y, sun_z = tl.load(b_look + 15), tl.load(b_look + 16), tl.load(b_look + 17)
+    strength, ambient, pattern = tl.load(b_look + 18), tl.load(b_look + 19), tl.load(b_look + 20)
     b_pose = p_poses + picture * 4
     origin_x, origin_z = tl.load(b_pose), tl.load(b_pose + 1)
     yaw, pitch = tl.load(b_pose + 2), tl.load(b_pose + 3)
@@ -88,6 +99,10 @@ def _kernel(
         gx = (x * cos_turn + z * sin_turn + ground_x) * (3.14159265358979 / tile)
         gz = (z * cos_turn - x * sin_turn + ground_z) * (3.14159265358979 / tile)
         wave = tl.sin(gx) * tl.sin(gz)
+        if pattern == RIPPLES:
+            wave = 0.6 * tl.sin(1.6 * gx + 0.9 * tl.sin(0.7 * gz))
+        elif pattern == TILES:
+            wave = tl.minimum(tl.abs(tl.sin(gx)), tl.abs(tl.sin(gz))) * 2 - 0.22
         footprint = reach * (2 * focal / 224) / tl.maximum(-dy, 1e-3)
         soft = 1.6 * footprint / tile
         mix = 0.5 + 0.5 / (1 + soft * soft) * wave / tl.sqrt(wave * wave + 0.01)
@@ -139,7 +154,7 @@ def _kernel(
                 fz = tl.where(side_z, tl.where(ez > 0, -1.0, 1.0), 0.0)
                 ny = tl.where(side_x | side_z, 0.0, tl.where(dy > 0, -1.0, 1.0))
                 nx, nz = fx * cos + fz * sin, fz * cos - fx * sin
-            else:
+            elif kind == 2:
                 a = tl.maximum(dx * dx + dz * dz, 1e-9)
                 b = px * dx + pz * dz
                 root = b * b - a * (px * px + pz * pz - radius * radius)
@@ -155,6 +170,20 @@ def _kernel(
                 distance = tl.minimum(wall, lid)
                 nx, nz = tl.where(on_lid, 0.0, nx), tl.where(on_lid, 0.0, nz)
                 ny = tl.where(on_lid, tl.where(dy > 0, -1.0, 1.0), 0.0)
+            else:
+                slope = radius / tl.maximum(tall, 1e-3)
+                slope = slope * slope
+                below = tall - eye
+                a = tl.maximum(dx * dx + dz * dz - slope * dy * dy, 1e-9)
+                b = px * dx + pz * dz + slope * below * dy
+                root = b * b - a * (px * px + pz * pz - slope * below * below)
+                hit = (-b - tl.sqrt(tl.maximum(root, 0.0))) / a
+                at = eye + hit * dy
+                struck = (root > 0) & (hit > 0.05) & (at > 0) & (at < tall)
+                distance = tl.where(struck, hit, 1.0e6)
+                nx, ny, nz = px + hit * dx, slope * (tall - at), pz + hit * dz
+                long = tl.maximum(tl.sqrt(nx * nx + ny * ny + nz * nz), 1e-6)
+                nx, ny, nz = nx / long, ny / long, nz / long
             closer = distance < tl.where(radius > 0, nearest, -1.0)
             facing = 0.5 + 0.5 * (nx * sun_x + ny * sun_y + nz * sun_z)
             light = ambient + strength * facing * tl.sqrt(tl.maximum(facing, 0.0)) + 0.08 * ny
@@ -189,11 +218,11 @@ def render(scenes: Scenes, poses: Tensor, height: int, width: int) -> Tensor:
     assert len(SAMPLES) == 4, "the kernel supersamples 2x2"
     pictures = len(scenes)
     out = torch.empty(pictures, 3, height, width, device=poses.device)
-    theme = theme_table(poses.device)[scenes.theme].contiguous()
+    look = look_table(poses.device)[scenes.look].contiguous()
     block = 256
     _kernel[(pictures, triton.cdiv(height * width, block))](
-        theme, scenes.objects.contiguous(), scenes.hills.contiguous(), scenes.ground.contiguous(),
+        look, scenes.objects.contiguous(), scenes.hills.contiguous(), scenes.ground.contiguous(),
         poses.contiguous(), out, height, width, math.tan(HORIZONTAL_FOV / 2), TILE, FOG, EYE,
-        OBJECTS=OBJECTS, HARMONICS=HARMONICS, BLOCK=block,
+        OBJECTS=OBJECTS, HARMONICS=HARMONICS, LOOK_VALUES=LOOK_VALUES, RIPPLES=RIPPLES, TILES=TILES, BLOCK=block,
     )  # fmt: skip
     return out

@@ -18,6 +18,7 @@ from backends.base import BackendSpec, BackendUnavailable, NoPicture, Request, S
 from backends.camera import CameraMove, each_latent
 from backends.pocket import spec, weights
 from backends.pocket.autoencoder import DOWN, LATENT_CHANNELS, Autoencoder
+from backends.pocket.layout import Layout, in_sight, plan, thing_features
 from backends.pocket.spec import BLOCK_FRAMES, FPS, HEIGHT, SPEC, WIDTH
 from backends.pocket.transformer import Rotary, Transformer, ray_features
 from backends.pocket.words import parse_prompt
@@ -31,7 +32,7 @@ def noise_levels(steps: int, shift: float) -> tuple[float, ...]:
     return tuple(shift * u / (1 + (shift - 1) * u) for u in (1 - step / steps for step in range(steps)))
 
 
-LEVELS = noise_levels(4, 3.0)
+LEVELS = noise_levels(2, 3.0)
 # What a prompt leaves open is settled in the first block, from noise alone: it gets more, and earlier, steps.
 OPENING = noise_levels(6, 5.0)
 
@@ -65,11 +66,13 @@ class Sampler:
     """Denoises a batch of B videos in step over one cache made for that batch."""
 
     def __init__(
-        self, world: World, cache: KVCache, prompts: Tensor, seed: int, opening: tuple[float, ...] = OPENING
+        self, world: World, cache: KVCache, layout: Layout, seed: int, opening: tuple[float, ...] = OPENING
     ) -> None:
-        """prompts [B, FEATURES]; `opening` are the noise levels of a first block made from noise alone."""
+        """A `layout` for each video; `opening` are the noise levels of a first block made from noise alone."""
         self._world, self._cache = world, cache
-        self._prompts = prompts.to(world.device)
+        self._layout = layout.to(world.device)
+        self.look = self._layout.look().to(world.dtype)
+        self.seen = torch.zeros_like(self._layout.colour, dtype=torch.bool)  # [B, OBJECTS]
         self._opening = opening
         # Drawn on the CPU: a seed means the same video on every device, whatever the codec does.
         self.noise = torch.Generator().manual_seed(seed)
@@ -80,7 +83,8 @@ class Sampler:
 
         `first` [B, 12, h, w] are the known latents of the block's first frame.
         """
-        rays = ray_features(poses.to(self._world.device)).to(self._world.dtype)
+        poses = poses.to(self._world.device)
+        view = self.view(poses)
         shape = (*poses.shape[:2], LATENT_CHANNELS, HEIGHT // DOWN, WIDTH // DOWN)
         x = torch.randn(shape, generator=self.noise).to(self._world.device)
         levels = self._opening if self._cache.frames == 0 and first is None else LEVELS
@@ -91,27 +95,34 @@ class Sampler:
             if first is not None:
                 x[:, 0] = first.float()
                 level[:, 0] = 0.0
-            clean = self._predict(x, level, rays)
+            clean = self._predict(x, level, view)
             x = (1 - below) * clean + below * (x - (1 - t) * clean) / t
         if first is not None:
             x[:, 0] = first.float()
         if tick is not None:
             tick(len(levels), len(levels) + 1)
-        self._absorb(x, rays)
+        self._absorb(x, view, poses)
         return x
 
     @torch.inference_mode()
     def absorb(self, latents: Tensor, poses: Tensor) -> None:
         """Makes given latents [B, F, 12, h, w], one block, history."""
-        self._absorb(
-            latents.to(self._world.device), ray_features(poses.to(self._world.device)).to(self._world.dtype)
-        )
+        poses = poses.to(self._world.device)
+        self._absorb(latents.to(self._world.device), self.view(poses), poses)
 
-    def _absorb(self, latents: Tensor, rays: Tensor) -> None:
-        self._predict(latents, torch.zeros(latents.shape[:2], device=latents.device), rays, last_output=False)
+    def view(self, poses: Tensor) -> Tensor:
+        """What the tokens of a block at poses [B, F, 4] look at, for the transformer."""
+        told = ~self.seen.unsqueeze(1).expand(-1, poses.shape[1], -1)
+        things, weight = thing_features(self._layout, poses, told)
+        dtype = self._world.dtype
+        return self._world.transformer.view(ray_features(poses).to(dtype), things.to(dtype), weight.to(dtype))
+
+    def _absorb(self, latents: Tensor, view: Tensor, poses: Tensor) -> None:
+        self._predict(latents, torch.zeros(latents.shape[:2], device=latents.device), view, last_output=False)
         self._cache.commit()
+        self.seen = self.seen | in_sight(self._layout.things, poses).any(dim=1)
 
-    def _predict(self, x: Tensor, level: Tensor, rays: Tensor, last_output: bool = True) -> Tensor:
+    def _predict(self, x: Tensor, level: Tensor, view: Tensor, last_output: bool = True) -> Tensor:
         rotary, cache = self._world.rotary, self._cache
         last = cache.geometry.layers - 1
 
@@ -121,8 +132,7 @@ class Sampler:
             # A pass made only for its keys and values needs nothing after the last layer's.
             return attend(rotary(q, cache.frames), history, rotary) if last_output or layer < last else q
 
-        prompts = self._prompts.to(self._world.dtype)
-        return self._world.transformer(x.to(self._world.dtype), level, rays, prompts, attention).float()
+        return self._world.transformer(x.to(self._world.dtype), level, view, self.look, attention).float()
 
 
 Pose = tuple[float, float, float, float]
@@ -136,6 +146,7 @@ class Mark(NamedTuple):
     walked: int
     pose: Pose | None
     noise: Tensor
+    seen: Tensor
 
 
 class PocketRollout:
@@ -151,7 +162,8 @@ class PocketRollout:
                 "The picture is cropped to 7:4 and is the first frame; the world beyond it is imagined.",
             )
         self._world, self._tick = world, tick
-        self._sampler = Sampler(world, cache, torch.tensor([words.features]), request.seed)
+        layout = plan(words, request.seed, beyond_picture=request.image is not None)
+        self._sampler = Sampler(world, cache, layout, request.seed)
         self._blocks, self._index = request.blocks, 0
         self._path = tuple(each_latent(request.moves))
         self._walked = 0  # latents of the path
@@ -177,12 +189,14 @@ class PocketRollout:
         return segment
 
     def mark(self) -> Mark:
-        return Mark(self._index, self._first, self._walked, self._pose, self._sampler.noise.get_state())
+        noise = self._sampler.noise.get_state()
+        return Mark(self._index, self._first, self._walked, self._pose, noise, self._sampler.seen)
 
     def rewind(self, mark: object) -> None:
         assert isinstance(mark, Mark)
         self._index, self._first, self._walked, self._pose = mark.index, mark.first, mark.walked, mark.pose
         self._sampler.noise.set_state(mark.noise)
+        self._sampler.seen = mark.seen
 
     def go_on(self, request: Request) -> None:
         self._blocks, self._path = request.blocks, tuple(each_latent(request.moves))

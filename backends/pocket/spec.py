@@ -38,16 +38,16 @@ SPEC = BackendSpec(
     resumable=True,
     weights_bytes=21_800_000,
     working_bytes=800_000_000,
-    geometry=CacheGeometry(layers=8, heads=3, head_dim=128, tokens_per_frame=ROWS * COLUMNS),
+    geometry=CacheGeometry(layers=8, heads=2, head_dim=128, tokens_per_frame=ROWS * COLUMNS),
     policy=CachePolicy(every=6),
     clusters=64,
     vocabulary=VOCABULARY,
     examples=(
-        "a red box and two blue pillars in the snow",
-        "a green ball and a pink pillar in the desert",
-        "three purple boxes and a yellow ball at dusk",
-        "a cyan pillar and an orange ball on a meadow",
-        "a yellow box and a pink ball at night",
+        "a red box on the left and two blue pillars far away, in the snow at dusk",
+        "a green ball near on the right, a pink cone ahead, desert",
+        "three purple boxes and a yellow ball on a meadow by day",
+        "a cyan pillar on the left, an orange ball behind, stone, sunset",
+        "a yellow cone and a pink ball in the snow at night",
     ),
 )
 

@@ -6,6 +6,8 @@ rendered on the fly.
 
 The transformer learns by teacher forcing: each sequence carries its chunks twice, clean and noised, and a
 noised chunk attends the clean chunks before it and itself, which is what the cache offers when generating.
+In the last stage most of the history is the model's own, made with the few steps it will be asked for, and the
+truth stays the aim: small faults are to be mended, not carried on.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ import argparse
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +26,14 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from backends.pocket import weights
 from backends.pocket.autoencoder import Autoencoder
+from backends.pocket.layout import Layout, sample_layouts, thing_features, told_by_block
 from backends.pocket.render import render
+from backends.pocket.rollout import LEVELS
 from backends.pocket.spec import BLOCK_FRAMES, COLUMNS, HEIGHT, ROWS, WEIGHTS, WIDTH
 from backends.pocket.transformer import Rotary, Transformer, ray_features
 from backends.pocket.world import (
     Scenes,
     hide_obstacles,
-    sample_prompts,
     sample_scenes,
     sample_trajectories,
 )
@@ -37,7 +41,8 @@ from backends.pocket.world import (
 TOKENS = ROWS * COLUMNS
 CHUNK_TOKENS = BLOCK_FRAMES * TOKENS
 CHUNKS = 40  # 160 frames a trajectory
-SCHEDULE = (1.0, 0.9, 0.75, 0.5, 0.25)  # where samplers of four or five steps look (shift 3)
+SCHEDULE = (1.0, 1.0, *LEVELS, 0.9, 0.5, 0.25)  # where samplers look, most of all at the first step
+KV_NOISE = (0.12, 0.17)  # of remembered keys and values, in their own size: about what two bits do to them
 MAX_GAP = 320  # frames
 POOL = 1024
 
@@ -49,23 +54,26 @@ class Stage:
     batch: int
     chunks: int  # of a sequence; 0 for the autoencoder
     rate: tuple[float, float]  # learning rate at the start and at the end of the stage
+    rounds: int = 0  # how often the history is made anew by the model itself, each time from the one before
+    kv_noise: tuple[float, float] = (0.0, 0.0)
 
 
 STAGES = (
-    Stage(name="autoencoder", share=0.17, batch=64, chunks=0, rate=(1.2e-3, 2e-5)),
-    Stage(name="transformer", share=0.58, batch=16, chunks=6, rate=(8e-4, 5e-4)),
-    Stage(name="long", share=0.25, batch=8, chunks=12, rate=(5e-4, 1e-5)),
+    Stage(name="autoencoder", share=0.16, batch=64, chunks=0, rate=(1.2e-3, 2e-5)),
+    Stage(name="transformer", share=0.46, batch=16, chunks=6, rate=(8e-4, 5e-4)),
+    Stage(name="long", share=0.20, batch=8, chunks=12, rate=(5e-4, 2.5e-4), kv_noise=KV_NOISE),
+    Stage(name="own", share=0.18, batch=8, chunks=12, rate=(2.5e-4, 1e-5), rounds=2, kv_noise=KV_NOISE),
 )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sequences:
-    """scenes of B; poses [B, F, 4]; frame indices [B, F]; prompts [B, FEATURES]."""
+    """scenes of B; poses [B, F, 4]; frame indices [B, F]; what is told of the scenes."""
 
     scenes: Scenes
     poses: Tensor
     frames: Tensor
-    prompts: Tensor
+    layout: Layout
 
 
 def pick_chunks(poses: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -100,7 +108,7 @@ def sample_sequences(batch: int, chunks: int, generator: torch.Generator) -> Seq
     frames = (kept.unsqueeze(-1) * BLOCK_FRAMES + offsets).flatten(1)
     poses = poses.gather(1, frames.unsqueeze(-1).expand(-1, -1, 4))
     return Sequences(
-        scenes, poses, _let_time_pass(frames, kept, generator), sample_prompts(scenes, generator)
+        scenes, poses, _let_time_pass(frames, kept, generator), sample_layouts(scenes, generator)
     )
 
 
@@ -144,29 +152,62 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], -1)
 
 
-def diffusion_loss(
-    model: Transformer, latents: Tensor, rays: Tensor, prompts: Tensor, cos: Tensor, sin: Tensor,
-    mask: BlockMask, t_clean: Tensor, t_noisy: Tensor, noise: Tensor, counted: Tensor,
-) -> Tensor:  # fmt: skip
-    """Weighted error of the predicted clean latents.
+class Conditions(NamedTuple):
+    """rays [B, F, P, RAY_VALUES]; things and weight of `thing_features`; look [B, LOOK_FEATURES]; cos, sin of both
+    halves [B, 1, 2 F P, pairs]; t_clean [B, F]."""
 
-    latents [B, F, 12, h, w]; t and counted [B, F]; noise [2, ...]
-    """
-    t = torch.cat([t_clean, t_noisy], 1)
-    level = t[..., None, None, None]
-    double = torch.cat([latents, latents], 1)
-    noised = (1 - level) * double + level * torch.cat([noise[0], noise[1]], 1)
+    rays: Tensor
+    things: Tensor
+    weight: Tensor
+    look: Tensor
+    cos: Tensor
+    sin: Tensor
+    t_clean: Tensor
+
+
+def predict(
+    model: Transformer, clean: Tensor, noisy: Tensor, t_noisy: Tensor, given: Conditions, mask: BlockMask,
+    kv_noise: tuple[float, float],
+) -> Tensor:  # fmt: skip
+    """Latents [B, F, 12, h, w] as predicted of `noisy`, after a history of `clean`; t_noisy [B, F]."""
+    frames = clean.shape[1]
 
     def attention(_layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+        if kv_noise[0]:
+            k, v = (_disturb(x, level, frames * TOKENS) for x, level in zip((k, v), kv_noise, strict=True))
+        q, k = _rotate(q, given.cos, given.sin), _rotate(k, given.cos, given.sin)
         return flex_attention(q, k, v, block_mask=mask)  # type: ignore[return-value]
 
     with torch.autocast("cuda", torch.bfloat16):
-        predicted = model(noised, t, torch.cat([rays, rays], 1), prompts, attention)
-    frames = latents.shape[1]
-    error = (predicted[:, frames:].float() - latents).square().mean(dim=(2, 3, 4))
+        view = model.view(given.rays, given.things, given.weight)
+        t = torch.cat([given.t_clean, t_noisy], 1)
+        both = model(torch.cat([clean, noisy], 1), t, torch.cat([view, view], 1), given.look, attention)
+    return both[:, frames:].float()
+
+
+def _disturb(x: Tensor, level: float, remembered: int) -> Tensor:
+    """x [B, H, S, D] with noise of `level` times its own size on the first `remembered` tokens."""
+    size = x[:, :, :remembered].detach().float().square().mean(dim=(2, 3), keepdim=True).sqrt()
+    noise = torch.randn_like(x) * (level * size).to(x.dtype)
+    first = torch.arange(x.shape[2], device=x.device)[:, None] < remembered
+    return x + noise * first
+
+
+def diffusion_loss(
+    model: Transformer, latents: Tensor, clean: Tensor, noisy: Tensor, t_noisy: Tensor, counted: Tensor,
+    given: Conditions, mask: BlockMask, kv_noise: tuple[float, float],
+) -> Tensor:  # fmt: skip
+    """Weighted error of the latents predicted of `noisy`; counted [B, F]."""
+    predicted = predict(model, clean, noisy, t_noisy, given, mask, kv_noise)
+    error = (predicted - latents).square().mean(dim=(2, 3, 4))
     weight = counted / t_noisy.clamp_min(0.15).square()
     return (error * weight).sum() / counted.sum().clamp_min(1)
+
+
+def mix(latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """(1 - t) latents + t noise; t [B, F]"""
+    level = t[..., None, None, None]
+    return (1 - level) * latents + level * noise
 
 
 def sample_noise_levels(batch: int, chunks: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -312,31 +353,64 @@ class Trainer:
         frames = stage.chunks * BLOCK_FRAMES
         mask = training_mask(stage.chunks, self.device)
         loss = torch.compile(diffusion_loss, dynamic=False)
+        look_ahead = torch.compile(predict, dynamic=False)
         encode = torch.compile(self.autoencoder.encode)
         rotary = Rotary(CHUNKS * BLOCK_FRAMES + MAX_GAP, self.device, torch.bfloat16)
         self.autoencoder.eval()
         pool: list[Sequences] = []
 
+        def rand(*shape: int) -> Tensor:
+            return torch.rand(*shape, generator=self.generator, device=self.device)
+
         def step() -> Tensor:
             if not pool:
                 many = sample_sequences(POOL, stage.chunks, self.generator)
-                scenes = _split(many.scenes, stage.batch)
-                tensors = (t.split(stage.batch) for t in (many.poses, many.frames, many.prompts))
-                pool.extend(Sequences(*parts) for parts in zip(scenes, *tensors, strict=True))
+                parts = (
+                    _split(many.scenes, stage.batch), many.poses.split(stage.batch), many.frames.split(stage.batch),
+                    _split(many.layout, stage.batch),
+                )  # fmt: skip
+                pool.extend(Sequences(*each) for each in zip(*parts, strict=True))
             batch = pool.pop()
-            with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
-                images = pictures(batch).contiguous(memory_format=torch.channels_last)
-                latents = encode(images).float().unflatten(0, (stage.batch, frames))
-                rays = ray_features(batch.poses)
+            with torch.no_grad():
+                with torch.autocast("cuda", torch.bfloat16):
+                    images = pictures(batch).contiguous(memory_format=torch.channels_last)
+                    latents = encode(images).float().unflatten(0, (stage.batch, frames))
+                told = told_by_block(batch.layout.things, batch.poses, BLOCK_FRAMES)
+                things, weight = thing_features(batch.layout, batch.poses, told)
                 cos, sin = (
                     torch.cat([table[batch.frames].flatten(1, 2)] * 2, 1).unsqueeze(1)
                     for table in (rotary.cos, rotary.sin)
                 )
                 t_clean, t_noisy, counted = sample_noise_levels(stage.batch, stage.chunks, self.generator)
+                given = Conditions(
+                    ray_features(batch.poses), things, weight, batch.layout.look(), cos, sin, t_clean
+                )
                 noise = torch.randn(2, *latents.shape, generator=self.generator, device=self.device)
+                history, noisy = latents, mix(latents, noise[1], t_noisy)
+                for _ in range(stage.rounds):
+                    # As the sampler does, all chunks at once: each from the history of the round before.
+                    guess = noise[1]
+                    for t in LEVELS:
+                        level = torch.full_like(t_noisy, t)
+                        met = mix(guess, noise[1], level)
+                        before = mix(history, noise[0], t_clean)
+                        guess = look_ahead(
+                            self.transformer, before, met, level, given, mask, stage.kv_noise
+                        ).clone()
+                    own = rand(stage.batch, stage.chunks) < 0.7
+                    own[:, 0] = False  # what is imagined freely has no truth to go back to
+                    own = own.repeat_interleave(BLOCK_FRAMES, 1)[..., None, None, None]
+                    history = torch.where(own, guess, latents)
+                if stage.rounds:
+                    # The last step as it will be met: from the model's own guess, not from the truth.
+                    lately = rand(stage.batch, stage.chunks) < 0.5
+                    lately[:, 0] = False
+                    lately = lately.repeat_interleave(BLOCK_FRAMES, 1)
+                    noisy = torch.where(lately[..., None, None, None], met, noisy)
+                    t_noisy = t_noisy.masked_fill(lately, LEVELS[-1])
             return loss(
-                self.transformer, latents, rays, batch.prompts, cos, sin,
-                mask, t_clean, t_noisy, noise, counted,
+                self.transformer, latents, mix(history, noise[0], t_clean), noisy, t_noisy, counted, given, mask,
+                stage.kv_noise,
             )  # fmt: skip
 
         return step
@@ -348,9 +422,12 @@ def _decay_groups(model: nn.Module) -> list[dict]:
     return [{"params": matrices, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}]
 
 
-def _split(scenes: Scenes, batch: int) -> list[Scenes]:
-    fields = (scenes.theme, scenes.objects, scenes.colour, scenes.hills, scenes.ground)
-    return [Scenes(*parts) for parts in zip(*(field.split(batch) for field in fields), strict=True)]
+Batch = TypeVar("Batch", Scenes, Layout)
+
+
+def _split(whole: Batch, batch: int) -> list[Batch]:
+    columns = (getattr(whole, field.name).split(batch) for field in fields(whole))
+    return [type(whole)(*parts) for parts in zip(*columns, strict=True)]
 
 
 @torch.no_grad()

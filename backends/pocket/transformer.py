@@ -16,8 +16,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from backends.pocket.autoencoder import LATENT_CHANNELS
+from backends.pocket.layout import LOOK_FEATURES, THING_FEATURES
 from backends.pocket.spec import COLUMNS, ROWS
-from backends.pocket.words import FEATURES
 from backends.pocket.world import pixel_rays
 
 # layer, then q, k, v [B, H, S, D] before rotation
@@ -26,19 +26,19 @@ Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 PATCH_VALUES = 4 * LATENT_CHANNELS  # 2x2 latent cells are one token
 OCTAVES = 6
 RAY_VALUES = 9 * (1 + 2 * OCTAVES)
+THING_WIDTH = 96
 # rotated channel pairs; the other half of a head is left unrotated
 TIME_PAIRS, ROW_PAIRS, COLUMN_PAIRS = 12, 8, 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransformerConfig:
+    """Attention is narrower than the rest: at 300 frames it is most of the work, and all of the cache."""
+
     width: int = 384
     layers: int = 8
-    heads: int = 3
-
-    @property
-    def head_dim(self) -> int:
-        return self.width // self.heads
+    heads: int = 2
+    head_dim: int = 128
 
 
 class Rotary:
@@ -96,12 +96,12 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 class Block(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        width = config.width
+        width, inner = config.width, config.heads * config.head_dim
         self.heads = config.heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.qkv = nn.Linear(width, 3 * inner, bias=False)
         self.q_norm = nn.RMSNorm(config.head_dim, eps=1e-6)
         self.k_norm = nn.RMSNorm(config.head_dim, eps=1e-6)
-        self.out = nn.Linear(width, width, bias=False)
+        self.out = nn.Linear(inner, width, bias=False)
         self.up = nn.Linear(width, 4 * width)
         self.down = nn.Linear(4 * width, width)
         self.table = nn.Parameter(torch.zeros(6, width))
@@ -132,7 +132,11 @@ class Transformer(nn.Module):
         self.patch = nn.Linear(PATCH_VALUES, width)
         self.ray = nn.Linear(RAY_VALUES, width, bias=False)
         self.time = nn.Sequential(nn.Linear(128, width), nn.SiLU(), nn.Linear(width, width))
-        self.prompt = nn.Sequential(nn.Linear(FEATURES, width), nn.SiLU(), nn.Linear(width, width))
+        self.look = nn.Sequential(nn.Linear(LOOK_FEATURES, width), nn.SiLU(), nn.Linear(width, width))
+        self.thing = nn.Sequential(
+            nn.Linear(THING_FEATURES, THING_WIDTH), nn.SiLU(), nn.Linear(THING_WIDTH, THING_WIDTH), nn.SiLU()
+        )
+        self.things = nn.Linear(THING_WIDTH, width, bias=False)
         self.condition = nn.Linear(width, 6 * width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.final_condition = nn.Linear(width, 2 * width)
@@ -141,16 +145,23 @@ class Transformer(nn.Module):
             nn.init.zeros_(zero.weight)
             nn.init.zeros_(zero.bias)
 
-    def forward(self, noisy: Tensor, t: Tensor, rays: Tensor, prompt: Tensor, attention: Attention) -> Tensor:
+    def view(self, rays: Tensor, things: Tensor, weight: Tensor) -> Tensor:
+        """What every token looks at, [B, F, P, C]; the same for all noise levels of a block.
+
+        rays [B, F, P, RAY_VALUES]; things [B, F, P, O, THING_FEATURES] and weight [B, F, P, O] of `thing_features`.
+        """
+        passed = (self.thing(things) * weight.unsqueeze(-1)).sum(-2)
+        return self.ray(rays) + self.things(passed)
+
+    def forward(self, noisy: Tensor, t: Tensor, view: Tensor, look: Tensor, attention: Attention) -> Tensor:
         """The clean latents.
 
-        noisy [B, F, 12, 2 ROWS, 2 COLUMNS], t [B, F] in 0..1, rays [B, F, P, RAY_VALUES],
-        prompt [B, FEATURES]
+        noisy [B, F, 12, 2 ROWS, 2 COLUMNS], t [B, F] in 0..1, view [B, F, P, C], look [B, LOOK_FEATURES]
         """
         tokens = rearrange(noisy, "b f c (r u) (q v) -> b f (r q) (c u v)", u=2, v=2)
-        x = self.patch(tokens) + self.ray(rays.to(tokens.dtype))
+        x = self.patch(tokens) + view
         time = self.time(_time_embedding(t).to(tokens.dtype))
-        shared = F.silu(time + self.prompt(prompt.to(tokens.dtype)).unsqueeze(1))
+        shared = F.silu(time + self.look(look.to(tokens.dtype)).unsqueeze(1))
         condition = rearrange(self.condition(shared), "b f (six c) -> b f 1 six c", six=6)
         for layer, block in enumerate(self.blocks):
             x = block(x, condition, layer, attention)

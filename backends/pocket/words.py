@@ -1,121 +1,176 @@
-"""The words Pocket World understands, and how a prompt becomes counts of them."""
+"""The words Pocket World understands, and what a prompt asks for in them."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-THEMES = ("meadow", "desert", "snow", "dusk", "night")
+PLACES = ("meadow", "desert", "snow", "stone")
+TIMES = ("day", "dusk", "night")
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
-KINDS = ("ball", "box", "pillar")
-FEATURES = len(THEMES) + len(COLOURS) * len(KINDS) + len(COLOURS) + len(KINDS)
+KINDS = ("ball", "box", "pillar", "cone")
+SIDES = ("left", "right", "ahead", "behind")
+REACHES = ("near", "far")
 MAX_COUNT = 4
+MAX_THINGS = 9
 
-VOCABULARY = (("places", THEMES), ("colours", COLOURS), ("things", KINDS))
+VOCABULARY = (
+    ("places", PLACES), ("times", TIMES), ("colours", COLOURS), ("things", KINDS), ("where", (*SIDES, *REACHES))
+)  # fmt: skip
 
 _SYNONYMS = {
-    "grass": "meadow", "field": "meadow", "meadows": "meadow", "garden": "meadow", "spring": "meadow",
-    "sand": "desert", "dunes": "desert", "sandy": "desert",
+    "grass": "meadow", "field": "meadow", "garden": "meadow", "spring": "meadow",
+    "sand": "desert", "dunes": "desert", "dune": "desert", "sandy": "desert",
     "snowy": "snow", "winter": "snow", "ice": "snow", "icy": "snow", "arctic": "snow",
-    "sunset": "dusk", "evening": "dusk", "twilight": "dusk", "sunrise": "dusk",
+    "rock": "stone", "rocky": "stone", "stony": "stone", "tiles": "stone", "plaza": "stone",
+    "noon": "day", "daylight": "day", "daytime": "day", "morning": "day", "sunny": "day",
+    "sunset": "dusk", "evening": "dusk", "twilight": "dusk", "sunrise": "dusk", "dawn": "dusk",
     "dark": "night", "moonlight": "night", "midnight": "night", "moonlit": "night",
     "crimson": "red", "scarlet": "red", "gold": "yellow", "golden": "yellow", "lime": "green",
     "turquoise": "cyan", "teal": "cyan", "violet": "purple", "magenta": "pink",
     "sphere": "ball", "orb": "ball", "globe": "ball",
     "cube": "box", "crate": "box", "block": "box", "boxes": "box",
     "column": "pillar", "tower": "pillar", "post": "pillar", "cylinder": "pillar", "pole": "pillar",
+    "pyramid": "cone", "spike": "cone", "tent": "cone",
+    "front": "ahead", "centre": "ahead", "center": "ahead", "middle": "ahead", "straight": "ahead",
+    "back": "behind",
+    "close": "near", "nearby": "near", "foreground": "near",
+    "away": "far", "distant": "far", "distance": "far", "horizon": "far", "background": "far",
 }  # fmt: skip
 _NUMBERS = {"a": 1, "an": 1, "one": 1, "single": 1, "two": 2, "couple": 2, "pair": 2, "three": 3, "four": 4}
 _FILLER_TEXT = (
-    "the and with in on at of by to from some is are there near beside under over into "
-    "scene world place view it its this that which where s something thing things"
+    "the and with in on at of by to from some is are there beside under over into very side sides hand off "
+    "scene world place view it its this that which where s something thing things you your me my then also time"
 )
 _FILLER = frozenset(_FILLER_TEXT.split())
 
 
 @dataclass(frozen=True, slots=True)
-class PromptWords:
-    """What was understood of a prompt, in `features` [FEATURES] and in words."""
+class Thing:
+    """Something asked for; None is left to chance. `side` and `reach` are words of SIDES and REACHES."""
 
-    features: tuple[float, ...]
-    understood: tuple[str, ...]
+    colour: int | None = None
+    kind: int | None = None
+    side: str | None = None
+    reach: str | None = None
+
+    def __str__(self) -> str:
+        name = KINDS[self.kind] if self.kind is not None else "something"
+        if self.colour is not None:
+            name = (
+                f"{COLOURS[self.colour]} {name}"
+                if self.kind is not None
+                else f"{name} {COLOURS[self.colour]}"
+            )
+        where = " ".join(word for word in (self.side, self.reach) if word)
+        return f"{name} ({where})" if where else name
+
+
+@dataclass(frozen=True, slots=True)
+class PromptWords:
+    """What was understood of a prompt, and the words that were not. At most MAX_THINGS things are kept."""
+
+    place: int | None
+    time: int | None
+    things: tuple[Thing, ...]
     unknown: tuple[str, ...]
+    too_many: bool = False
 
     def note(self) -> str:
-        """One sentence for the page."""
-        if not self.understood and not self.unknown:
+        """One sentence for the page, or two."""
+        counted: dict[str, int] = {}
+        for thing in self.things:
+            counted[str(thing)] = counted.get(str(thing), 0) + 1
+        heard = [name if number == 1 else f"{number} x {name}" for name, number in counted.items()]
+        heard += [PLACES[self.place]] if self.place is not None else []
+        heard += [TIMES[self.time]] if self.time is not None else []
+        if not heard and not self.unknown:
             return "No prompt: the world is left to chance."
-        heard = (
-            f"Understood: {', '.join(self.understood)}."
-            if self.understood
-            else "No word of the prompt is known here."
-        )
+        note = f"Understood: {', '.join(heard)}." if heard else "No word of the prompt is known here."
+        if self.too_many:
+            note += f" The first {MAX_THINGS} things are used."
         missed = ", ".join(self.unknown[:8]) + (" ..." if len(self.unknown) > 8 else "")
-        return f"{heard} Not in its vocabulary: {missed}." if self.unknown else heard
+        return f"{note} Not in its vocabulary: {missed}." if self.unknown else note
 
 
-def theme_feature(theme: int) -> int:
-    return theme
+class _Parser:
+    """Reads words from left to right; a comma ends what they say of one group of things."""
 
+    def __init__(self) -> None:
+        self.place: int | None = None
+        self.time: int | None = None
+        self.groups: list[tuple[Thing, int]] = []
+        self.unknown: list[str] = []
+        self._begin_phrase()
 
-def pair_feature(colour: int, kind: int) -> int:
-    return len(THEMES) + colour * len(KINDS) + kind
+    def _begin_phrase(self) -> None:
+        self.count = 1
+        self.colours: list[tuple[int, int]] = []  # (colour, how many), still without a kind
+        self.where = Thing()
+        self.first_of_phrase = len(self.groups)
 
+    def _add(self, kind: int | None) -> None:
+        for colour, count in self.colours or [(None, self.count)]:
+            self.groups.append((replace(self.where, colour=colour, kind=kind), count))
+        self.count, self.colours, self.where = 1, [], Thing()
 
-def colour_feature(colour: int) -> int:
-    return len(THEMES) + len(COLOURS) * len(KINDS) + colour
+    def _put(self, side: str | None = None, reach: str | None = None) -> None:
+        """Where the last group of the phrase stands, or the next if there is none or its place is told."""
+        if self.colours:
+            self._add(None)
+        if len(self.groups) > self.first_of_phrase:
+            thing, count = self.groups[-1]
+            if thing.side in (None, side or thing.side) and thing.reach in (None, reach or thing.reach):
+                placed = replace(thing, side=side or thing.side, reach=reach or thing.reach)
+                self.groups[-1] = (placed, count)
+                return
+        self.where = replace(self.where, side=side or self.where.side, reach=reach or self.where.reach)
 
+    def end_phrase(self) -> None:
+        if self.colours:
+            self._add(None)
+        elif self.where != Thing() and self.groups:  # "a red box, far away"
+            self.first_of_phrase = 0
+            self._put(self.where.side, self.where.reach)
+        self._begin_phrase()
 
-def kind_feature(kind: int) -> int:
-    return len(THEMES) + len(COLOURS) * len(KINDS) + len(COLOURS) + kind
+    def read(self, raw: str) -> None:
+        word = _known(raw)
+        if raw in ",.;":
+            self.end_phrase()
+        elif word in PLACES:
+            self.place = PLACES.index(word) if self.place is None else self.place
+        elif word in TIMES:
+            self.time = TIMES.index(word) if self.time is None else self.time
+        elif word in COLOURS:
+            self.colours.append((COLOURS.index(word), self.count))
+            self.count = 1
+        elif word in KINDS:
+            self._add(KINDS.index(word))
+        elif word in SIDES:
+            self._put(side=word)
+        elif word in REACHES:
+            self._put(reach=word)
+        elif raw in _NUMBERS:
+            self.count = _NUMBERS[raw]
+        elif raw.isdigit():
+            self.count = max(1, min(int(raw[:4]), MAX_COUNT))
+        elif raw not in _FILLER and raw not in self.unknown:
+            self.unknown.append(raw)
 
 
 def parse_prompt(text: str) -> PromptWords:
-    """Counts of known words.
-
-    `two blue pillars` is 2 at (blue, pillar); a colour or a thing alone counts by itself.
-    """
-    features = [0.0] * FEATURES
-    understood: list[str] = []
-    unknown: list[str] = []
-    count, colour = 1, None
-
-    def add(index: int, words: str, number: int) -> None:
-        features[index] = min(features[index] + number, MAX_COUNT)
-        understood.append(words if number == 1 else f"{number} x {words}")
-
+    """What `text` asks for: `two blue pillars far away` are two things, blue, pillars, far."""
+    parser = _Parser()
     for raw in re.findall(r"[^\W_]+|[,.;]", text.lower()):
-        word = _known(raw)
-        if word in THEMES:
-            if not any(features[: len(THEMES)]):
-                add(theme_feature(THEMES.index(word)), word, 1)
-        elif word in COLOURS:
-            if colour is not None:
-                add(colour_feature(colour), f"something {COLOURS[colour]}", count)
-                count = 1
-            colour = COLOURS.index(word)
-        elif word in KINDS:
-            kind = KINDS.index(word)
-            if colour is None:
-                add(kind_feature(kind), word, count)
-            else:
-                add(pair_feature(colour, kind), f"{COLOURS[colour]} {word}", count)
-            count, colour = 1, None
-        elif raw in _NUMBERS:
-            count = _NUMBERS[raw]
-        elif raw.isdigit():
-            count = max(1, min(int(raw[:4]), MAX_COUNT))
-        elif raw in ",.;":
-            if colour is not None:
-                add(colour_feature(colour), f"something {COLOURS[colour]}", count)
-            count, colour = 1, None
-        elif raw not in _FILLER and raw not in unknown:
-            unknown.append(raw)
-    if colour is not None:
-        add(colour_feature(colour), f"something {COLOURS[colour]}", count)
-    return PromptWords(tuple(features), tuple(understood), tuple(unknown))
+        parser.read(raw)
+    parser.end_phrase()
+    things = tuple(thing for thing, count in parser.groups for _ in range(count))
+    return PromptWords(
+        parser.place, parser.time, things[:MAX_THINGS], tuple(parser.unknown), len(things) > MAX_THINGS
+    )
 
 
 def _known(raw: str) -> str:
     singular = raw[:-1] if raw.endswith("s") and len(raw) > 3 else raw
-    return _SYNONYMS.get(raw) or _SYNONYMS.get(singular) or (raw if raw in THEMES else singular)
+    return _SYNONYMS.get(raw) or _SYNONYMS.get(singular) or (raw if raw in PLACES else singular)

@@ -24,22 +24,26 @@ MAX_PITCH = math.radians(21.0)
 OBJECTS = 9
 HARMONICS = 8
 
-# By theme: sky top, sky horizon, ground light, ground dark, hills;
-# in THEME_LIGHT sun azimuth and elevation (degrees), strength of the sun, of the ambient light.
-THEME_COLOURS = (
+# A look is a place at a time of day: `place * len(TIMES) + time`.
+LOOKS = len(words.PLACES) * len(words.TIMES)
+# By place: sky top, sky horizon, ground light, ground dark, hills, all by day.
+_PLACE_COLOURS = (
     ((0.24, 0.50, 0.86), (0.78, 0.90, 0.98), (0.44, 0.66, 0.27), (0.34, 0.55, 0.22), (0.36, 0.55, 0.42)),
     ((0.33, 0.58, 0.88), (0.97, 0.91, 0.78), (0.88, 0.72, 0.44), (0.78, 0.60, 0.35), (0.78, 0.57, 0.38)),
     ((0.52, 0.68, 0.88), (0.92, 0.95, 0.99), (0.95, 0.97, 1.00), (0.82, 0.88, 0.95), (0.70, 0.78, 0.88)),
-    ((0.29, 0.22, 0.46), (0.99, 0.60, 0.36), (0.50, 0.38, 0.42), (0.39, 0.29, 0.36), (0.38, 0.23, 0.37)),
-    ((0.03, 0.04, 0.12), (0.16, 0.20, 0.36), (0.15, 0.19, 0.31), (0.10, 0.13, 0.24), (0.07, 0.09, 0.19)),
+    ((0.40, 0.56, 0.76), (0.86, 0.89, 0.90), (0.63, 0.60, 0.57), (0.42, 0.40, 0.39), (0.48, 0.47, 0.50)),
 )
-THEME_LIGHT = (
-    (50.0, 50.0, 0.75, 0.45),
-    (-60.0, 60.0, 0.85, 0.40),
-    (40.0, 35.0, 0.60, 0.55),
-    (18.0, 7.0, 0.75, 0.42),
-    (-25.0, 24.0, 0.42, 0.26),
+# By time: sky top, sky horizon, how much of these the sky takes, what the ground and the hills are multiplied by.
+_TIME_COLOURS = (
+    ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 0.0, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)),
+    ((0.29, 0.22, 0.46), (0.99, 0.60, 0.36), 0.92, (0.98, 0.78, 0.86), (0.70, 0.45, 0.64)),
+    ((0.03, 0.04, 0.12), (0.16, 0.20, 0.36), 0.96, (0.40, 0.44, 0.68), (0.22, 0.22, 0.42)),
 )
+# By time: azimuth and elevation of the sun or moon (degrees), its strength, the ambient light.
+_TIME_LIGHT = ((50.0, 50.0, 0.76, 0.44), (18.0, 7.0, 0.75, 0.42), (-25.0, 24.0, 0.50, 0.36))
+CHECKER, RIPPLES, TILES = 0, 1, 2
+_PATTERNS = (CHECKER, RIPPLES, CHECKER, TILES)  # of a place's ground
+LOOK_VALUES = 21
 COLOURS = ((0.86, 0.13, 0.12), (0.95, 0.50, 0.08), (0.96, 0.84, 0.14), (0.17, 0.62, 0.19), (0.12, 0.76, 0.78),
            (0.13, 0.29, 0.85), (0.50, 0.17, 0.72), (0.96, 0.46, 0.72))  # fmt: skip
 
@@ -48,26 +52,30 @@ COLOURS = ((0.86, 0.13, 0.12), (0.95, 0.50, 0.08), (0.96, 0.84, 0.14), (0.17, 0.
 class Scenes:
     """A batch of worlds.
 
-    theme      int64 [B]
+    look       int64 [B], place and time of day
     objects    fp32  [B, OBJECTS, 9]: kind, x, z, radius (half width), height, yaw, r, g, b;
                radius 0 is absent
     colour     int64 [B, OBJECTS], index into words.COLOURS
     hills      fp32  [B, HARMONICS, 2]: cosine and sine amplitude of the skyline
-    ground     fp32  [B, 3]: checker offset x, z and rotation
+    ground     fp32  [B, 3]: the pattern's offset x, z and rotation
     """
 
-    theme: Tensor
+    look: Tensor
     objects: Tensor
     colour: Tensor
     hills: Tensor
     ground: Tensor
 
     def __len__(self) -> int:
-        return self.theme.shape[0]
+        return self.look.shape[0]
+
+    def to(self, device: torch.device | str) -> Scenes:
+        fields = (self.look, self.objects, self.colour, self.hills, self.ground)
+        return Scenes(*(field.to(device) for field in fields))
 
     def repeat(self, times: int) -> Scenes:
         """Each scene `times` times in a row."""
-        fields = (self.theme, self.objects, self.colour, self.hills, self.ground)
+        fields = (self.look, self.objects, self.colour, self.hills, self.ground)
         return Scenes(*(field.repeat_interleave(times, dim=0) for field in fields))
 
 
@@ -84,23 +92,20 @@ def sample_scenes(batch: int, generator: torch.Generator) -> Scenes:
     around = math.radians(38) + math.radians(284) * (slot - 4 + rand(batch, OBJECTS)) / (OBJECTS - 4)
     angle = torch.where(front, in_front, around)
     distance = 2.9 + 7.1 * rand(batch, OBJECTS).square()
-    kind = (rand(batch, OBJECTS) * 3).floor()
+    kind = (rand(batch, OBJECTS) * len(words.KINDS)).floor()
     size = rand(batch, OBJECTS)
-    radius = torch.stack([0.40 + 0.45 * size, 0.40 + 0.40 * size, 0.22 + 0.16 * size], -1)
-    height = torch.stack(
-        [2 * radius[..., 0], 0.6 + 0.9 * rand(batch, OBJECTS), 1.9 + 1.3 * rand(batch, OBJECTS)], -1
-    )
-    pick = kind.long().unsqueeze(-1)
+    tall = rand(batch, OBJECTS)
+    radius, height = sizes(kind, size, tall)
     colour = (rand(batch, OBJECTS) * len(COLOURS)).long()
     rgb = torch.tensor(COLOURS, device=device)[colour] * (0.92 + 0.16 * rand(batch, OBJECTS, 1))
-    present = rand(batch, OBJECTS) < 0.92
+    present = rand(batch, OBJECTS) < 0.5 + 0.5 * rand(batch, 1)
     objects = torch.stack(
         [
             kind,
             distance * angle.sin(),
             distance * angle.cos(),
-            radius.gather(-1, pick).squeeze(-1) * present,
-            height.gather(-1, pick).squeeze(-1),
+            radius * present,
+            height,
             rand(batch, OBJECTS) * math.pi,
             *rgb.clamp(0, 1).unbind(-1),
         ],
@@ -109,7 +114,16 @@ def sample_scenes(batch: int, generator: torch.Generator) -> Scenes:
     k = torch.arange(1, HARMONICS + 1, device=device).float()
     hills = torch.randn(batch, HARMONICS, 2, generator=generator, device=device) * (0.026 / k.sqrt())[:, None]
     ground = torch.stack([rand(batch) * 4, rand(batch) * 4, rand(batch) * math.pi / 2], -1)
-    return Scenes((rand(batch) * len(words.THEMES)).long(), objects, colour, hills, ground)
+    return Scenes((rand(batch) * LOOKS).long(), objects, colour, hills, ground)
+
+
+def sizes(kind: Tensor, size: Tensor, tall: Tensor) -> tuple[Tensor, Tensor]:
+    """(radius, height) in metres of things of `kind`, all [...], for `size` and `tall` in 0..1."""
+    radii = [0.40 + 0.45 * size, 0.40 + 0.40 * size, 0.22 + 0.16 * size, 0.45 + 0.40 * size]
+    radius = torch.stack(radii, -1)
+    height = torch.stack([2 * radius[..., 0], 0.6 + 0.9 * tall, 1.9 + 1.3 * tall, 1.1 + 1.2 * tall], -1)
+    pick = kind.long().unsqueeze(-1)
+    return radius.gather(-1, pick).squeeze(-1), height.gather(-1, pick).squeeze(-1)
 
 
 def hide_obstacles(scenes: Scenes, poses: Tensor, margin: float = 0.7) -> Scenes:
@@ -118,7 +132,7 @@ def hide_obstacles(scenes: Scenes, poses: Tensor, margin: float = 0.7) -> Scenes
     near = (poses[:, :, None, :2] - centre).norm(dim=-1).amin(dim=1) < scenes.objects[..., 3] + margin
     objects = scenes.objects.clone()
     objects[..., 3] = objects[..., 3].masked_fill(near, 0.0)
-    return Scenes(scenes.theme, objects, scenes.colour, scenes.hills, scenes.ground)
+    return Scenes(scenes.look, objects, scenes.colour, scenes.hills, scenes.ground)
 
 
 def velocities(keys: tuple[str, ...]) -> tuple[float, float, float, float]:
@@ -184,37 +198,6 @@ def sample_trajectories(batch: int, frames: int, generator: torch.Generator, ret
     return poses.gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
 
 
-def sample_prompts(scenes: Scenes, generator: torch.Generator) -> Tensor:
-    """Prompt features [B, words.FEATURES] someone might write for each scene.
-
-    Mostly they tell what is in front at the start.
-    """
-    device = generator.device
-    batch = len(scenes)
-
-    def rand(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator, device=device)
-
-    kind, x, z, radius = scenes.objects[..., :4].unbind(-1)
-    kind = kind.long()
-    visible = (torch.atan2(x, z).abs() < HORIZONTAL_FOV / 2) & (radius > 0)
-    mentioned = rand(batch, OBJECTS) < torch.where(visible, 0.9, 0.12)
-    mentioned &= (radius > 0) & (rand(batch, 1) > 0.15)
-    form = rand(batch, OBJECTS)
-    offset = len(words.THEMES)
-    pairs = len(words.COLOURS) * len(words.KINDS)
-    pair = offset + scenes.colour * len(words.KINDS) + kind
-    alone = torch.where(
-        form < 0.92, offset + pairs + scenes.colour, offset + pairs + len(words.COLOURS) + kind
-    )
-    index = torch.where(form < 0.84, pair, alone)
-    features = torch.zeros(batch, words.FEATURES, device=device)
-    features.scatter_add_(1, index, mentioned.float())
-    theme_said = (rand(batch, 1) < 0.85).float()
-    features.scatter_(1, scenes.theme.unsqueeze(1), theme_said)
-    return features.clamp_(max=words.MAX_COUNT)
-
-
 def pixel_rays(poses: Tensor, height: int, width: int, offset: tuple[float, float] = (0.5, 0.5)) -> Tensor:
     """Unit view directions [..., height, width, 3] through pixel + `offset` for `poses` [..., 4]."""
     half = math.tan(HORIZONTAL_FOV / 2)
@@ -230,13 +213,26 @@ def pixel_rays(poses: Tensor, height: int, width: int, offset: tuple[float, floa
     return rays / rays.norm(dim=-1, keepdim=True)
 
 
-def theme_table(device: torch.device | str) -> Tensor:
-    """fp32 [themes, 20]: the five colours, sun direction (3), sun strength, ambient strength."""
+def look_table(device: torch.device | str) -> Tensor:
+    """fp32 [LOOKS, LOOK_VALUES].
+
+    Five colours (15), direction of the sun (3), its strength, the ambient light, the pattern of the ground.
+    """
     rows = []
-    for colours, (azimuth, elevation, sun, ambient) in zip(THEME_COLOURS, THEME_LIGHT, strict=True):
-        a, e = math.radians(azimuth), math.radians(elevation)
-        direction = (math.sin(a) * math.cos(e), math.sin(e), math.cos(a) * math.cos(e))
-        rows.append([channel for colour in colours for channel in colour] + [*direction, sun, ambient])
+    for (top, horizon, light, dark, hill), pattern in zip(_PLACE_COLOURS, _PATTERNS, strict=True):
+        for (dim_top, dim_horizon, share, on_ground, on_hills), (azimuth, elevation, sun, ambient) in zip(
+            _TIME_COLOURS, _TIME_LIGHT, strict=True
+        ):
+            sky = [
+                by_day + (by_time - by_day) * share
+                for day, dim in ((top, dim_top), (horizon, dim_horizon))
+                for by_day, by_time in zip(day, dim, strict=True)
+            ]
+            ground = [c * m for colour in (light, dark) for c, m in zip(colour, on_ground, strict=True)]
+            hills = [c * m for c, m in zip(hill, on_hills, strict=True)]
+            a, e = math.radians(azimuth), math.radians(elevation)
+            direction = [math.sin(a) * math.cos(e), math.sin(e), math.cos(a) * math.cos(e)]
+            rows.append([*sky, *ground, *hills, *direction, sun, ambient, float(pattern)])
     return torch.tensor(rows, device=device)
 
 
