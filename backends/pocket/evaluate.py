@@ -2,9 +2,9 @@
 
 recall    40 rendered frames of a 100 degree pan are the history; the pan back is generated and compared
           with the renderer, which is fair because all of it has been seen.
-revisit   the model's own rollout turns 120 degrees away, walks to and fro for 60, 120 or 240 frames, and turns
-          back; returning frames are compared with the outgoing ones at the same poses: BF16, INT2 codecs, and
-          BF16 with a window of as many bytes as QVG INT2 takes.
+revisit   the model's own rollout turns 120 degrees away, walks to and fro for 60, 120 or 240 frames, and
+          turns back; returning frames are compared with the outgoing ones at the same poses: BF16, INT2
+          codecs, and BF16 with a window of as many bytes as QVG INT2 takes.
 prompts   held-out prompts, a full turn each: how many of the things asked for can be seen (`prompts.py`).
 steady    300 frames from prompts alone: contrast and edges of the last 50 against the renderer's on the same
           path, and how many videos keep brightness, contrast and edges within what rendered pictures have.
@@ -62,7 +62,7 @@ class Evaluation(HeldOut):
         return psnr(made, real[:, PAN:])
 
     def revisit(self, away: int, codec: CodecConfig = BF16, policy: CachePolicy = SPEC.policy) -> float:
-        """dB of the last half of the way back against the first half of the way out; `away` frames between."""
+        """dB of the end of the way back against the beginning of the way out, `away` frames between them."""
         there = away // 2
         path = f"right-{AWAY}, w-{there}, s-{away - there}, left-{AWAY}"
         last = 2 * AWAY + away

@@ -2,8 +2,8 @@
 
 A prompt is planned into a layout: places are drawn for the things it asks for, within what it says of them.
 The transformer is told of a thing, for every token, how the token's ray passes it, from the first frame until
-a block that showed the thing has become history. After that it has to be remembered: what a video shows when the
-camera comes back is up to its memory, not to its prompt.
+a block that showed the thing has become history. After that it has to be remembered: what a video shows when
+the camera comes back is up to its memory, not to its prompt.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def in_sight(things: Tensor, poses: Tensor) -> Tensor:
 
 
 def told_by_block(things: Tensor, poses: Tensor, block: int) -> Tensor:
-    """bool [B, F, O]: what is still told at each frame, when blocks of `block` frames become history in turn."""
+    """bool [B, F, O]: what is still told at each frame; blocks of `block` frames become history in turn."""
     shown = in_sight(things, poses).unflatten(1, (-1, block)).any(dim=2)
     before = shown.int().cummax(dim=1).values.roll(1, dims=1)
     before[:, 0] = 0
@@ -141,8 +141,8 @@ def thing_features(layout: Layout, poses: Tensor, told: Tensor) -> tuple[Tensor,
 def plan(prompt: PromptWords, seed: int, beyond_picture: bool = False) -> Layout:
     """One layout of what `prompt` asks for; chance, of `seed`, settles what it leaves open.
 
-    A few things nobody asked for stand around, outside the first view. With `beyond_picture`, all things do, and
-    place and time are told only if the prompt names them: the picture shows the rest.
+    A few things nobody asked for stand around, outside the first view. With `beyond_picture`, all things do,
+    and place and time are told only if the prompt names them: the picture shows the rest.
     """
     chance = random.Random(f"layout {seed}")
     place = chance.randrange(len(words.PLACES))

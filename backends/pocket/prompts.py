@@ -1,4 +1,4 @@
-"""Whether Pocket World shows what a prompt asks for: held-out prompts, a turn around, and what is seen in it."""
+"""Whether Pocket World shows what prompts ask for: held-out ones, a full turn each, and what is seen."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def built(layout: Layout) -> Scenes:
 
 
 def followed(evaluation: HeldOut, count: int = 40, at_once: int = 20) -> dict[str, float]:
-    """Shares in per cent: what generated turns show of what their prompts ask for, and what it would be by chance.
+    """Shares in per cent: what generated turns show of what their prompts ask for, and by chance.
 
     pairs       requested (colour, kind) pairs that are visible in the turn
     rendered    the same of the renderer's own pictures of the planned worlds: what this measure can see
@@ -115,7 +115,7 @@ def _around(video: Tensor, poses: Tensor, layout: Layout) -> Iterator[Around]:
 
 
 def _seen(around: Around, thing: Thing) -> list[float]:
-    """Bearings in the world of the things seen that are of this colour and kind, each in two frames or more."""
+    """Bearings in the world of the things of this colour and kind that are seen in two frames or more."""
     at = [
         bearing
         for frame in around

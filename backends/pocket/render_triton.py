@@ -223,6 +223,7 @@ def render(scenes: Scenes, poses: Tensor, height: int, width: int) -> Tensor:
     _kernel[(pictures, triton.cdiv(height * width, block))](
         look, scenes.objects.contiguous(), scenes.hills.contiguous(), scenes.ground.contiguous(),
         poses.contiguous(), out, height, width, math.tan(HORIZONTAL_FOV / 2), TILE, FOG, EYE,
-        OBJECTS=OBJECTS, HARMONICS=HARMONICS, LOOK_VALUES=LOOK_VALUES, RIPPLES=RIPPLES, TILES=TILES, BLOCK=block,
+        OBJECTS=OBJECTS, HARMONICS=HARMONICS, LOOK_VALUES=LOOK_VALUES,
+        RIPPLES=RIPPLES, TILES=TILES, BLOCK=block,
     )  # fmt: skip
     return out

@@ -68,7 +68,7 @@ class Sampler:
     def __init__(
         self, world: World, cache: KVCache, layout: Layout, seed: int, opening: tuple[float, ...] = OPENING
     ) -> None:
-        """A `layout` for each video; `opening` are the noise levels of a first block made from noise alone."""
+        """A layout for each video; `opening` are the noise levels of a first block made from noise alone."""
         self._world, self._cache = world, cache
         self._layout = layout.to(world.device)
         self.look = self._layout.look().to(world.dtype)

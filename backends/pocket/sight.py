@@ -1,7 +1,7 @@
 """Reading a picture of Pocket World back: which colours and kinds of things stand where.
 
-Every pixel gets the nearest of the colours that the renderer itself could have put there, of a thing under some
-light and haze or of the ground and the sky; patches of one colour are told apart by their outline.
+Every pixel gets the nearest of the colours that the renderer itself could have put there, of a thing under
+some light and haze or of the ground and the sky; patches of one colour are told apart by their outline.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LEAST = 40  # pixels of a patch that counts
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A patch of `colour` with the outline of a `kind`, `bearing` radians to the right of the picture's middle."""
+    """A patch of a colour with the outline of a kind, `bearing` radians right of the picture's middle."""
 
     colour: int
     kind: int
@@ -30,7 +30,7 @@ class Sighting:
 
 
 def palette(look: int) -> tuple[Tensor, Tensor]:
-    """(fp32 [N, 3], int64 [N]): colours of a look's pictures; index into words.COLOURS, -1 for ground and sky."""
+    """(fp32 [N, 3], int64 [N]): a look's colours; indices into words.COLOURS, -1 for ground and sky."""
     row = look_table("cpu")[look]
     top, horizon, light, dark, hill = row[:15].view(5, 3)
     sun, strength, ambient = row[15:18], row[18], row[19]

@@ -6,8 +6,8 @@ rendered on the fly.
 
 The transformer learns by teacher forcing: each sequence carries its chunks twice, clean and noised, and a
 noised chunk attends the clean chunks before it and itself, which is what the cache offers when generating.
-In the last stage most of the history is the model's own, made with the few steps it will be asked for, and the
-truth stays the aim: small faults are to be mended, not carried on.
+In the last stage most of the history is the model's own, made with the few steps it will be asked for, and
+the truth stays the aim: small faults are to be mended, not carried on.
 """
 
 from __future__ import annotations
@@ -153,8 +153,11 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Conditions(NamedTuple):
-    """rays [B, F, P, RAY_VALUES]; things and weight of `thing_features`; look [B, LOOK_FEATURES]; cos, sin of both
-    halves [B, 1, 2 F P, pairs]; t_clean [B, F]."""
+    """What a sequence is made under.
+
+    rays [B, F, P, RAY_VALUES]; things and weight of `thing_features`; look [B, LOOK_FEATURES]; cos and sin of
+    both halves [B, 1, 2 F P, pairs]; t_clean [B, F]
+    """
 
     rays: Tensor
     things: Tensor
@@ -366,8 +369,8 @@ class Trainer:
             if not pool:
                 many = sample_sequences(POOL, stage.chunks, self.generator)
                 parts = (
-                    _split(many.scenes, stage.batch), many.poses.split(stage.batch), many.frames.split(stage.batch),
-                    _split(many.layout, stage.batch),
+                    _split(many.scenes, stage.batch), many.poses.split(stage.batch),
+                    many.frames.split(stage.batch), _split(many.layout, stage.batch),
                 )  # fmt: skip
                 pool.extend(Sequences(*each) for each in zip(*parts, strict=True))
             batch = pool.pop()
@@ -409,8 +412,8 @@ class Trainer:
                     noisy = torch.where(lately[..., None, None, None], met, noisy)
                     t_noisy = t_noisy.masked_fill(lately, LEVELS[-1])
             return loss(
-                self.transformer, latents, mix(history, noise[0], t_clean), noisy, t_noisy, counted, given, mask,
-                stage.kv_noise,
+                self.transformer, latents, mix(history, noise[0], t_clean), noisy, t_noisy, counted,
+                given, mask, stage.kv_noise,
             )  # fmt: skip
 
         return step

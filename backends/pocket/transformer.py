@@ -148,7 +148,8 @@ class Transformer(nn.Module):
     def view(self, rays: Tensor, things: Tensor, weight: Tensor) -> Tensor:
         """What every token looks at, [B, F, P, C]; the same for all noise levels of a block.
 
-        rays [B, F, P, RAY_VALUES]; things [B, F, P, O, THING_FEATURES] and weight [B, F, P, O] of `thing_features`.
+        rays [B, F, P, RAY_VALUES]; things [B, F, P, O, THING_FEATURES] and weight [B, F, P, O] are of
+        `thing_features`.
         """
         passed = (self.thing(things) * weight.unsqueeze(-1)).sum(-2)
         return self.ray(rays) + self.things(passed)

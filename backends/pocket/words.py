@@ -15,8 +15,12 @@ MAX_COUNT = 4
 MAX_THINGS = 9
 
 VOCABULARY = (
-    ("places", PLACES), ("times", TIMES), ("colours", COLOURS), ("things", KINDS), ("where", (*SIDES, *REACHES))
-)  # fmt: skip
+    ("places", PLACES),
+    ("times", TIMES),
+    ("colours", COLOURS),
+    ("things", KINDS),
+    ("where", (*SIDES, *REACHES)),
+)
 
 _SYNONYMS = {
     "grass": "meadow", "field": "meadow", "garden": "meadow", "spring": "meadow",
@@ -40,7 +44,8 @@ _SYNONYMS = {
 _NUMBERS = {"a": 1, "an": 1, "one": 1, "single": 1, "two": 2, "couple": 2, "pair": 2, "three": 3, "four": 4}
 _FILLER_TEXT = (
     "the and with in on at of by to from some is are there beside under over into very side sides hand off "
-    "scene world place view it its this that which where s something thing things you your me my then also time"
+    "scene world place view it its this that which where s something thing things you your me my then also "
+    "time"
 )
 _FILLER = frozenset(_FILLER_TEXT.split())
 

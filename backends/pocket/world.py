@@ -33,7 +33,7 @@ _PLACE_COLOURS = (
     ((0.52, 0.68, 0.88), (0.92, 0.95, 0.99), (0.95, 0.97, 1.00), (0.82, 0.88, 0.95), (0.70, 0.78, 0.88)),
     ((0.40, 0.56, 0.76), (0.86, 0.89, 0.90), (0.63, 0.60, 0.57), (0.42, 0.40, 0.39), (0.48, 0.47, 0.50)),
 )
-# By time: sky top, sky horizon, how much of these the sky takes, what the ground and the hills are multiplied by.
+# By time: sky top, sky horizon, their share of the sky, what the ground and the hills are multiplied by.
 _TIME_COLOURS = (
     ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 0.0, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)),
     ((0.29, 0.22, 0.46), (0.99, 0.60, 0.36), 0.92, (0.98, 0.78, 0.86), (0.70, 0.45, 0.64)),

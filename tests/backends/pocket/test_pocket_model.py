@@ -10,7 +10,8 @@ from backends.base import BackendUnavailable, Request, Stopped
 from backends.camera import CameraMove, parse_path
 from backends.pocket import spec, weights
 from backends.pocket.autoencoder import Autoencoder
-from backends.pocket.rollout import OPENING, PocketBackend, Sampler, World, fit_picture, noise_levels
+from backends.pocket.layout import sample_layouts, thing_features, told_by_block
+from backends.pocket.rollout import LEVELS, OPENING, PocketBackend, Sampler, World, fit_picture, noise_levels
 from backends.pocket.spec import BLOCK_FRAMES, SPEC
 from backends.pocket.train import (
     CHUNK_TOKENS,
@@ -22,8 +23,7 @@ from backends.pocket.train import (
     training_mask,
 )
 from backends.pocket.transformer import Rotary, Transformer, TransformerConfig, ray_features
-from backends.pocket.words import FEATURES
-from backends.pocket.world import sample_trajectories
+from backends.pocket.world import sample_scenes, sample_trajectories
 from qvg import BF16, CacheGeometry, CachePolicy, KVCache
 
 TINY = TransformerConfig(width=128, layers=2, heads=1)
@@ -58,7 +58,8 @@ def test_generating_with_the_cache_is_what_training_computed(world: World) -> No
     generator = torch.Generator().manual_seed(0)
     poses = sample_trajectories(1, chunks * BLOCK_FRAMES, generator)
     latents = torch.randn(1, chunks * BLOCK_FRAMES, 12, 16, 28, generator=generator)
-    prompt = torch.rand(1, FEATURES, generator=generator)
+    layout = sample_layouts(sample_scenes(1, generator), generator)
+    layout.things[0, :, 3] = 0.5  # all told
     noised = torch.randn(latents.shape, generator=generator)
     rays = ray_features(poses)
     t = torch.cat([torch.zeros(1, chunks * BLOCK_FRAMES), torch.full((1, chunks * BLOCK_FRAMES), 0.9)], 1)
@@ -70,17 +71,24 @@ def test_generating_with_the_cache_is_what_training_computed(world: World) -> No
 
         return flex_attention(rotate(q), rotate(k), v, block_mask=mask)
 
+    told = told_by_block(layout.things, poses, BLOCK_FRAMES)
+    assert told[:, :BLOCK_FRAMES].any() and (told[:, -1] != told[:, 0]).any(), (
+        "some are told, and some no more"
+    )
+    view = world.transformer.view(rays, *thing_features(layout, poses, told))
     expected = world.transformer(
-        torch.cat([latents, noised], 1), t, torch.cat([rays, rays], 1), prompt, masked
+        torch.cat([latents, noised], 1), t, torch.cat([view, view], 1), layout.look(), masked
     )
 
-    sampler = Sampler(world, history := cache(), prompt, seed=0)
+    sampler = Sampler(world, history := cache(), layout, seed=0)
     for block in range(2):
         part = slice(block * BLOCK_FRAMES, (block + 1) * BLOCK_FRAMES)
         sampler.absorb(latents[:, part], poses[:, part])
     last = slice(2 * BLOCK_FRAMES, 3 * BLOCK_FRAMES)
     with torch.inference_mode():
-        made = sampler._predict(noised[:, last], torch.full((1, BLOCK_FRAMES), 0.9), rays[:, last])
+        made = sampler._predict(
+            noised[:, last], torch.full((1, BLOCK_FRAMES), 0.9), sampler.view(poses[:, last])
+        )
     assert history.frames == 2 * BLOCK_FRAMES
     torch.testing.assert_close(made, expected[:, chunks * BLOCK_FRAMES :][:, last], rtol=1e-3, atol=1e-3)
 
@@ -129,14 +137,31 @@ def test_stopping_inside_a_block_commits_nothing(world: World) -> None:
 
     def tick(step: int, steps: int) -> None:
         calls.append(step)
-        if len(calls) == len(OPENING) + 3:
+        if len(calls) == len(OPENING) + 1 + len(LEVELS):
             raise Stopped
 
     rollout = PocketBackend(world).open(Request(blocks=3), history := cache(), tick)
     assert rollout.step() is not None
     with pytest.raises(Stopped):
         rollout.step()
-    assert calls == [*range(len(OPENING) + 1), 0, 1] and history.frames == BLOCK_FRAMES
+    assert calls == [*range(len(OPENING) + 1), *range(len(LEVELS))] and history.frames == BLOCK_FRAMES
+
+
+def test_a_rewound_step_is_told_again(world: World) -> None:
+    rollout = PocketBackend(world).open(Request(prompt="a red box ahead", blocks=2), cache(), no_tick)
+    mark = rollout.mark()
+    rollout.step()
+    assert rollout._sampler.seen.any()
+    rollout.rewind(mark)
+    assert not rollout._sampler.seen.any()
+
+
+def test_a_prompt_changes_the_video(world: World) -> None:
+    a, b = (
+        rollout_frames(world, prompt=prompt, seed=3, blocks=1)[0]
+        for prompt in ("a red box", "two blue balls")
+    )
+    assert (a != b).any()
 
 
 def test_the_path_and_steering_move_the_camera(world: World) -> None:
@@ -228,12 +253,12 @@ def test_stages_follow_each_other_and_a_checkpoint_goes_on_where_it_was(tmp_path
         assert trainer.stage() == stage
         trainer.spent[stage.name] = 60 * stage.share
     assert trainer.stage() is None
-    trainer.spent["long"] -= 1
+    trainer.spent["own"] -= 1
     torch.save(trainer.state_dict(), tmp_path / "checkpoint.pt")
     resumed = Trainer(minutes=1, device=torch.device("cpu"), seed=5)
     resumed.load_state_dict(torch.load(tmp_path / "checkpoint.pt", weights_only=True))
     stage = resumed.stage()
-    assert stage is not None and stage.name == "long"
+    assert stage is not None and stage.name == "own"
     for a, b in zip(trainer.average.parameters(), resumed.average.parameters(), strict=True):
         assert torch.equal(a, b)
 

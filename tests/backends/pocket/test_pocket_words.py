@@ -1,47 +1,74 @@
 import pytest
 
 from backends.pocket import words
-from backends.pocket.words import COLOURS, KINDS, THEMES, pair_feature, parse_prompt
+from backends.pocket.words import COLOURS, KINDS, PLACES, TIMES, Thing, parse_prompt
+
+
+def thing(name: str, side: str | None = None, reach: str | None = None) -> Thing:
+    colour, kind = name.split()
+    return Thing(
+        None if colour == "any" else COLOURS.index(colour),
+        None if kind == "any" else KINDS.index(kind),
+        side,
+        reach,
+    )
 
 
 @pytest.mark.parametrize(
-    ("prompt", "counts"),
+    ("prompt", "things"),
     [
-        ("a red box", {pair_feature(COLOURS.index("red"), KINDS.index("box")): 1}),
-        ("two blue pillars", {pair_feature(COLOURS.index("blue"), KINDS.index("pillar")): 2}),
-        ("3 golden cubes", {pair_feature(COLOURS.index("yellow"), KINDS.index("box")): 3}),
-        ("Snowy field at sunset", {words.theme_feature(THEMES.index("snow")): 1}),
-        ("a ball and a tower", {words.kind_feature(0): 1, words.kind_feature(2): 1}),
-        (
-            "something pink, and spheres",
-            {words.colour_feature(COLOURS.index("pink")): 1, words.kind_feature(0): 1},
-        ),
-        ("red and blue boxes", {words.colour_feature(0): 1, pair_feature(COLOURS.index("blue"), 1): 1}),
+        ("a red box", [thing("red box")]),
+        ("two blue pillars", [thing("blue pillar")] * 2),
+        ("3 golden cubes", [thing("yellow box")] * 3),
+        ("a ball and a tower", [thing("any ball"), thing("any pillar")]),
+        ("something pink, and spheres", [thing("pink any"), thing("any ball")]),
+        ("red and blue boxes", [thing("red box"), thing("blue box")]),
+        ("a red box on the left", [thing("red box", "left")]),
+        ("on the left a red box and a ball", [thing("red box", "left"), thing("any ball")]),
+        ("a red box, far away", [thing("red box", None, "far")]),
+        ("a red box far away on the left and a ball near on the right",
+         [thing("red box", "left", "far"), thing("any ball", "right", "near")]),
+        ("on the right a green cone and behind you three crates",
+         [thing("green cone", "right"), *[thing("any box", "behind")] * 3]),
+        ("red on the left, a box", [thing("red any", "left"), thing("any box")]),
     ],
-)
-def test_counts(prompt: str, counts: dict[int, int]) -> None:
-    features = parse_prompt(prompt).features
-    assert {index: value for index, value in enumerate(features) if value} == counts
+)  # fmt: skip
+def test_things(prompt: str, things: list[Thing]) -> None:
+    parsed = parse_prompt(prompt)
+    assert list(parsed.things) == things and not parsed.unknown
 
 
-def test_features_do_not_overlap() -> None:
-    used = [words.theme_feature(i) for i in range(len(THEMES))]
-    used += [pair_feature(c, k) for c in range(len(COLOURS)) for k in range(len(KINDS))]
-    used += [words.colour_feature(c) for c in range(len(COLOURS))] + [
-        words.kind_feature(k) for k in range(len(KINDS))
-    ]
-    assert sorted(used) == list(range(words.FEATURES))
+def test_the_prompt_of_the_readme() -> None:
+    parsed = parse_prompt("a red box on the left, two blue pillars far away, snow, at dusk")
+    assert parsed.note() == "Understood: red box (left), 2 x blue pillar (far), snow, dusk."
+    assert (parsed.place, parsed.time) == (PLACES.index("snow"), TIMES.index("dusk"))
+
+
+def test_the_first_place_and_time_count() -> None:
+    parsed = parse_prompt("Snowy field at sunset, then night in the desert")
+    assert (parsed.place, parsed.time) == (PLACES.index("snow"), TIMES.index("dusk"))
+
+
+def test_every_word_of_the_vocabulary_is_understood() -> None:
+    for group, known in words.VOCABULARY:
+        for word in known:
+            parsed = parse_prompt(f"{word} a ball")
+            assert not parsed.unknown, (group, word)
+            plain = parse_prompt("a ball")
+            assert parsed != plain or group == "things"
 
 
 def test_unknown_words_are_named_once_and_not_refused() -> None:
     parsed = parse_prompt("a dragon and a red box with a dragon")
     assert parsed.unknown == ("dragon",)
-    assert parsed.understood == ("red box",)
+    assert parsed.things == (thing("red box"),)
     assert "dragon" in parsed.note() and "red box" in parsed.note()
 
 
-def test_counts_are_bounded() -> None:
-    assert max(parse_prompt("9999999 red boxes " * 50).features) == words.MAX_COUNT
+def test_things_are_bounded() -> None:
+    parsed = parse_prompt("9999999 red boxes " * 50)
+    assert len(parsed.things) == words.MAX_THINGS and parsed.too_many
+    assert f"The first {words.MAX_THINGS} things are used." in parsed.note()
 
 
 def test_a_prompt_of_nothing_known_says_so() -> None:

@@ -1,0 +1,166 @@
+"""What Pocket World is told, and what can be read back from its pictures."""
+
+import math
+
+import pytest
+import torch
+
+from backends.pocket import words
+from backends.pocket.layout import (
+    THING_FEATURES,
+    Layout,
+    describe,
+    in_sight,
+    plan,
+    sample_layouts,
+    thing_features,
+    told_by_block,
+)
+from backends.pocket.prompts import built, held_out_prompts, planned
+from backends.pocket.render import reference
+from backends.pocket.sight import look_at
+from backends.pocket.spec import COLUMNS, ROWS
+from backends.pocket.words import parse_prompt
+from backends.pocket.world import OBJECTS, sample_scenes, sample_trajectories
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def one(x: float, z: float, radius: float = 0.5, height: float = 1.0) -> Layout:
+    things = torch.zeros(1, OBJECTS, 5)
+    things[0, 0] = torch.tensor([1, x, z, radius, height])
+    zero = torch.zeros(1, dtype=torch.long)
+    return Layout(zero, zero, things, torch.zeros(1, OBJECTS, dtype=torch.long))
+
+
+def bearing(layout: Layout, index: int) -> float:
+    return math.degrees(math.atan2(layout.things[0, index, 1], layout.things[0, index, 2]))
+
+
+def distance(layout: Layout, index: int) -> float:
+    return layout.things[0, index, 1:3].norm().item()
+
+
+def turned(*degrees: float) -> torch.Tensor:
+    poses = torch.zeros(1, len(degrees), 4)
+    poses[0, :, 2] = torch.tensor(degrees).deg2rad()
+    return poses
+
+
+def test_a_thing_is_told_until_a_block_that_shows_it_is_history() -> None:
+    layout = one(0, 5)
+    poses = turned(90, 90, 90, 0, 0, 0, 90, 0)  # blocks of two: away, comes into view, in view, half away
+    told = told_by_block(layout.things, poses, 2)[0, :, 0]
+    assert told.tolist() == [True] * 4 + [False] * 4
+    assert not told_by_block(layout.things, poses, 2)[0, :, 1:].any(), "what is not there is not told"
+
+
+def test_what_stands_behind_another_or_far_off_is_not_in_sight() -> None:
+    layout = one(0, 5)
+    layout.things[0, 1] = torch.tensor([0, 0.1, 8, 0.5, 1.0])  # behind the first
+    layout.things[0, 2] = torch.tensor([0, 2.0, 8, 0.5, 1.0])
+    layout.things[0, 3] = torch.tensor([0, 0, -30, 0.5, 1.0])
+    assert in_sight(layout.things, turned(0))[0, 0, :4].tolist() == [True, False, True, False]
+    assert not in_sight(layout.things, turned(180)).any()
+
+
+def test_tokens_are_told_of_what_their_rays_pass() -> None:
+    layout = one(2.0, 5.0)
+    features, weight = thing_features(layout, turned(0, 22), torch.ones(1, 2, OBJECTS, dtype=torch.bool))
+    assert features.shape == (1, 2, ROWS * COLUMNS, OBJECTS, THING_FEATURES) and features.isfinite().all()
+    weight = weight.view(2, ROWS, COLUMNS, OBJECTS)
+    assert weight[0, 3, :, 0].argmax() > COLUMNS // 2, "to the right"
+    assert abs(int(weight[1, 3, :, 0].argmax()) - COLUMNS // 2) <= 1, "ahead once the camera has turned to it"
+    assert weight[0, 3, 0, 0] < 1e-3 and not weight[..., 1:].any()
+
+
+def test_training_tells_only_what_is_there_and_sometimes_nothing() -> None:
+    scenes = sample_scenes(500, generator())
+    layout, full = sample_layouts(scenes, generator(1)), describe(scenes)
+    told = layout.things[..., 3] > 0
+    assert (layout.things[told] == full.things[told]).all()
+    assert 0.1 < (~told.any(dim=1)).float().mean() < 0.25
+    assert 0.05 < (layout.place < 0).float().mean() < 0.2
+    assert layout.look().sum(dim=1).unique().tolist() == [0.0, 2.0]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_plan_is_what_was_asked_for(seed: int) -> None:
+    asked = "a red box on the left, two blue pillars far away, a green ball behind, snow, at dusk"
+    layout = plan(parse_prompt(asked), seed)
+    assert (layout.place, layout.time) == (words.PLACES.index("snow"), words.TIMES.index("dusk"))
+    there = layout.things[0, :, 3] > 0
+    named = [
+        (words.COLOURS[colour], words.KINDS[int(kind)])
+        for colour, kind in zip(layout.colour[0, there], layout.things[0, there, 0], strict=True)
+    ]
+    assert named.count(("red", "box")) == named.count(("green", "ball")) == 1
+    assert named.count(("blue", "pillar")) == 2 and 5 <= len(named) <= OBJECTS
+    assert -35 < bearing(layout, named.index(("red", "box"))) < 0
+    assert abs(bearing(layout, named.index(("green", "ball")))) > 120
+    assert distance(layout, named.index(("blue", "pillar"))) > 7
+    for index in range(4, len(named)):
+        assert abs(bearing(layout, index)) > 40 and named[index][0] not in ("red", "blue", "green")
+
+
+def test_a_seed_is_a_plan() -> None:
+    words_ = parse_prompt("a red box")
+    a, b, c = plan(words_, 1), plan(words_, 1), plan(words_, 2)
+    assert (a.things == b.things).all() and (a.things != c.things).any()
+
+
+def test_nothing_is_planned_into_a_picture_that_is_given() -> None:
+    for seed in range(8):
+        layout = plan(parse_prompt("a red box ahead and a blue cone"), seed, beyond_picture=True)
+        assert layout.place == layout.time == -1
+        there = [index for index in range(OBJECTS) if layout.things[0, index, 3] > 0]
+        assert there and all(abs(bearing(layout, index)) > 40 for index in there)
+    assert plan(parse_prompt("snow"), 0, beyond_picture=True).place == words.PLACES.index("snow")
+
+
+def test_an_empty_prompt_is_a_furnished_world() -> None:
+    looks = set()
+    for seed in range(12):
+        layout = plan(parse_prompt(""), seed)
+        looks.add((int(layout.place), int(layout.time)))
+        first_view = in_sight(layout.things, turned(0))[0, 0]
+        assert first_view.any() and (layout.things[0, :, 3] > 0).sum() >= 5
+    assert len(looks) > 4
+
+
+def test_nine_things_can_be_asked_for() -> None:
+    layout = plan(parse_prompt("4 red boxes and 4 blue balls and 4 green cones"), 3)
+    assert (layout.things[..., 3] > 0).all() and layout.things.isfinite().all()
+
+
+def test_held_out_prompts_are_understood_whole() -> None:
+    prompts = held_out_prompts(40)
+    assert len(set(prompts)) == 40
+    for text in prompts:
+        parsed = parse_prompt(text)
+        assert not parsed.unknown and parsed.things, text
+        assert all(thing.colour is not None and thing.kind is not None for thing in parsed.things), text
+
+
+@pytest.mark.parametrize("kind", words.KINDS)
+@pytest.mark.parametrize("where", ["snow, day", "desert, dusk", "meadow, night", "stone, day"])
+def test_a_rendered_thing_is_read_back(kind: str, where: str) -> None:
+    layout = planned([f"a blue {kind} ahead, {where}"])
+    picture = reference(built(layout), torch.zeros(1, 4), 128, 224)
+    (seen,) = look_at(picture, int(layout.place * len(words.TIMES) + layout.time))
+    found = {(words.COLOURS[s.colour], words.KINDS[s.kind]): s.bearing for s in seen}
+    assert ("blue", kind) in found, found
+    assert math.degrees(found["blue", kind]) == pytest.approx(bearing(layout, 0), abs=2)
+
+
+def test_ground_and_sky_are_not_taken_for_things() -> None:
+    scenes = sample_scenes(24, generator(2))
+    scenes.objects[..., 3] = 0
+    scenes.look.copy_(torch.arange(24) % 12)
+    pictures = reference(scenes, sample_trajectories(24, 30, generator(3))[:, -1], 128, 224)
+    seen = [
+        len(look_at(picture[None], int(look))[0]) for picture, look in zip(pictures, scenes.look, strict=True)
+    ]
+    assert sum(seen) <= 3, seen
