@@ -47,13 +47,13 @@ EXAMPLES = (
     Example("Look away and back", "Turn away from a world, come back to it: on a 2-bit memory."),
     Example(
         "Who remembers?",
-        "34 MiB for each: BF16 has to forget, 2 bits do not.",
+        "23 MiB for each: BF16 has to forget, 2 bits do not.",
         {
             "memory": "compare",
             "sides": ("BF16", "QVG INT2"),
             "path": "right-40, left-40",
             "blocks": 20,
-            "budget": 34,
+            "budget": 23,
             "when_full": "drop",
         },
     ),
@@ -70,7 +70,7 @@ EXAMPLES = (
     Example(
         "Drive",
         "Walk with W A S D and turn with the arrows while it is being made.",
-        {"path": "", "blocks": 60, "prompt": "three purple boxes and a yellow ball at dusk"},
+        {"path": "", "blocks": 60, "prompt": "three purple boxes and a yellow ball, meadow, dusk"},
     ),
 )
 

@@ -161,12 +161,9 @@ def plan(prompt: PromptWords, seed: int, beyond_picture: bool = False) -> Layout
     standing: list[tuple[float, float, float]] = []  # (bearing, distance, half the angle covered)
     for index, (colour, kind, side, reach) in enumerate(wanted[:OBJECTS]):
         kind = chance.randrange(len(words.KINDS)) if kind is None else kind
-        radius, height = (
-            value.item() for value in sizes(*torch.tensor([kind, chance.random(), chance.random()]).unbind())
-        )
         if beyond_picture and side in (None, "ahead"):
             side = "around"
-        bearing, distance = _place(chance, standing, radius, side, reach)
+        bearing, distance, radius, height = _place(chance, standing, kind, side, reach)
         standing.append((bearing, distance, math.asin(radius / distance)))
         x, z = distance * math.sin(bearing), distance * math.cos(bearing)
         things[0, index] = torch.tensor([kind, x, z, radius, height])
@@ -176,37 +173,39 @@ def plan(prompt: PromptWords, seed: int, beyond_picture: bool = False) -> Layout
 
 
 _DEGREES = {
-    "left": (-29, -9), "right": (9, 29), "ahead": (-9, 9), "behind": (150, 210), "around": (48, 312),
+    "left": (-27, -9), "right": (9, 27), "ahead": (-13, 13), "behind": (150, 210), "around": (48, 312),
     None: (-28, 28),
 }  # fmt: skip
 _METRES = {"near": (4.0, 5.0), "far": (7.5, 10.5), None: (4.0, 7.2)}  # nearer, their feet are out of view
+_FIRST_VIEW = math.radians(35)
 _CROWDED = 5  # things in the first view after which others stand around
+_TRIES = 60
 
 
 def _place(
-    chance: random.Random, standing: list[tuple[float, float, float]], radius: float,
+    chance: random.Random, standing: list[tuple[float, float, float]], kind: int,
     side: str | None, reach: str | None,
-) -> tuple[float, float]:  # fmt: skip
-    """(bearing, distance) within what is asked, as free of what stands already as twenty tries find."""
-    if (
-        side is None
-        and sum(math.cos(bearing) > math.cos(math.radians(35)) for bearing, *_ in standing) >= _CROWDED
-    ):
-        side = "around"
-    best, most = (0.0, 5.0), -math.inf
-    for _ in range(20):
-        bearing = math.radians(chance.uniform(*_DEGREES[side]))
-        distance = chance.uniform(*_METRES[reach])
+) -> tuple[float, float, float, float]:  # fmt: skip
+    """(bearing, distance, radius, height) as asked, apart from what stands already or as far as can be.
+
+    Where it is crowded, what is asked is taken a little more widely from one try to the next, and things are
+    smaller.
+    """
+    ahead = sum(math.cos(bearing) > math.cos(_FIRST_VIEW) for bearing, *_ in standing)
+    side = "around" if side is None and ahead >= _CROWDED else side
+    (left, right), (near, far) = _DEGREES[side], _METRES[reach]
+    best, most = (0.0, 5.0, 0.4, 0.8), -math.inf
+    for attempt in range(_TRIES):
+        ease = attempt / _TRIES
+        size, tall = chance.random() * (1 - ease), chance.random()
+        radius, height = (x.item() for x in sizes(*torch.tensor([kind, size, tall]).unbind()))
+        bearing = math.radians(chance.uniform(left - 6 * ease, right + 6 * ease))
+        distance = chance.uniform(near, far * (1 + 0.4 * ease))
         covered = math.asin(radius / distance)
-        free = min(
-            (
-                abs(math.remainder(bearing - other, math.tau)) - covered - width
-                for other, _, width in standing
-            ),
-            default=1.0,
-        )
+        gaps = [abs(math.remainder(bearing - other, math.tau)) - width for other, _, width in standing]
+        free = min(gaps, default=1.0) - covered
         if free > most:
-            best, most = (bearing, distance), free
+            best, most = (bearing, distance, radius, height), free
         if free > math.radians(2):
             break
     return best

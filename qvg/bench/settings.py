@@ -107,7 +107,7 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
         "pocket": Setting(
             title="Pocket World",
             layers=8,
-            heads=3,
+            heads=2,
             rows=8,
             columns=14,
             block=4,

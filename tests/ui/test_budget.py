@@ -42,14 +42,14 @@ def test_a_side_stays_inside_and_gives_up_no_more_than_it_must(preset, mib, when
 
 
 def test_at_the_same_budget_bf16_forgets_and_two_bits_remember():
-    bf16, qvg = (live_within(POCKET, codec_for(POCKET, name), WHOLE, 20, 34 * MIB, "drop")
+    bf16, qvg = (live_within(POCKET, codec_for(POCKET, name), WHOLE, 20, 23 * MIB, "drop")
                  for name in ("BF16", "QVG INT2"))  # fmt: skip
     assert bf16.drops_from == 6
     assert qvg.drops_from is None
     assert qvg.policy.window is None
     assert text.fate(bf16.drops_from, None, POCKET) == "drops frames from frame 25 on"
-    stops = live_within(POCKET, BF16, WHOLE, 20, 34 * MIB, "stop")
-    # Five blocks of 5.25 MiB, and the one being denoised.
+    stops = live_within(POCKET, BF16, WHOLE, 20, 23 * MIB, "stop")
+    # Five blocks of 3.5 MiB, and the one being denoised.
     assert stops.ends_after == 5
     assert text.fate(None, stops.ends_after, POCKET) == "out of memory at frame 21"
 
@@ -65,9 +65,9 @@ def test_the_first_block_that_misses_history(policy):
 
 
 def test_too_small_says_what_would_do():
-    with pytest.raises(TooSmall, match=r"Pocket World needs at least 11 MiB"):
+    with pytest.raises(TooSmall, match=r"Pocket World needs at least 7 MiB"):
         live_within(POCKET, BF16, WHOLE, 20, 5 * MIB, "drop")
-    with pytest.raises(TooSmall, match=r"not one block fits: Pocket World needs at least 11 MiB"):
+    with pytest.raises(TooSmall, match=r"not one block fits: Pocket World needs at least 7 MiB"):
         live_within(POCKET, BF16, WHOLE, 20, 5 * MIB, "stop")
 
 
