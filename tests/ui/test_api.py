@@ -93,7 +93,7 @@ def test_a_comparison_comes_with_its_sides_and_their_figures(client, worker):
         prompt="instant",
         codecs=["BF16", "QVG INT2", "KIVI INT2"],
         blocks=8,
-        budget_mib=30,
+        budget_mib=20,
         settings={"every": 2, "clusters": 32},
         api_name="/compare",
     )

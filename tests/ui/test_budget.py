@@ -123,15 +123,15 @@ def test_a_longer_video_begins_as_it_did_and_goes_on_along_the_path():
 
 
 def test_a_longer_video_stays_in_its_budget_or_is_refused():
-    made, more = going_on(6, 20, 80)
+    made, more = going_on(6, 20, 53)
     assert made.sides[0].fate == Fate(WHOLE)
     assert more.sides[0].fate.drops_from is not None
     assert more.sides[0].fate.policy.every == WHOLE.every
     assert more.sides[1].fate.drops_from is None
-    _, stops = going_on(6, 20, 80, "stop")
+    _, stops = going_on(6, 20, 53, "stop")
     assert stops.sides[0].fate.ends_after is not None
     with pytest.raises(TooSmall, match="BF16"):
-        going_on(14, 20, 95)
+        going_on(14, 20, 63)
 
 
 def test_keys_become_moves_and_back():

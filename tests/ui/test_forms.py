@@ -70,7 +70,7 @@ def test_time_on_a_lent_device_is_told_before_the_click(tmp_path):
     lent = Page(Desk(Lent(), tmp_path))
     assert "Asks the Space for 120 s of GPU time." in foreseen(lent, blocks=12)[lent.ui.memory_note]
     both = foreseen(
-        lent, blocks=20, memory="compare", sides=("BF16", "QVG INT2"), budget=34, when_full="stop"
+        lent, blocks=20, memory="compare", sides=("BF16", "QVG INT2"), budget=23, when_full="stop"
     )
     assert "Asks the Space for 250 s of GPU time." in both[lent.ui.memory_note], "BF16 ends after five blocks"
 
@@ -79,9 +79,9 @@ def test_a_comparison_is_planned_together(page, worker):
     sides = ["BF16", "QVG INT2"]
     assert "together need" in foreseen(page, memory="compare", sides=sides)[page.ui.memory_note]
     worker.info = INFO
-    said = foreseen(page, memory="compare", sides=sides, budget=34, blocks=20)
+    said = foreseen(page, memory="compare", sides=sides, budget=23, blocks=20)
     assert "of 8.00 GiB: fits" in said[page.ui.memory_note]
-    assert "In 34.0 MiB: BF16: drops frames from frame 25 on." in said[page.ui.budget_note]
+    assert "In 23.0 MiB: BF16: drops frames from frame 25 on." in said[page.ui.budget_note]
     assert len(said[page.stage.gauge]["rows"]) == 2
     small = INFO.__class__(
         **{name: getattr(INFO, name) for name in INFO.__slots__} | {"memory_bytes": 1 << 28}
@@ -160,7 +160,7 @@ def test_what_is_not_asked_is_not_shown(page):
 def test_budgets_by_a_click(page):
     values = page.values(PLANNED, blocks=20)
     event = SimpleNamespace(share=25)
-    assert page.forms.set_budget(event, "pocket", *values)[page.ui.budget] == 26
+    assert page.forms.set_budget(event, "pocket", *values)[page.ui.budget] == 18
     event = SimpleNamespace(name="24 GB card")
     assert page.forms.set_budget(event, "pocket", *values)[page.ui.budget] > 20_000
     event = SimpleNamespace(name="no limit")

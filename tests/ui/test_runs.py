@@ -111,7 +111,7 @@ def test_sides_run_in_step_and_are_compared(page, worker):
 
 
 def test_a_side_that_runs_out_of_its_budget_says_at_which_frame(page):
-    page.run(memory="compare", sides=["BF16", "QVG INT2"], budget=48, when_full="stop", blocks=12)
+    page.run(memory="compare", sides=["BF16", "QVG INT2"], budget=32, when_full="stop", blocks=12)
     bf16, qvg = page.player["tracks"]
     assert bf16["note"].startswith("out of memory at frame 33")
     assert "out of memory" not in qvg["note"]
@@ -342,7 +342,7 @@ def test_one_click_examples_run(page, worker):
     bf16, qvg = page.player["tracks"]
     assert "drops frames from frame 25 on" in bf16["note"]
     assert all(track["figure"].startswith("seen again: ") for track in (bf16, qvg))
-    assert page.shown[page.ui.budget] == 34
+    assert page.shown[page.ui.budget] == 23
     page.press(page.runs.example, name="nothing of ours")
     assert len(worker.jobs) == 1
 

@@ -101,7 +101,7 @@ def test_a_reference_that_forgets_is_told():
     sides = ("BF16", "QVG INT2")
     whole, tight = (
         replace(default_form(POCKET), memory="compare", sides=sides, blocks=20, budget=budget)
-        for budget in (0, 34)
+        for budget in (0, 23)
     )
     notes = []
     for form in (whole, tight):
