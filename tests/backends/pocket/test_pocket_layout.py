@@ -1,11 +1,13 @@
 """What Pocket World is told, and what can be read back from its pictures."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from backends.pocket import words
+from backends.pocket.held_out import rendered
 from backends.pocket.layout import (
     THING_FEATURES,
     Layout,
@@ -16,7 +18,7 @@ from backends.pocket.layout import (
     thing_features,
     told_by_block,
 )
-from backends.pocket.prompts import built, held_out_prompts, planned
+from backends.pocket.prompts import built, followed, held_out_prompts, planned
 from backends.pocket.render import reference
 from backends.pocket.sight import look_at
 from backends.pocket.spec import COLUMNS, ROWS
@@ -164,3 +166,29 @@ def test_ground_and_sky_are_not_taken_for_things() -> None:
         len(look_at(picture[None], int(look))[0]) for picture, look in zip(pictures, scenes.look, strict=True)
     ]
     assert sum(seen) <= 3, seen
+
+
+def test_a_model_that_renders_follows_its_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Renderer:
+        """As perfect a model as there can be, or one that ignores what it is told."""
+
+        def __init__(self, listens: bool) -> None:
+            self.world = SimpleNamespace(device="cpu")
+            self.listens = listens
+
+        def roll(self, poses: torch.Tensor, layout: Layout) -> tuple[torch.Tensor, None]:
+            scenes = built(layout)
+            if not self.listens:
+                scenes.objects[..., 3] = 0
+            return rendered(scenes, poses), None
+
+    monkeypatch.setattr("backends.pocket.prompts.TURN", 3)
+    monkeypatch.setattr("backends.pocket.prompts.EVERY", 1)
+    monkeypatch.setattr("backends.pocket.prompts.held_out_prompts", lambda count: PROMPTS[:count])
+    good, deaf = (followed(Renderer(listens), count=2, at_once=2) for listens in (True, False))
+    assert good["pairs"] == good["counts"] == good["sides"] == 100
+    assert deaf["pairs"] == deaf["counts"] == deaf["sides"] == 0
+    assert good["by chance"] == 0
+
+
+PROMPTS = ["a red ball on the left, snow, day", "two blue cones ahead, desert, day"]
