@@ -1,16 +1,18 @@
 """What Pocket World is told of a world: its look, and where things stand until they have been seen.
 
-A prompt is planned into a layout: places are drawn for the things it asks for, within what it says of them.
-The transformer is told of a thing, for every token, how the token's ray passes it, from the first frame until
-a block that showed the thing has become history. After that it has to be remembered: what a video shows when
-the camera comes back is up to its memory, not to its prompt.
+A prompt is planned into a layout: places are drawn for the things it asks for, within what it says of them,
+and a skyline and the lie of the ground. The transformer is told of each thing, and of the skyline in each
+direction, until a block that showed it has become history, and of the ground in the first block; for every
+token, how the token's ray passes it. After that it has to be remembered: what a video shows when the camera
+comes back is up to its memory, not to its prompt.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,14 +21,30 @@ from torch import Tensor
 from backends.pocket import words
 from backends.pocket.spec import COLUMNS, ROWS
 from backends.pocket.words import PromptWords
-from backends.pocket.world import EYE, HORIZONTAL_FOV, OBJECTS, Scenes, pixel_rays, sizes
+from backends.pocket.world import (
+    EYE,
+    HORIZONTAL_FOV,
+    LOW_HILLS,
+    NO_HILLS,
+    OBJECTS,
+    RIPPLE_ACROSS,
+    RIPPLE_ALONG,
+    TILE,
+    Scenes,
+    pattern,
+    pixel_rays,
+    sample_backdrops,
+    sizes,
+)
 
 LOOK_FEATURES = len(words.PLACES) + len(words.TIMES)
 SEEN_WITHIN = 0.8 * HORIZONTAL_FOV / 2  # of the middle of the picture
 SEEN_FROM = 14.0  # metres
+DIRECTIONS = 72  # the skyline is told in so many parts
+ITEMS = OBJECTS + DIRECTIONS + 1  # told until they are seen: things, parts of the skyline, the ground
 _TOKEN = HORIZONTAL_FOV / COLUMNS  # radians a token is wide
-_GEOMETRY = 9
-THING_FEATURES = _GEOMETRY + len(words.COLOURS) + len(words.KINDS)
+THING_FEATURES = 9 + len(words.COLOURS) + len(words.KINDS) + 2
+BACKDROP_FEATURES = 4 + 11
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,17 +53,23 @@ class Layout:
 
     place      int64 [B], index into words.PLACES; -1 is untold
     time       int64 [B], index into words.TIMES; -1 is untold
-    things     fp32  [B, OBJECTS, 5]: kind, x, z, radius, height as in `Scenes`; radius 0 is absent or untold
+    things     fp32  [B, OBJECTS, 6]: kind, x, z, radius, height, yaw as in `Scenes`; radius 0 is untold
     colour     int64 [B, OBJECTS], index into words.COLOURS
+    hills      fp32  [B, HARMONICS, 2] as in `Scenes`
+    ground     fp32  [B, 3] as in `Scenes`
+    backdrop   bool  [B], whether hills and ground are told
     """
 
     place: Tensor
     time: Tensor
     things: Tensor
     colour: Tensor
+    hills: Tensor
+    ground: Tensor
+    backdrop: Tensor
 
     def to(self, device: torch.device | str) -> Layout:
-        return Layout(*(t.to(device) for t in (self.place, self.time, self.things, self.colour)))
+        return Layout(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     def look(self) -> Tensor:
         """fp32 [B, LOOK_FEATURES], one-hot for place and time; zeros where untold."""
@@ -56,7 +80,10 @@ class Layout:
 def describe(scenes: Scenes) -> Layout:
     """All there is to tell of `scenes`."""
     place, time = scenes.look // len(words.TIMES), scenes.look % len(words.TIMES)
-    return Layout(place, time, scenes.objects[..., :5].clone(), scenes.colour)
+    backdrop = torch.ones_like(place, dtype=torch.bool)
+    return Layout(
+        place, time, scenes.objects[..., :6].clone(), scenes.colour, scenes.hills, scenes.ground, backdrop
+    )
 
 
 def sample_layouts(scenes: Scenes, generator: torch.Generator) -> Layout:
@@ -72,13 +99,15 @@ def sample_layouts(scenes: Scenes, generator: torch.Generator) -> Layout:
     things = full.things.clone()
     things[..., 3] = things[..., 3].masked_fill(hidden, 0.0)
     unsaid = no_things.squeeze(1) & (rand(batch) < 0.7)
-    return Layout(full.place.masked_fill(unsaid, -1), full.time.masked_fill(unsaid, -1), things, full.colour)
+    backdrop = ~no_things.squeeze(1) & (rand(batch) < 0.95)
+    place, time = full.place.masked_fill(unsaid, -1), full.time.masked_fill(unsaid, -1)
+    return Layout(place, time, things, full.colour, full.hills, full.ground, backdrop)
 
 
 def bearings(things: Tensor, poses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(bearing in the world, distance, half the angle it covers), each [B, F, O], of things seen from poses.
 
-    Radians and metres; things [B, O, 5], poses [B, F, 4].
+    Radians and metres; things [B, O, 6], poses [B, F, 4].
     """
     x = things[:, None, :, 1] - poses[..., 0, None]
     z = things[:, None, :, 2] - poses[..., 1, None]
@@ -92,33 +121,59 @@ def _wrap(angle: Tensor) -> Tensor:
 
 
 def in_sight(things: Tensor, poses: Tensor) -> Tensor:
-    """bool [B, F, O]: well inside the picture, not too far, and its middle behind no other thing."""
+    """bool [B, F, ITEMS]: what a picture from each of `poses` shows well enough to be remembered.
+
+    A thing well inside the picture, not too far, and its middle behind no other thing; parts of the skyline
+    inside the picture; the ground always.
+    """
     bearing, distance, covered = bearings(things, poses)
-    ahead = _wrap(bearing - poses[..., 2, None]).abs() < SEEN_WITHIN
+    yaw = poses[..., 2, None]
+    ahead = _wrap(bearing - yaw).abs() < SEEN_WITHIN
     apart = _wrap(bearing.unsqueeze(-1) - bearing.unsqueeze(-2)).abs()  # of i (rows) from j
     nearer = (distance.unsqueeze(-2) < distance.unsqueeze(-1)) & (things[:, None, None, :, 3] > 0)
     hidden = (nearer & (apart < covered.unsqueeze(-2))).any(-1)
-    return ahead & ~hidden & (distance < SEEN_FROM) & (things[:, None, :, 3] > 0)
+    clear = ahead & ~hidden & (distance < SEEN_FROM) & (things[:, None, :, 3] > 0)
+    directions = 2 * math.pi * (torch.arange(DIRECTIONS, device=poses.device) + 0.5) / DIRECTIONS
+    skyline = _wrap(directions - yaw).abs() < 0.45 * HORIZONTAL_FOV
+    return torch.cat([clear, skyline, torch.ones_like(skyline[..., :1])], -1)
 
 
-def told_by_block(things: Tensor, poses: Tensor, block: int) -> Tensor:
-    """bool [B, F, O]: what is still told at each frame; blocks of `block` frames become history in turn."""
-    shown = in_sight(things, poses).unflatten(1, (-1, block)).any(dim=2)
+def told_by_block(layout: Layout, poses: Tensor, block: int) -> Tensor:
+    """bool [B, F, ITEMS], what is still told at each frame; every `block` frames become history."""
+    shown = in_sight(layout.things, poses).unflatten(1, (-1, block)).any(dim=2)
     before = shown.int().cummax(dim=1).values.roll(1, dims=1)
     before[:, 0] = 0
-    return ((before == 0) & (things[:, None, :, 3] > 0)).repeat_interleave(block, dim=1)
+    return (before == 0).repeat_interleave(block, dim=1)
 
 
-def thing_features(layout: Layout, poses: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
-    """(features [B, F, P, O, THING_FEATURES], weight [B, F, P, O]) of every token and thing.
+class Told(NamedTuple):
+    """What the transformer is told, for every token.
 
-    How the token's ray passes the thing, what it is, and how much it matters there; told [B, F, O].
+    things     fp32 [B, F, P, OBJECTS, THING_FEATURES], how the token's ray passes each thing, and what it is
+    weight     fp32 [B, F, P, OBJECTS], how much the thing matters there
+    backdrop   fp32 [B, F, P, BACKDROP_FEATURES], skyline and ground where the ray meets them
     """
+
+    things: Tensor
+    weight: Tensor
+    backdrop: Tensor
+
+
+def tell(layout: Layout, poses: Tensor, told: Tensor) -> Told:
+    """What is told of `layout` seen from `poses` [B, F, 4], of the items in `told` [B, F, ITEMS]."""
     rays = pixel_rays(poses, ROWS, COLUMNS).flatten(-3, -2)  # [B, F, P, 3]
+    things, weight = _tell_things(layout, poses, rays, told[..., :OBJECTS])
+    told = told & layout.backdrop[:, None, None]
+    skyline = _tell_skyline(layout.hills, rays, told[..., OBJECTS:-1])
+    ground = _tell_ground(layout.ground, poses, rays) * told[..., None, -1:]
+    return Told(things, weight, torch.cat([skyline, ground], -1))
+
+
+def _tell_things(layout: Layout, poses: Tensor, rays: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
     azimuth, elevation = torch.atan2(rays[..., 0], rays[..., 2]), torch.asin(rays[..., 1].clamp(-1, 1))
     bearing, distance, covered = (part.unsqueeze(2) for part in bearings(layout.things, poses))
     off = _wrap(bearing - azimuth.unsqueeze(-1))  # [B, F, P, O]
-    radius, height = layout.things[:, None, None, :, 3], layout.things[:, None, None, :, 4]
+    radius, height, yaw = (layout.things[:, None, None, :, index] for index in (3, 4, 5))
     over_foot = elevation.unsqueeze(-1) - torch.atan2(torch.full_like(distance, -EYE), distance)
     over_top = elevation.unsqueeze(-1) - torch.atan2(height - EYE, distance)
     covers = (off.abs() < covered) & (radius > 0)
@@ -133,9 +188,44 @@ def thing_features(layout: Layout, poses: Tensor, told: Tensor) -> tuple[Tensor,
     kind = F.one_hot(layout.things[..., 0].long(), len(words.KINDS))
     colour = F.one_hot(layout.colour, len(words.COLOURS))
     named = torch.cat([kind, colour], -1).to(off.dtype)[:, None, None].expand(*off.shape, -1)
+    facing = 4 * (bearing - yaw).expand_as(off)  # a box looks the same after a quarter turn
+    turned = torch.stack([facing.cos(), facing.sin()], -1)
     aside = (off.abs() - covered - 0.5 * _TOKEN).clamp_min(0)
     weight = torch.exp(-0.5 * (aside / _TOKEN).square()) * (told.unsqueeze(2) & (radius > 0))
-    return torch.cat([torch.stack(geometry, -1), named], -1), weight
+    return torch.cat([torch.stack(geometry, -1), named, turned], -1), weight
+
+
+def _tell_skyline(hills: Tensor, rays: Tensor, told: Tensor) -> Tensor:
+    """[B, F, P, 4]: how far it is above the token's left, middle and right; and that it is told."""
+    azimuth = torch.atan2(rays[..., 0], rays[..., 2])
+    rise = rays[..., 1] / rays[..., [0, 2]].norm(dim=-1).clamp_min(1e-6)
+    k = torch.arange(1, hills.shape[1] + 1, device=rays.device)
+    above = []
+    for side in (-0.5, 0.0, 0.5):
+        angle = (azimuth + side * _TOKEN).unsqueeze(-1) * k
+        cosine, sine = (hills[:, None, None, :, index] for index in (0, 1))
+        skyline = (LOW_HILLS + (cosine * angle.cos() + sine * angle.sin()).sum(-1)).clamp_min(NO_HILLS)
+        above.append(torch.tanh((skyline - rise) / _TOKEN))
+    direction = (
+        (torch.remainder(azimuth, 2 * math.pi) / (2 * math.pi) * DIRECTIONS).long().clamp(max=DIRECTIONS - 1)
+    )
+    said = told.gather(-1, direction).to(rise.dtype)
+    return torch.stack([*above, torch.ones_like(rise)], -1) * said.unsqueeze(-1)
+
+
+def _tell_ground(ground: Tensor, poses: Tensor, rays: Tensor) -> Tensor:
+    """[B, F, P, 11]: the pattern's phases where the ray meets the ground, fading far off; its direction."""
+    down = (-rays[..., 1]).clamp_min(0.02)
+    reach = EYE / down
+    turn = ground[:, 2, None, None]
+    x, z = (poses[..., None, index] + reach * rays[..., 2 * index] for index in (0, 1))
+    gx, gz = pattern(x, z, ground)
+    blurred = reach * _TOKEN / down / TILE
+    near = (rays[..., 1] < -0.02) / (1 + (0.5 * blurred).square())
+    along = torch.atan2(rays[..., 0], rays[..., 2]) + turn
+    waves = (gx, gz, RIPPLE_ACROSS * gx, RIPPLE_ALONG * gz, along)
+    phase = [*(wave.sin() for wave in waves), *(wave.cos() for wave in waves), torch.ones_like(gx)]
+    return torch.stack(phase, -1) * near.unsqueeze(-1)
 
 
 def plan(prompt: PromptWords, seed: int, beyond_picture: bool = False) -> Layout:
@@ -157,7 +247,7 @@ def plan(prompt: PromptWords, seed: int, beyond_picture: bool = False) -> Layout
     wanted = [*asked, *((chance.choice(free), None, "around", None) for _ in range(extra if free else 0))]
     if not asked and not beyond_picture:
         wanted = [(*thing[:2], None if index < 3 else "around", None) for index, thing in enumerate(wanted)]
-    things, colours = torch.zeros(1, OBJECTS, 5), torch.zeros(1, OBJECTS, dtype=torch.long)
+    things, colours = torch.zeros(1, OBJECTS, 6), torch.zeros(1, OBJECTS, dtype=torch.long)
     standing: list[tuple[float, float, float]] = []  # (bearing, distance, half the angle covered)
     for index, (colour, kind, side, reach) in enumerate(wanted[:OBJECTS]):
         kind = chance.randrange(len(words.KINDS)) if kind is None else kind
@@ -166,10 +256,13 @@ def plan(prompt: PromptWords, seed: int, beyond_picture: bool = False) -> Layout
         bearing, distance, radius, height = _place(chance, standing, kind, side, reach)
         standing.append((bearing, distance, math.asin(radius / distance)))
         x, z = distance * math.sin(bearing), distance * math.cos(bearing)
-        things[0, index] = torch.tensor([kind, x, z, radius, height])
+        things[0, index] = torch.tensor([kind, x, z, radius, height, chance.uniform(0, math.pi)])
         colours[0, index] = chance.randrange(len(words.COLOURS)) if colour is None else colour
-    told = (prompt.place, place), (prompt.time, time)
-    return Layout(*(torch.tensor([b if a is None else a]) for a, b in told), things, colours)
+    place, time = (
+        torch.tensor([b if a is None else a]) for a, b in ((prompt.place, place), (prompt.time, time))
+    )
+    hills, ground = sample_backdrops(1, torch.Generator().manual_seed(chance.getrandbits(48)))
+    return Layout(place, time, things, colours, hills, ground, torch.tensor([not beyond_picture]))
 
 
 _DEGREES = {

@@ -16,7 +16,7 @@ from backends.pocket.held_out import HeldOut, poses_along, rendered
 from backends.pocket.layout import Layout, plan
 from backends.pocket.sight import Sighting, look_at
 from backends.pocket.words import PromptWords, Thing, parse_prompt
-from backends.pocket.world import COLOURS, HARMONICS, Scenes
+from backends.pocket.world import COLOURS, Scenes
 
 SEED = 40_000
 TURN = 144  # frames of a full turn
@@ -53,14 +53,10 @@ def planned(prompts: list[str]) -> Layout:
 
 
 def built(layout: Layout) -> Scenes:
-    """Scenes that hold just what `layout` tells; the rest is drawn."""
-    generator = torch.Generator().manual_seed(SEED)
-    batch = len(layout.place)
-    yaw = torch.rand(batch, layout.colour.shape[1], 1, generator=generator) * math.pi
-    objects = torch.cat([layout.things, yaw, torch.tensor(COLOURS)[layout.colour]], -1)
-    hills = torch.randn(batch, HARMONICS, 2, generator=generator) * 0.02
-    ground = torch.rand(batch, 3, generator=generator)
-    return Scenes(layout.place * len(words.TIMES) + layout.time, objects, layout.colour, hills, ground)
+    """Scenes of just what `layout` tells."""
+    objects = torch.cat([layout.things, torch.tensor(COLOURS)[layout.colour]], -1)
+    look = layout.place * len(words.TIMES) + layout.time
+    return Scenes(look, objects, layout.colour, layout.hills, layout.ground)
 
 
 def followed(evaluation: HeldOut, count: int = 40, at_once: int = 20) -> dict[str, float]:

@@ -10,15 +10,20 @@ from torch import Tensor
 from backends.pocket.world import (
     EYE,
     HORIZONTAL_FOV,
+    LOW_HILLS,
+    NO_HILLS,
     OBJECTS,
+    RIPPLE_ACROSS,
+    RIPPLE_ALONG,
     RIPPLES,
+    TILE,
     TILES,
     Scenes,
     look_table,
+    pattern,
     pixel_rays,
 )
 
-TILE = 1.25  # metres a checker square
 FOG = 26.0  # metres
 SAMPLES = ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))  # within a pixel
 FAR = 1.0e6
@@ -42,7 +47,7 @@ def reference(scenes: Scenes, poses: Tensor, height: int, width: int) -> Tensor:
 def _shade(scenes: Scenes, poses: Tensor, ray: Tensor) -> Tensor:
     look = look_table(ray.device)[scenes.look][:, None, None]  # [B, 1, 1, LOOK_VALUES]
     top, horizon, light, dark, hill = (look[..., 3 * i : 3 * i + 3] for i in range(5))
-    sun, strength, ambient, pattern = look[..., 15:18], look[..., 18], look[..., 19], look[..., 20]
+    sun, strength, ambient, relief = look[..., 15:18], look[..., 18], look[..., 19], look[..., 20]
     origin = torch.stack([poses[:, 0], torch.full_like(poses[:, 0], EYE), poses[:, 1]], -1)[:, None, None]
     dx, dy, dz = ray.unbind(-1)
 
@@ -57,12 +62,11 @@ def _shade(scenes: Scenes, poses: Tensor, ray: Tensor) -> Tensor:
     to_ground = torch.where(dy < -1e-4, -EYE / dy.clamp(max=-1e-4), FAR)
     x = origin[..., 0] + to_ground.clamp(max=300) * dx
     z = origin[..., 2] + to_ground.clamp(max=300) * dz
-    turn = scenes.ground[:, 2, None, None]
-    gx = (x * turn.cos() + z * turn.sin() + scenes.ground[:, 0, None, None]) * (math.pi / TILE)
-    gz = (z * turn.cos() - x * turn.sin() + scenes.ground[:, 1, None, None]) * (math.pi / TILE)
-    checker, ripples = gx.sin() * gz.sin(), 0.6 * (1.6 * gx + 0.9 * (0.7 * gz).sin()).sin()
+    gx, gz = pattern(x, z, scenes.ground)
+    checker = gx.sin() * gz.sin()
+    ripples = 0.6 * (RIPPLE_ACROSS * gx + 0.9 * (RIPPLE_ALONG * gz).sin()).sin()
     tiles = torch.minimum(gx.sin().abs(), gz.sin().abs()) * 2 - 0.22
-    wave = torch.where(pattern == RIPPLES, ripples, torch.where(pattern == TILES, tiles, checker))
+    wave = torch.where(relief == RIPPLES, ripples, torch.where(relief == TILES, tiles, checker))
     footprint = to_ground.clamp(max=300) * (2 * math.tan(HORIZONTAL_FOV / 2) / 224) / (-dy).clamp_min(1e-3)
     contrast = 1 / (1 + (1.6 * footprint / TILE) ** 2)
     mix = 0.5 + 0.5 * contrast * wave / (wave * wave + 0.01).sqrt()
@@ -94,11 +98,11 @@ def _shade(scenes: Scenes, poses: Tensor, ray: Tensor) -> Tensor:
 def _skyline(hills: Tensor, sine: Tensor, cosine: Tensor) -> Tensor:
     """Rise of the hills over the horizon in the direction (sine, cosine) of the yaw."""
     real, imaginary = torch.ones_like(sine), torch.zeros_like(sine)
-    height = torch.full_like(sine, 0.035)
+    height = torch.full_like(sine, LOW_HILLS)
     for k in range(hills.shape[1]):
         real, imaginary = real * cosine - imaginary * sine, real * sine + imaginary * cosine
         height = height + hills[:, k, 0, None, None] * real + hills[:, k, 1, None, None] * imaginary
-    return height.clamp_min(0.004)
+    return height.clamp_min(NO_HILLS)
 
 
 def _hit(

@@ -9,14 +9,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from backends.pocket.render import FOG, SAMPLES, TILE
+from backends.pocket.render import FOG, SAMPLES
 from backends.pocket.world import (
     EYE,
     HARMONICS,
     HORIZONTAL_FOV,
     LOOK_VALUES,
     OBJECTS,
+    RIPPLE_ACROSS,
+    RIPPLE_ALONG,
     RIPPLES,
+    TILE,
     TILES,
     Scenes,
     look_table,
@@ -28,7 +31,8 @@ def _kernel(
     p_look, p_objects, p_hills, p_ground, p_poses, p_out,
     height, width, focal, tile, fog, eye,
     OBJECTS: tl.constexpr, HARMONICS: tl.constexpr, LOOK_VALUES: tl.constexpr,
-    RIPPLES: tl.constexpr, TILES: tl.constexpr, BLOCK: tl.constexpr,
+    RIPPLES: tl.constexpr, TILES: tl.constexpr,
+    ACROSS: tl.constexpr, ALONG: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """grid (pictures, pixel blocks).
 
@@ -100,7 +104,7 @@ def _kernel(
         gz = (z * cos_turn - x * sin_turn + ground_z) * (3.14159265358979 / tile)
         wave = tl.sin(gx) * tl.sin(gz)
         if pattern == RIPPLES:
-            wave = 0.6 * tl.sin(1.6 * gx + 0.9 * tl.sin(0.7 * gz))
+            wave = 0.6 * tl.sin(ACROSS * gx + 0.9 * tl.sin(ALONG * gz))
         elif pattern == TILES:
             wave = tl.minimum(tl.abs(tl.sin(gx)), tl.abs(tl.sin(gz))) * 2 - 0.22
         footprint = reach * (2 * focal / 224) / tl.maximum(-dy, 1e-3)
@@ -224,6 +228,6 @@ def render(scenes: Scenes, poses: Tensor, height: int, width: int) -> Tensor:
         look, scenes.objects.contiguous(), scenes.hills.contiguous(), scenes.ground.contiguous(),
         poses.contiguous(), out, height, width, math.tan(HORIZONTAL_FOV / 2), TILE, FOG, EYE,
         OBJECTS=OBJECTS, HARMONICS=HARMONICS, LOOK_VALUES=LOOK_VALUES,
-        RIPPLES=RIPPLES, TILES=TILES, BLOCK=block,
+        RIPPLES=RIPPLES, TILES=TILES, ACROSS=RIPPLE_ACROSS, ALONG=RIPPLE_ALONG, BLOCK=block,
     )  # fmt: skip
     return out

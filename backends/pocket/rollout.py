@@ -18,7 +18,7 @@ from backends.base import BackendSpec, BackendUnavailable, NoPicture, Request, S
 from backends.camera import CameraMove, each_latent
 from backends.pocket import spec, weights
 from backends.pocket.autoencoder import DOWN, LATENT_CHANNELS, Autoencoder
-from backends.pocket.layout import Layout, in_sight, plan, thing_features
+from backends.pocket.layout import ITEMS, Layout, in_sight, plan, tell
 from backends.pocket.spec import BLOCK_FRAMES, FPS, HEIGHT, SPEC, WIDTH
 from backends.pocket.transformer import Rotary, Transformer, ray_features
 from backends.pocket.words import parse_prompt
@@ -72,7 +72,7 @@ class Sampler:
         self._world, self._cache = world, cache
         self._layout = layout.to(world.device)
         self.look = self._layout.look().to(world.dtype)
-        self.seen = torch.zeros_like(self._layout.colour, dtype=torch.bool)  # [B, OBJECTS]
+        self.seen = torch.zeros(len(layout.place), ITEMS, dtype=torch.bool, device=world.device)
         self._opening = opening
         # Drawn on the CPU: a seed means the same video on every device, whatever the codec does.
         self.noise = torch.Generator().manual_seed(seed)
@@ -113,9 +113,7 @@ class Sampler:
     def view(self, poses: Tensor) -> Tensor:
         """What the tokens of a block at poses [B, F, 4] look at, for the transformer."""
         told = ~self.seen.unsqueeze(1).expand(-1, poses.shape[1], -1)
-        things, weight = thing_features(self._layout, poses, told)
-        dtype = self._world.dtype
-        return self._world.transformer.view(ray_features(poses).to(dtype), things.to(dtype), weight.to(dtype))
+        return self._world.transformer.view(ray_features(poses), tell(self._layout, poses, told))
 
     def _absorb(self, latents: Tensor, view: Tensor, poses: Tensor) -> None:
         self._predict(latents, torch.zeros(latents.shape[:2], device=latents.device), view, last_output=False)

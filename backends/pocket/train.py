@@ -26,7 +26,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from backends.pocket import weights
 from backends.pocket.autoencoder import Autoencoder
-from backends.pocket.layout import Layout, sample_layouts, thing_features, told_by_block
+from backends.pocket.layout import Layout, Told, sample_layouts, tell, told_by_block
 from backends.pocket.render import render
 from backends.pocket.rollout import LEVELS
 from backends.pocket.spec import BLOCK_FRAMES, COLUMNS, HEIGHT, ROWS, WEIGHTS, WIDTH
@@ -155,13 +155,12 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class Conditions(NamedTuple):
     """What a sequence is made under.
 
-    rays [B, F, P, RAY_VALUES]; things and weight of `thing_features`; look [B, LOOK_FEATURES]; cos and sin of
+    rays [B, F, P, RAY_VALUES]; look [B, LOOK_FEATURES]; cos and sin of
     both halves [B, 1, 2 F P, pairs]; t_clean [B, F]
     """
 
     rays: Tensor
-    things: Tensor
-    weight: Tensor
+    told: Told
     look: Tensor
     cos: Tensor
     sin: Tensor
@@ -182,7 +181,7 @@ def predict(
         return flex_attention(q, k, v, block_mask=mask)  # type: ignore[return-value]
 
     with torch.autocast("cuda", torch.bfloat16):
-        view = model.view(given.rays, given.things, given.weight)
+        view = model.view(given.rays, given.told)
         t = torch.cat([given.t_clean, t_noisy], 1)
         both = model(torch.cat([clean, noisy], 1), t, torch.cat([view, view], 1), given.look, attention)
     return both[:, frames:].float()
@@ -283,6 +282,14 @@ class Trainer:
         self.generator.set_state(state["generator"].cpu())
         self.spent, self.steps = state["spent"], state["steps"]
 
+    def start_from(self, folder: Path) -> None:
+        """Released weights instead of the first two stages."""
+        autoencoder, transformer = weights.load(folder, self.device, torch.float32)
+        self.autoencoder.load_state_dict(autoencoder.state_dict())
+        for model in (self.transformer, self.average):
+            model.load_state_dict(transformer.state_dict())
+        self.spent |= {stage.name: stage.share * self.total for stage in STAGES[:2]}
+
     def stage(self) -> Stage | None:
         """The stage with time left; None when trained."""
         return next((stage for stage in STAGES if self.spent[stage.name] < stage.share * self.total), None)
@@ -378,16 +385,13 @@ class Trainer:
                 with torch.autocast("cuda", torch.bfloat16):
                     images = pictures(batch).contiguous(memory_format=torch.channels_last)
                     latents = encode(images).float().unflatten(0, (stage.batch, frames))
-                told = told_by_block(batch.layout.things, batch.poses, BLOCK_FRAMES)
-                things, weight = thing_features(batch.layout, batch.poses, told)
+                told = tell(batch.layout, batch.poses, told_by_block(batch.layout, batch.poses, BLOCK_FRAMES))
                 cos, sin = (
                     torch.cat([table[batch.frames].flatten(1, 2)] * 2, 1).unsqueeze(1)
                     for table in (rotary.cos, rotary.sin)
                 )
                 t_clean, t_noisy, counted = sample_noise_levels(stage.batch, stage.chunks, self.generator)
-                given = Conditions(
-                    ray_features(batch.poses), things, weight, batch.layout.look(), cos, sin, t_clean
-                )
+                given = Conditions(ray_features(batch.poses), told, batch.layout.look(), cos, sin, t_clean)
                 noise = torch.randn(2, *latents.shape, generator=self.generator, device=self.device)
                 history, noisy = latents, mix(latents, noise[1], t_noisy)
                 for _ in range(stage.rounds):
@@ -450,6 +454,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--minutes", type=float, default=24.0, help="training time in all, compilation not counted"
     )
     parser.add_argument("--stop-after", type=float, help="minutes of wall time after which to save and stop")
+    parser.add_argument("--start", type=Path, help="released files to go on from, with the last two stages")
     parser.add_argument("--checkpoint", type=Path, default=Path("pocket-checkpoint.pt"))
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the released files go")
     parser.add_argument("--seed", type=int, default=0)
@@ -461,6 +466,8 @@ def main(arguments: list[str] | None = None) -> None:
     torch.backends.cudnn.benchmark = True
     device = torch.device("cuda")
     trainer = Trainer(options.minutes, device, options.seed)
+    if options.start is not None and not options.checkpoint.exists():
+        trainer.start_from(options.start)
     if options.checkpoint.exists():
         trainer.load_state_dict(torch.load(options.checkpoint, map_location=device, weights_only=True))
         print(f"going on from {options.checkpoint}: {trainer.spent}", flush=True)

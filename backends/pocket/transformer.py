@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from backends.pocket.autoencoder import LATENT_CHANNELS
-from backends.pocket.layout import LOOK_FEATURES, THING_FEATURES
+from backends.pocket.layout import BACKDROP_FEATURES, LOOK_FEATURES, THING_FEATURES, Told
 from backends.pocket.spec import COLUMNS, ROWS
 from backends.pocket.world import pixel_rays
 
@@ -137,22 +137,27 @@ class Transformer(nn.Module):
             nn.Linear(THING_FEATURES, THING_WIDTH), nn.SiLU(), nn.Linear(THING_WIDTH, THING_WIDTH), nn.SiLU()
         )
         self.things = nn.Linear(THING_WIDTH, width, bias=False)
+        self.backdrop = nn.Sequential(
+            nn.Linear(BACKDROP_FEATURES, THING_WIDTH), nn.SiLU(), nn.Linear(THING_WIDTH, width, bias=False)
+        )
         self.condition = nn.Linear(width, 6 * width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.final_condition = nn.Linear(width, 2 * width)
         self.final = nn.Linear(width, PATCH_VALUES)
-        for zero in (self.condition, self.final_condition, self.final):
+        for zero in (self.condition, self.final_condition, self.final, self.backdrop[-1]):
             nn.init.zeros_(zero.weight)
-            nn.init.zeros_(zero.bias)
+            if zero.bias is not None:
+                nn.init.zeros_(zero.bias)
 
-    def view(self, rays: Tensor, things: Tensor, weight: Tensor) -> Tensor:
+    def view(self, rays: Tensor, told: Told) -> Tensor:
         """What every token looks at, [B, F, P, C]; the same for all noise levels of a block.
 
-        rays [B, F, P, RAY_VALUES]; things [B, F, P, O, THING_FEATURES] and weight [B, F, P, O] are of
-        `thing_features`.
+        rays [B, F, P, RAY_VALUES]
         """
+        dtype = self.ray.weight.dtype
+        things, weight, backdrop = (part.to(dtype) for part in told)
         passed = (self.thing(things) * weight.unsqueeze(-1)).sum(-2)
-        return self.ray(rays) + self.things(passed)
+        return self.ray(rays.to(dtype)) + self.things(passed) + self.backdrop(backdrop)
 
     def forward(self, noisy: Tensor, t: Tensor, view: Tensor, look: Tensor, attention: Attention) -> Tensor:
         """The clean latents.

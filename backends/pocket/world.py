@@ -23,6 +23,8 @@ TILT = math.radians(1.5)  # a frame
 MAX_PITCH = math.radians(21.0)
 OBJECTS = 9
 HARMONICS = 8
+TILE = 1.25  # metres a checker square
+LOW_HILLS, NO_HILLS = 0.035, 0.004  # rise of the skyline: on average, and at least
 
 # A look is a place at a time of day: `place * len(TIMES) + time`.
 LOOKS = len(words.PLACES) * len(words.TIMES)
@@ -42,6 +44,7 @@ _TIME_COLOURS = (
 # By time: azimuth and elevation of the sun or moon (degrees), its strength, the ambient light.
 _TIME_LIGHT = ((50.0, 50.0, 0.76, 0.44), (18.0, 7.0, 0.75, 0.42), (-25.0, 24.0, 0.50, 0.36))
 CHECKER, RIPPLES, TILES = 0, 1, 2
+RIPPLE_ACROSS, RIPPLE_ALONG = 1.6, 0.7  # how many ripples, and bends of them, there are for one checker
 _PATTERNS = (CHECKER, RIPPLES, CHECKER, TILES)  # of a place's ground
 LOOK_VALUES = 21
 COLOURS = ((0.86, 0.13, 0.12), (0.95, 0.50, 0.08), (0.96, 0.84, 0.14), (0.17, 0.62, 0.19), (0.12, 0.76, 0.78),
@@ -111,10 +114,26 @@ def sample_scenes(batch: int, generator: torch.Generator) -> Scenes:
         ],
         -1,
     )
+    hills, ground = sample_backdrops(batch, generator)
+    return Scenes((rand(batch) * LOOKS).long(), objects, colour, hills, ground)
+
+
+def sample_backdrops(batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """`hills` and `ground` of `Scenes`."""
+    device = generator.device
     k = torch.arange(1, HARMONICS + 1, device=device).float()
     hills = torch.randn(batch, HARMONICS, 2, generator=generator, device=device) * (0.026 / k.sqrt())[:, None]
-    ground = torch.stack([rand(batch) * 4, rand(batch) * 4, rand(batch) * math.pi / 2], -1)
-    return Scenes((rand(batch) * LOOKS).long(), objects, colour, hills, ground)
+    spread = torch.tensor([4.0, 4.0, math.pi / 2], device=device)
+    return hills, torch.rand(batch, 3, generator=generator, device=device) * spread
+
+
+def pattern(x: Tensor, z: Tensor, ground: Tensor) -> tuple[Tensor, Tensor]:
+    """Phases of the ground's pattern at (x, z) [B, ...] in metres: pi is a tile."""
+    shape = (-1, *[1] * (x.ndim - 1))
+    shift_x, shift_z, turn = (part.view(shape) for part in ground.unbind(1))
+    along = x * turn.cos() + z * turn.sin() + shift_x
+    across = z * turn.cos() - x * turn.sin() + shift_z
+    return along * (math.pi / TILE), across * (math.pi / TILE)
 
 
 def sizes(kind: Tensor, size: Tensor, tall: Tensor) -> tuple[Tensor, Tensor]:

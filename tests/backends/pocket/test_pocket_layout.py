@@ -1,6 +1,7 @@
 """What Pocket World is told, and what can be read back from its pictures."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,13 +10,16 @@ import torch
 from backends.pocket import words
 from backends.pocket.held_out import rendered
 from backends.pocket.layout import (
+    BACKDROP_FEATURES,
+    DIRECTIONS,
+    ITEMS,
     THING_FEATURES,
     Layout,
     describe,
     in_sight,
     plan,
     sample_layouts,
-    thing_features,
+    tell,
     told_by_block,
 )
 from backends.pocket.prompts import built, followed, held_out_prompts, planned
@@ -23,7 +27,7 @@ from backends.pocket.render import reference
 from backends.pocket.sight import look_at
 from backends.pocket.spec import COLUMNS, ROWS
 from backends.pocket.words import parse_prompt
-from backends.pocket.world import OBJECTS, sample_scenes, sample_trajectories
+from backends.pocket.world import HARMONICS, OBJECTS, sample_scenes, sample_trajectories
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -31,10 +35,19 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def one(x: float, z: float, radius: float = 0.5, height: float = 1.0) -> Layout:
-    things = torch.zeros(1, OBJECTS, 5)
-    things[0, 0] = torch.tensor([1, x, z, radius, height])
+    things = torch.zeros(1, OBJECTS, 6)
+    things[0, 0] = torch.tensor([1, x, z, radius, height, 0])
     zero = torch.zeros(1, dtype=torch.long)
-    return Layout(zero, zero, things, torch.zeros(1, OBJECTS, dtype=torch.long))
+    colour = torch.zeros(1, OBJECTS, dtype=torch.long)
+    return Layout(
+        zero,
+        zero,
+        things,
+        colour,
+        torch.zeros(1, HARMONICS, 2),
+        torch.zeros(1, 3),
+        torch.ones(1, dtype=torch.bool),
+    )
 
 
 def bearing(layout: Layout, index: int) -> float:
@@ -54,28 +67,49 @@ def turned(*degrees: float) -> torch.Tensor:
 def test_a_thing_is_told_until_a_block_that_shows_it_is_history() -> None:
     layout = one(0, 5)
     poses = turned(90, 90, 90, 0, 0, 0, 90, 0)  # blocks of two: away, comes into view, in view, half away
-    told = told_by_block(layout.things, poses, 2)[0, :, 0]
-    assert told.tolist() == [True] * 4 + [False] * 4
-    assert not told_by_block(layout.things, poses, 2)[0, :, 1:].any(), "what is not there is not told"
+    told = told_by_block(layout, poses, 2)[0]
+    assert told[:, 0].tolist() == [True] * 4 + [False] * 4
+    assert told[:, -1].tolist() == [True] * 2 + [False] * 6, "the ground is told in the first block"
+    skyline = told[:, OBJECTS:-1]
+    ahead, right = 0, DIRECTIONS // 4
+    assert skyline[:, right].tolist() == [True] * 2 + [False] * 6
+    assert skyline[:, ahead].tolist() == [True] * 4 + [False] * 4
+    assert skyline[:, DIRECTIONS // 2].all(), "nobody looked back"
 
 
 def test_what_stands_behind_another_or_far_off_is_not_in_sight() -> None:
     layout = one(0, 5)
-    layout.things[0, 1] = torch.tensor([0, 0.1, 8, 0.5, 1.0])  # behind the first
-    layout.things[0, 2] = torch.tensor([0, 2.0, 8, 0.5, 1.0])
-    layout.things[0, 3] = torch.tensor([0, 0, -30, 0.5, 1.0])
+    layout.things[0, 1] = torch.tensor([0, 0.1, 8, 0.5, 1.0, 0])  # behind the first
+    layout.things[0, 2] = torch.tensor([0, 2.0, 8, 0.5, 1.0, 0])
+    layout.things[0, 3] = torch.tensor([0, 0, -30, 0.5, 1.0, 0])
     assert in_sight(layout.things, turned(0))[0, 0, :4].tolist() == [True, False, True, False]
-    assert not in_sight(layout.things, turned(180)).any()
+    assert not in_sight(layout.things, turned(180))[..., :OBJECTS].any()
 
 
 def test_tokens_are_told_of_what_their_rays_pass() -> None:
     layout = one(2.0, 5.0)
-    features, weight = thing_features(layout, turned(0, 22), torch.ones(1, 2, OBJECTS, dtype=torch.bool))
+    told = tell(layout, turned(0, 22), torch.ones(1, 2, ITEMS, dtype=torch.bool))
+    features, weight = told.things, told.weight
     assert features.shape == (1, 2, ROWS * COLUMNS, OBJECTS, THING_FEATURES) and features.isfinite().all()
     weight = weight.view(2, ROWS, COLUMNS, OBJECTS)
     assert weight[0, 3, :, 0].argmax() > COLUMNS // 2, "to the right"
     assert abs(int(weight[1, 3, :, 0].argmax()) - COLUMNS // 2) <= 1, "ahead once the camera has turned to it"
     assert weight[0, 3, 0, 0] < 1e-3 and not weight[..., 1:].any()
+
+
+def test_skyline_and_ground_are_told_where_rays_meet_them() -> None:
+    scenes = sample_scenes(1, generator(4))
+    layout, everything = describe(scenes), torch.ones(1, 1, ITEMS, dtype=torch.bool)
+    backdrop = tell(layout, turned(30), everything).backdrop.view(ROWS, COLUMNS, BACKDROP_FEATURES)
+    assert backdrop.isfinite().all()
+    above = backdrop[..., 1]
+    assert (above[0] < 0).all() and (above[-1] > 0).all(), (
+        "the skyline is below the first row, above the last"
+    )
+    assert not backdrop[0, :, 4:].any() and backdrop[-1, :, 4:].any(dim=-1).all(), "ground is told below it"
+    nothing = tell(layout, turned(30), ~everything)
+    assert not nothing.backdrop.any() and not nothing.weight.any()
+    assert not tell(replace(layout, backdrop=~layout.backdrop), turned(30), everything).backdrop.any()
 
 
 def test_training_tells_only_what_is_there_and_sometimes_nothing() -> None:
@@ -127,7 +161,7 @@ def test_an_empty_prompt_is_a_furnished_world() -> None:
     for seed in range(12):
         layout = plan(parse_prompt(""), seed)
         looks.add((int(layout.place), int(layout.time)))
-        first_view = in_sight(layout.things, turned(0))[0, 0]
+        first_view = in_sight(layout.things, turned(0))[0, 0, :OBJECTS]
         assert first_view.any() and (layout.things[0, :, 3] > 0).sum() >= 5
     assert len(looks) > 4
 

@@ -10,7 +10,7 @@ from backends.base import BackendUnavailable, Request, Stopped
 from backends.camera import CameraMove, parse_path
 from backends.pocket import spec, weights
 from backends.pocket.autoencoder import Autoencoder
-from backends.pocket.layout import sample_layouts, thing_features, told_by_block
+from backends.pocket.layout import sample_layouts, tell, told_by_block
 from backends.pocket.rollout import LEVELS, OPENING, PocketBackend, Sampler, World, fit_picture, noise_levels
 from backends.pocket.spec import BLOCK_FRAMES, SPEC
 from backends.pocket.train import (
@@ -71,11 +71,11 @@ def test_generating_with_the_cache_is_what_training_computed(world: World) -> No
 
         return flex_attention(rotate(q), rotate(k), v, block_mask=mask)
 
-    told = told_by_block(layout.things, poses, BLOCK_FRAMES)
+    told = told_by_block(layout, poses, BLOCK_FRAMES)
     assert told[:, :BLOCK_FRAMES].any() and (told[:, -1] != told[:, 0]).any(), (
         "some are told, and some no more"
     )
-    view = world.transformer.view(rays, *thing_features(layout, poses, told))
+    view = world.transformer.view(rays, tell(layout, poses, told))
     expected = world.transformer(
         torch.cat([latents, noised], 1), t, torch.cat([view, view], 1), layout.look(), masked
     )
@@ -261,6 +261,15 @@ def test_stages_follow_each_other_and_a_checkpoint_goes_on_where_it_was(tmp_path
     assert stage is not None and stage.name == "own"
     for a, b in zip(trainer.average.parameters(), resumed.average.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_training_goes_on_from_released_weights(saved: tuple[Path, Transformer]) -> None:
+    trainer = Trainer(minutes=1, device=torch.device("cpu"))
+    trainer.start_from(saved[0])
+    stage = trainer.stage()
+    assert stage is not None and stage.name == "long"
+    close = (trainer.average.final_condition.bias - saved[1].final_condition.bias).abs().max()
+    assert close < 1e-2 and next(trainer.transformer.parameters()).requires_grad
 
 
 def test_noise_levels_of_training() -> None:
