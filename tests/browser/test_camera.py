@@ -208,5 +208,7 @@ def test_a_finger_draws(open_page, phone, fake_app):
         touch("touchMove", (x, y - 8 * step))
     touch("touchEnd")
     page.wait_for_function(f"/^w-[0-9]+$/.test(document.querySelector({PATH!r}).value)")
+    # A shorter note moves the pad from under the finger.
+    page.wait_for_function("document.querySelector('#path-note').textContent.includes('1 move')")
     page.tap("#pad-right")
     page.wait_for_function(f"/^w-[0-9]+, right-4$/.test(document.querySelector({PATH!r}).value)")
