@@ -150,6 +150,24 @@ def picture() -> Callable[..., None]:
     return take
 
 
+def at_rest(page: Any, quiet_s: float = 1.0, timeout_s: float = 15.0) -> None:
+    """Waits until the page has for a while neither asked for anything nor been answered."""
+    last = began = time.monotonic()
+
+    def note(_: Any) -> None:
+        nonlocal last
+        last = time.monotonic()
+
+    events = ("request", "requestfinished", "requestfailed")
+    for event in events:
+        page.on(event, note)
+    while time.monotonic() - last < quiet_s:
+        assert time.monotonic() - began < timeout_s, "the page does not come to rest"
+        page.wait_for_timeout(50)
+    for event in events:
+        page.remove_listener(event, note)
+
+
 OpenPage = Callable[..., Any]
 
 
