@@ -39,6 +39,7 @@ setInterval(() => document.querySelectorAll("#player video").forEach((video) => 
   known.add(video);
   const canvas = document.createElement("canvas");
   const note = (_, frame) => {
+    if (!video.isConnected) return;
     canvas.width = video.videoWidth; canvas.height = 16;
     const pen = canvas.getContext("2d", { willReadFrequently: true });
     pen.drawImage(video, 0, 0);
