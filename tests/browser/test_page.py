@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from backends.pocket.spec import SPEC
+from tests.browser.conftest import at_rest
 from tests.ui.fake_worker import counter
 from ui import media, pose
 from ui.form import FIRST_SEED
@@ -492,7 +493,7 @@ def test_light_and_dark_are_remembered(page):
     assert dark() is not before
     # What is still asked for when a page is left is logged as an error.
     page.wait_for_function("/GiB/.test(document.querySelector('#device').textContent)")
-    page.wait_for_timeout(2000)
+    at_rest(page)
     page.reload()
     page.wait_for_selector("#theme button:not(:empty)")
     assert dark() is not before
