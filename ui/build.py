@@ -96,6 +96,8 @@ def theme() -> Base:
         input_background_fill_dark="#1d1f22",
         input_border_width="1px",
         input_border_width_dark="1px",
+        slider_color="*primary_700",
+        slider_color_dark="*primary_500",
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
         button_primary_background_fill_dark="*primary_700",
