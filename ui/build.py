@@ -96,6 +96,8 @@ def theme() -> Base:
         input_background_fill_dark="#1d1f22",
         input_border_width="1px",
         input_border_width_dark="1px",
+        slider_color="*primary_700",
+        slider_color_dark="*primary_500",
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
         button_primary_background_fill_dark="*primary_700",
@@ -224,8 +226,16 @@ def _connect_form(widgets: Controls, screen: Stage, forms: Forms) -> None:
     )
     widgets.clip.change(forms.look_at_clip, [widgets.model, widgets.clip], widgets.clip_note, **_QUIET)
     widgets.picture.change(forms.look_at_picture, widgets.picture, widgets.picture_note, **_QUIET)
-    gr.on(
+    # For a listener that fell behind, Gradio fires its event again, with all listeners: two of one event keep
+    # each other busy for ever. Behind a step in the browser, this one is fired again by itself.
+    changed = gr.on(
         [widget.change for widget in [widgets.model, *planned]],
+        None,
+        js="() => {}",
+        trigger_mode="multiple",
+        **_QUIET,
+    )
+    changed.then(
         forms.foresee,
         [screen.run_id, widgets.model, *planned],
         _foreseen(widgets, screen),

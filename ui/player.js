@@ -110,7 +110,9 @@ function keepStep(mine) {
     const rate = live.length ? Math.min(...live.map((track) => pace(track.ahead(time), track.interval))) : 1;
     video.playbackRate = rate;
     const moving = !video.paused && video.readyState > 2 && !video.seeking;
-    for (const track of others) follow(track, time, rate, moving);
+    // Where the leader only waits for blocks, one that is ahead of it waits, too: none is seen to go back.
+    const waits = mine.playing && !video.seeking;
+    for (const track of others) follow(track, time, rate, moving, waits);
     const end = Math.max(...mine.tracks.map((track) => reach(track)), 1 / mine.fps);
     const bar = part(".seek");
     bar.max = mine.done && Number.isFinite(video.duration) ? video.duration : end;
@@ -123,7 +125,7 @@ function keepStep(mine) {
   requestAnimationFrame(() => keepStep(mine));
 }
 
-function follow(track, time, rate, moving) {
+function follow(track, time, rate, moving, waits) {
   const video = track.video;
   const end = track.switched ? video.duration : time + track.ahead(time);
   const target = Math.min(time, Math.max(0, end - 0.001));
@@ -135,7 +137,7 @@ function follow(track, time, rate, moving) {
     if (video.paused) video.play().catch(() => {});
   } else {
     if (!video.paused) video.pause();
-    if (Math.abs(drift) > 0.004 && !video.seeking) video.currentTime = target;
+    if (Math.abs(drift) > (waits && drift > 0 ? SEEK_S : 0.004) && !video.seeking) video.currentTime = target;
   }
 }
 

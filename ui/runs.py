@@ -52,7 +52,8 @@ class Runs:
             visitor = secrets.token_urlsafe(16)
         owner = self._desk.owner(visitor)
         self._desk.open()
-        yield from self._watch(request, owner, {self._stage.visitor: visitor, **self._lists(owner, "")})
+        first = {self._stage.visitor: visitor, **self._lists(owner, "")}
+        yield from self._watch(request, owner, first, comes=True)
 
     def generate(
         self, request: gr.Request, visitor: str, model: str, randomize: bool, *values: Any
@@ -192,9 +193,11 @@ class Runs:
             return
         yield from self._watch(request, owner, {ui.problem: "", **changes})
 
-    def _watch(self, request: gr.Request, owner: str, first: Changes) -> Iterator[Changes]:
+    def _watch(
+        self, request: gr.Request, owner: str, first: Changes, comes: bool = False
+    ) -> Iterator[Changes]:
         """`first`, then the visitor's runs, one after another, until none is left or the tab shows something
-        else."""
+        else. `comes`: the page has only just been opened."""
         mine, shown = self._take_over(request), None
         yield first
         while (record := self._desk.current(owner)) is not None:
@@ -218,7 +221,7 @@ class Runs:
         last = self._desk.last(owner)
         if last is None or last is shown or self._watchers.get(request.session_hash) != mine:
             return
-        if shown is not None or not last.told:
+        if shown is not None or not comes or not last.told:
             yield self._end_of(last, watched=False)
 
     def _end_of(self, record: Record, watched: bool = True) -> Changes:

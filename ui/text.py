@@ -49,7 +49,8 @@ OPTION = "Setting"
 
 PATH = "Camera path"
 PATH_HINT = "w-8, right-4, still-2"
-PATH_EMPTY = "The camera stands still. Draw its way, add moves with the pad, or type them: key-duration."
+# One line on a phone, too: a longer note would move the pad from under the finger that clears the path.
+PATH_EMPTY = "The camera stands still."
 CAMERA = {
     "board": "Camera map: hold W A S D to walk, arrow keys to turn; Backspace takes the last change back",
     "map": "Camera path from above",

@@ -39,6 +39,7 @@ setInterval(() => document.querySelectorAll("#player video").forEach((video) => 
   known.add(video);
   const canvas = document.createElement("canvas");
   const note = (_, frame) => {
+    if (!video.isConnected) return;
     canvas.width = video.videoWidth; canvas.height = 16;
     const pen = canvas.getContext("2d", { willReadFrequently: true });
     pen.drawImage(video, 0, 0);
@@ -148,6 +149,24 @@ def picture() -> Callable[..., None]:
             page.screenshot(path=Path(PICTURES) / f"{name}.png", full_page=full)
 
     return take
+
+
+def at_rest(page: Any, quiet_s: float = 1.0, timeout_s: float = 15.0) -> None:
+    """Waits until the page has for a while neither asked for anything nor been answered."""
+    last = began = time.monotonic()
+
+    def note(_: Any) -> None:
+        nonlocal last
+        last = time.monotonic()
+
+    events = ("request", "requestfinished", "requestfailed")
+    for event in events:
+        page.on(event, note)
+    while time.monotonic() - last < quiet_s:
+        assert time.monotonic() - began < timeout_s, "the page does not come to rest"
+        page.wait_for_timeout(50)
+    for event in events:
+        page.remove_listener(event, note)
 
 
 OpenPage = Callable[..., Any]

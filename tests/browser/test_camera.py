@@ -8,6 +8,7 @@ import pytest
 
 from backends.camera import parse_path, trace_trajectory
 from backends.pocket.spec import SPEC
+from tests.browser.conftest import at_rest
 from ui import pose
 
 PATH = "#path :is(textarea, input)"
@@ -90,6 +91,17 @@ def test_the_pad_the_timeline_and_the_text_are_one(page, picture):
     label = page.get_attribute("#camera canvas", "aria-label")
     assert (
         label == "Camera path from above: 5 latent frames, ending 0.6 metres from the start, 0 degrees turned"
+    )
+
+
+def test_quick_changes_do_not_keep_the_page_busy(page):
+    clear(page)
+    for pause in range(0, 120, 4):  # so that some come at every moment of an answer
+        page.click("#pad-right" if pause % 8 else "#pad-w")
+        page.wait_for_timeout(pause)
+    at_rest(page)
+    page.wait_for_function(
+        "document.querySelector('#path-note').textContent.includes('30 moves, 120 latent')"
     )
 
 
@@ -208,5 +220,7 @@ def test_a_finger_draws(open_page, phone, fake_app):
         touch("touchMove", (x, y - 8 * step))
     touch("touchEnd")
     page.wait_for_function(f"/^w-[0-9]+$/.test(document.querySelector({PATH!r}).value)")
+    # A shorter note moves the pad from under the finger.
+    page.wait_for_function("document.querySelector('#path-note').textContent.includes('1 move')")
     page.tap("#pad-right")
     page.wait_for_function(f"/^w-[0-9]+, right-4$/.test(document.querySelector({PATH!r}).value)")

@@ -168,6 +168,32 @@ def test_a_run_that_ended_while_nobody_looked_is_shown_on_return(page):
         assert later.shown.get(later.stage.status, {}).get("kind") == shown
 
 
+def test_what_another_tab_has_shown_is_shown_to_a_tab_that_was_here(page):
+    events, other = page.start(blocks=1), Page(page.desk)
+    while page.shown.get(page.stage.status, {}).get("kind") != "done":
+        page.see(next(events))
+    own = page.run_id
+    # While this tab is being told of its own run, another makes one and sees its end.
+    other.run(blocks=2)
+    assert other.record.told
+    page.watch(events)
+    assert page.run_id == other.run_id != own
+    assert page.status["kind"] == "done"
+    assert numbers(page.final()) == list(range(8))
+    assert len(page.history) == 2
+
+
+def test_a_tab_is_shown_its_own_run_even_where_another_tab_was_quicker(page):
+    events, other = page.start(blocks=1), Page(page.desk)
+    page.see(next(events))
+    until(lambda: page.desk.current("") is None)
+    other.watch(other.runs.arrive(other.request, ""))
+    assert other.record.told
+    page.watch(events)
+    assert page.run_id == other.run_id
+    assert page.status["kind"] == "done"
+
+
 def test_in_a_shared_program_a_run_nobody_watches_is_stopped(page, worker, monkeypatch):
     monkeypatch.setattr(desk, "ABANDONED_S", 0.1)
     monkeypatch.setattr(desk, "HEARTBEAT_S", 0.05)
