@@ -11,6 +11,11 @@ import triton.language as tl
 from torch import Tensor
 
 
+def tiles(count: int, size: int) -> int:
+    """How many tiles of `size` cover `count`: triton.cdiv, which works inside kernels too, takes longer."""
+    return -(-count // size)
+
+
 def rows_contiguous(x: Tensor) -> Tensor:
     """x, or a copy where the channels of a token are not side by side."""
     return x if x.stride(-1) == 1 else x.contiguous()

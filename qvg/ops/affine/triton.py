@@ -20,6 +20,7 @@ from qvg.ops.triton import (
     load_tokens,
     rounded,
     rows_contiguous,
+    tiles,
     token_rows,
 )
 from qvg.rope import Rope
@@ -80,7 +81,7 @@ def dequantise_affine(
     if out is None:
         out = torch.empty(batch, heads, tokens - start, head_dim, dtype=dtype, device=codes.device)
     check_out(out, (batch, heads, tokens - start), head_dim)
-    _dequantise[(triton.cdiv(tokens - start, BLOCK), batch * heads)](
+    _dequantise[(tiles(tokens - start, BLOCK), batch * heads)](
         codes,
         scales.view(torch.uint8),
         zeros.view(torch.uint8),

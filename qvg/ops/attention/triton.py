@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from qvg.ops.attention.reference import Partial
-from qvg.ops.triton import rows_contiguous, token_rows
+from qvg.ops.triton import rows_contiguous, tiles, token_rows
 
 BLOCK = 32  # queries of a program
 
@@ -22,7 +22,7 @@ def merge(total: Partial, piece: Partial) -> Partial:
         merged = torch.empty(out.shape, dtype=torch.float32, device=out.device)
     merged_lse = torch.empty_like(lse)
     first, second = rows_contiguous(out), rows_contiguous(piece.out)
-    _merge[(triton.cdiv(queries, BLOCK), batch * heads)](
+    _merge[(tiles(queries, BLOCK), batch * heads)](
         first,
         lse,
         second,

@@ -10,7 +10,7 @@ from torch import Tensor
 from qvg.ops.pack.reference import LLOYD_MAX, TRITS, Code, bits_of
 from qvg.ops.rotate.reference import check_out
 from qvg.ops.rotate.triton import rotate_rows, turns
-from qvg.ops.triton import e4m3_value
+from qvg.ops.triton import e4m3_value, tiles
 from qvg.rope import Rope
 
 # Tokens and warps of a tile. Rotation likes a thread to have eight neighbouring channels and no more.
@@ -45,7 +45,7 @@ def reconstruct(
     check_out(out, (batch, heads, tokens - start), head_dim)
     together = 1 if rope is None else HEADS
     block = BLOCK if rope is None else BLOCK_ROTATED
-    _reconstruct[(triton.cdiv(tokens - start, block), triton.cdiv(heads, together), batch)](
+    _reconstruct[(tiles(tokens - start, block), tiles(heads, together), batch)](
         codes,
         scales.view(torch.uint8),
         labels,

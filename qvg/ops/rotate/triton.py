@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from qvg.ops.rotate.reference import check_out
-from qvg.ops.triton import load_tokens, rows_contiguous, token_rows
+from qvg.ops.triton import load_tokens, rows_contiguous, tiles, token_rows
 from qvg.rope import Rope
 
 BLOCK = 64  # tokens of a program
@@ -22,7 +22,7 @@ def rotate(x: Tensor, rope: Rope, first_frame: int = 0, out: Tensor | None = Non
     if out is None:
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     check_out(out, x.shape[:3], head_dim)
-    _rotate[(triton.cdiv(tokens, BLOCK), batch * heads)](
+    _rotate[(tiles(tokens, BLOCK), batch * heads)](
         x,
         out,
         rope.frame,
