@@ -52,7 +52,6 @@ class PRQCodec:
         codes, scales = quantise_residual(values, labels, codebooks, group, config.code, limit)
         return PRQPayload(codes, scales, labels, centroids, powers, config, x.dtype)
 
-    @torch.no_grad()
     def decode(
         self,
         payload: PRQPayload,
