@@ -10,7 +10,7 @@ from torch import Tensor
 from qvg.ops.pack.reference import LLOYD_MAX, TRITS, Code, bits_of
 from qvg.ops.rotate.reference import check_out
 from qvg.ops.rotate.triton import rotate_rows, turns
-from qvg.ops.triton import e4m3_value, tiles
+from qvg.ops.triton import e4m3_value, launch, tiles
 from qvg.rope import Rope
 
 # Tokens and warps of a tile. Rotation likes a thread to have eight neighbouring channels and no more.
@@ -43,37 +43,34 @@ def reconstruct(
     if out is None:
         out = torch.empty(batch, heads, tokens - start, head_dim, dtype=dtype, device=codes.device)
     check_out(out, (batch, heads, tokens - start), head_dim)
-    together = 1 if rope is None else HEADS
-    block = BLOCK if rope is None else BLOCK_ROTATED
-    _reconstruct[(tiles(tokens - start, block), tiles(heads, together), batch)](
-        codes,
-        scales.view(torch.uint8),
-        labels,
-        centroids,
-        out,
-        None if rope is None else rope.frame,
-        None if rope is None else rope.place,
-        tokens,
-        start,
-        heads,
-        1 if rope is None else len(rope.place),
-        first_frame,
-        *codes.stride()[:2],
-        *scales.stride()[:2],
-        *labels.stride()[:3],
-        *centroids.stride()[:3],
-        *out.stride()[:3],
-        head_dim,
-        head_dim // scales.shape[-1],
-        8 if code == "trit" else bits_of(code),
-        stages,
-        code,
-        -1 if rope is None else 2 * rope.frame.shape[1],
-        block,
-        together,
-        TRITS,
-        *CURVE,
-        num_warps=WARPS if rope is None else WARPS_ROTATED,
+    if rope is None:
+        frame, place, places, turned, block, together, warps = None, None, 1, -1, BLOCK, 1, WARPS
+    else:
+        frame, place, places, turned = rope.frame, rope.place, rope.place.shape[0], 2 * rope.frame.shape[1]
+        block, together, warps = BLOCK_ROTATED, HEADS, WARPS_ROTATED
+    launch(
+        _reconstruct,
+        (tiles(tokens - start, block), tiles(heads, together), batch),
+        (codes, scales.view(torch.uint8), labels, centroids, out, frame, place),
+        (tokens, start, heads, places, first_frame),
+        (
+            *codes.stride()[:2],
+            *scales.stride()[:2],
+            *labels.stride()[:3],
+            *centroids.stride()[:3],
+            *out.stride()[:3],
+            head_dim,
+            head_dim // scales.shape[-1],
+            8 if code == "trit" else bits_of(code),
+            stages,
+            code,
+            turned,
+            block,
+            together,
+            TRITS,
+            *CURVE,
+        ),
+        warps,
     )
     return out
 
