@@ -88,9 +88,9 @@ def e4m3_bits(x):
 @triton.jit
 def e4m3_value(bits):
     """fp32 of int32 E4M3 patterns, signs included."""
-    sign = tl.where(bits >= 128, -1.0, 1.0)
-    # Exponent and mantissa in the place of fp32's: only the bias differs, by 120.
-    return sign * (((bits & 127) << 20).to(tl.float32, bitcast=True) * 1.329227995784916e36)
+    # Exponent and mantissa in the place of fp32's, where only the bias differs, by 120; the sign, which fills
+    # what is above them, is left in its own place alone.
+    return (((bits << 24) >> 4) & -0x78100000).to(tl.float32, bitcast=True) * 1.329227995784916e36
 
 
 @triton.jit
