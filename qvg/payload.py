@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qvg.config import GroupwiseConfig, PRQConfig
-from qvg.ops.e4m3 import from_e4m3
+from qvg.ops.e4m3 import codebooks_of
 
 P = TypeVar("P", bound="Payload")
 
@@ -92,9 +92,7 @@ class PRQPayload:
     @property
     def codebooks(self) -> Tensor:
         """The centroids as BF16 numbers, exactly."""
-        if self.powers is None:
-            return self.centroids
-        return from_e4m3(self.centroids, torch.bfloat16) * self.powers
+        return codebooks_of(self.centroids, self.powers)
 
     @property
     def shape(self) -> torch.Size:
