@@ -89,7 +89,7 @@ def test_at_the_same_budget_two_bits_remember_what_bf16_forgets(open_page, progr
     field = page.locator("#blocks input[type=number]")
     field.fill("6")
     field.blur()
-    page.fill("#budget input", "16")
+    page.fill("#budget input", "11")
     page.wait_for_function(
         "document.querySelector('#budget-note').textContent.includes('frames from frame 13')"
     )
