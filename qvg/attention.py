@@ -85,13 +85,14 @@ def _some_heads(
     together = _fold(query, copies)
     small = eight_bit_query(together) if layer.eight_bit else None
     total = Total()
+    rope = rotate if isinstance(rotate, Rope) else None
+    room = None
+    if lane is not None:
+        batch, count, _, head_dim = together.shape
+        longest = max(stretch.tokens for stretch in stretches)
+        room = layer.scratch.take(query.device, lane, torch.Size((batch, count, longest, head_dim)))
     for stretch in stretches:
-        rope = rotate if isinstance(rotate, Rope) else None
-        out = None
-        if lane is not None:
-            batch, count, _, head_dim = together.shape
-            shape = torch.Size((batch, count, stretch.tokens, head_dim))
-            out = layer.scratch.take(query.device, lane, shape)
+        out = None if room is None else (room[0][:, :, : stretch.tokens], room[1][:, :, : stretch.tokens])
         k, v = layer.read(stretch, choice.dtype, heads, rope, out, lane or 0)
         if rotate is not None and rope is None:
             k = rotate(k, stretch.first_frame).to(choice.dtype)

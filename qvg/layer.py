@@ -18,7 +18,7 @@ from qvg.codecs.base import Codec
 from qvg.lanes import on, two_lanes
 from qvg.offload import HostSpan, Offload
 from qvg.ops.rotate import rotate
-from qvg.payload import Payload
+from qvg.payload import Payload, some_heads
 from qvg.policy import Layout
 from qvg.rope import Rope
 from qvg.scratch import Scratch
@@ -414,11 +414,11 @@ class LayerCache:
     ) -> tuple[Payload, Payload]:
         """Some heads of a span: with a `lane`, in its memory; see `Offload`."""
         if host is None:
-            return k.heads(heads), v.heads(heads)
+            return some_heads(k, heads), some_heads(v, heads)
         if lane is not None:
             return self._offload.stage(host, heads, lane)
         k, v = self._offload.load(host)
-        return k.heads(heads), v.heads(heads)
+        return some_heads(k, heads), some_heads(v, heads)
 
     def _stretch(self, first_block: int, slots: range) -> Stretch:
         assert self._buffers is not None

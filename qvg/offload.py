@@ -131,6 +131,13 @@ class HostMemory:
         self._free[len(memory)].append(memory)
 
 
+class Room(NamedTuple):
+    """Memory of a lane, and what a span's heads are in it: their rows, and keys and values of these."""
+
+    memory: Tensor  # uint8
+    views: weakref.WeakKeyDictionary[HostSpan, dict[int, tuple[Tensor, tuple[Payload, Payload]]]]
+
+
 class Offload:
     """Moves spans of all layers of a cache to the host, and some of their heads back.
 
@@ -139,12 +146,12 @@ class Offload:
 
     def __init__(self, device: torch.device) -> None:
         self._memory = HostMemory(pinned=device.type == "cuda")
-        self._rooms: dict[tuple[torch.device, int], Tensor] = {}  # of each lane
+        self._rooms: dict[tuple[torch.device, int], Room] = {}  # of each lane
 
     @property
     def nbytes(self) -> int:
         """On the device, of all lanes."""
-        return sum(room.nbytes for room in self._rooms.values())
+        return sum(room.memory.nbytes for room in self._rooms.values())
 
     def store(self, k: Payload, v: Payload) -> HostSpan:
         """Raises MemoryError where the host has no room."""
@@ -163,15 +170,21 @@ class Offload:
         """
         shape = span.rows[heads].shape
         room = self._rooms.get((span.device, lane))
-        if room is None or len(room) < shape.numel():
+        if room is None or len(room.memory) < shape.numel():
             # A tensor made in inference mode could not be written to outside of it.
             with torch.inference_mode(False):
-                room = torch.empty(shape.numel(), dtype=torch.uint8, device=span.device)
-            self._rooms[span.device, lane] = room
-        if room.is_cuda:
+                memory = torch.empty(shape.numel(), dtype=torch.uint8, device=span.device)
+            room = self._rooms[span.device, lane] = Room(memory, weakref.WeakKeyDictionary())
+        if room.memory.is_cuda:
             # Whoever made it, it must not be given away while this stream reads.
-            room.record_stream(torch.cuda.current_stream(span.device))
-        return span.payloads(span.copy_to(room[: shape.numel()].view(shape), heads))
+            room.memory.record_stream(torch.cuda.current_stream(span.device))
+        views = room.views.setdefault(span, {})
+        if shape[0] not in views:
+            rows = room.memory[: shape.numel()].view(shape)
+            views[shape[0]] = (rows, span.payloads(rows))
+        rows, payloads = views[shape[0]]
+        span.copy_to(rows, heads)
+        return payloads
 
 
 def empty_host_cache() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from qvg.config import GroupwiseConfig, PRQConfig
-from qvg.ops.e4m3 import from_e4m3
+from qvg.ops.e4m3 import codebooks_of
+
+P = TypeVar("P", bound="Payload")
 
 
 class Payload(Protocol):
@@ -32,11 +34,12 @@ class Payload(Protocol):
     @property
     def stored_bytes(self) -> int: ...
 
-    def heads(self, part: slice) -> Payload:
-        """Some of the heads, as views of the same memory."""
+    @property
+    def views(self) -> dict[tuple[int | None, int | None], Any]:
+        """Heads that were asked for; see `some_heads`."""
         ...
 
-    def with_parts(self, parts: Mapping[str, Tensor]) -> Payload:
+    def with_parts(self: P, parts: Mapping[str, Tensor]) -> P:
         """The same with other tensors, of the same names and meaning."""
         ...
 
@@ -45,6 +48,7 @@ class Payload(Protocol):
 class BF16Payload:
     values: Tensor  # bf16 [B, H, S, D]
     dtype: torch.dtype
+    views: dict[tuple[int | None, int | None], Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def parts(self) -> Mapping[str, Tensor]:
@@ -57,9 +61,6 @@ class BF16Payload:
     @property
     def stored_bytes(self) -> int:
         return total_bytes(self.parts)
-
-    def heads(self, part: slice) -> BF16Payload:
-        return replace(self, values=self.values[:, part])
 
     def with_parts(self, parts: Mapping[str, Tensor]) -> BF16Payload:
         return replace(self, **parts)
@@ -76,6 +77,7 @@ class PRQPayload:
     powers: Tensor | None  # bf16 [N, B, H, 1, 1], what e4m3 centroids are times
     config: PRQConfig
     dtype: torch.dtype
+    views: dict[tuple[int | None, int | None], Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def parts(self) -> Mapping[str, Tensor]:
@@ -90,9 +92,7 @@ class PRQPayload:
     @property
     def codebooks(self) -> Tensor:
         """The centroids as BF16 numbers, exactly."""
-        if self.powers is None:
-            return self.centroids
-        return from_e4m3(self.centroids, torch.bfloat16) * self.powers
+        return codebooks_of(self.centroids, self.powers)
 
     @property
     def shape(self) -> torch.Size:
@@ -101,16 +101,6 @@ class PRQPayload:
     @property
     def stored_bytes(self) -> int:
         return total_bytes(self.parts)
-
-    def heads(self, part: slice) -> PRQPayload:
-        return replace(
-            self,
-            codes=self.codes[:, part],
-            scales=self.scales[:, part],
-            labels=self.labels[:, :, part],
-            centroids=self.centroids[:, :, part],
-            powers=None if self.powers is None else self.powers[:, :, part],
-        )
 
     def with_parts(self, parts: Mapping[str, Tensor]) -> PRQPayload:
         return replace(self, **parts)
@@ -126,6 +116,7 @@ class GroupwisePayload:
     config: GroupwiseConfig
     axis: Literal["channels", "tokens"]
     dtype: torch.dtype
+    views: dict[tuple[int | None, int | None], Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def parts(self) -> Mapping[str, Tensor]:
@@ -139,11 +130,6 @@ class GroupwisePayload:
     def stored_bytes(self) -> int:
         return total_bytes(self.parts)
 
-    def heads(self, part: slice) -> GroupwisePayload:
-        return replace(
-            self, codes=self.codes[:, part], scales=self.scales[:, part], zeros=self.zeros[:, part]
-        )
-
     def with_parts(self, parts: Mapping[str, Tensor]) -> GroupwisePayload:
         return replace(self, **parts)
 
@@ -151,6 +137,16 @@ class GroupwisePayload:
 def head_dim(name: str) -> int:
     """Which dimension of the part called `name` counts heads."""
     return 2 if name in ("labels", "centroids", "powers") else 1
+
+
+def some_heads(payload: P, part: slice) -> P:
+    """Some heads of `payload`, as views of the same memory: made once, and kept as long as it is."""
+    key = (part.start, part.stop)
+    if key not in payload.views:
+        payload.views[key] = payload.with_parts(
+            {name: x[(*[slice(None)] * head_dim(name), part)] for name, x in payload.parts.items()}
+        )
+    return payload.views[key]
 
 
 def split(payload: Payload, count: int) -> list[Payload]:

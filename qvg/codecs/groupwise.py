@@ -34,7 +34,6 @@ class GroupwiseCodec:
         parts = quantise_affine(values, config.group, config.bits, self.axis, limit)
         return GroupwisePayload(*parts, config, self.axis, x.dtype)
 
-    @torch.no_grad()
     def decode(
         self,
         payload: GroupwisePayload,

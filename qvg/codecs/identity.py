@@ -11,12 +11,12 @@ from qvg.rope import Rope
 
 
 class BF16Codec:
+    @torch.no_grad()
     def encode(self, x: Tensor, warm: BF16Payload | None = None) -> BF16Payload:
         """x: [B, H, S, D]; a copy. There is nothing to warm."""
         values = torch.empty(x.shape, dtype=torch.bfloat16, device=x.device)
         return BF16Payload(values.copy_(x), x.dtype)
 
-    @torch.no_grad()
     def decode(
         self,
         payload: BF16Payload,

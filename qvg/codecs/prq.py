@@ -52,7 +52,6 @@ class PRQCodec:
         codes, scales = quantise_residual(values, labels, codebooks, group, config.code, limit)
         return PRQPayload(codes, scales, labels, centroids, powers, config, x.dtype)
 
-    @torch.no_grad()
     def decode(
         self,
         payload: PRQPayload,
@@ -68,10 +67,11 @@ class PRQCodec:
             payload.codes,
             payload.scales,
             payload.labels,
-            payload.codebooks,
+            payload.centroids,
             payload.config.code,
             dtype or payload.dtype,
             start,
+            powers=payload.powers,
             rope=rope,
             first_frame=first_frame,
             out=out,

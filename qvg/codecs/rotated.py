@@ -37,7 +37,6 @@ class RotatedCodec:
         payload = self.inner.encode(hadamard(*finite(x)))
         return replace(payload, dtype=x.dtype)
 
-    @torch.no_grad()
     def decode(
         self,
         payload: GroupwisePayload,

@@ -24,6 +24,11 @@ def from_e4m3(x: Tensor, dtype: torch.dtype) -> Tensor:
     return _numbers(dtype).index_select(0, x.view(torch.uint8).int().flatten()).view(x.shape)
 
 
+def codebooks_of(centroids: Tensor, powers: Tensor | None) -> Tensor:
+    """`centroids` as BF16 numbers, exactly: BF16 as they are, or E4M3 times bf16 `powers` of two."""
+    return centroids if powers is None else from_e4m3(centroids, torch.bfloat16) * powers
+
+
 @lru_cache(maxsize=4)
 def _numbers(dtype: torch.dtype) -> Tensor:
     return torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).to(dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib.util import find_spec
 
 from torch import Tensor
@@ -21,6 +22,7 @@ def use_kernels(x: Tensor, head_dim: int, group: int = 1) -> bool:
     )
 
 
+@lru_cache(maxsize=1)
 def _has_triton() -> bool:
     # torch for CUDA brings Triton on Linux and not everywhere else.
     return find_spec("triton") is not None

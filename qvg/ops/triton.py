@@ -1,4 +1,4 @@
-"""What the kernels share: cleaning of what is read, E4M3 by its bits, random numbers by counting.
+"""What the kernels share: launching, cleaning of what is read, E4M3 by its bits, random numbers by counting.
 
 E4M3 is written and read as bytes: the arithmetic is the same on devices that have the type, on those that
 lack it and under Triton's interpreter.
@@ -6,9 +6,43 @@ lack it and under Triton's interpreter.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
+
+_compiled: dict[tuple[object, ...], Any] = {}
+
+
+def launch(
+    kernel: Any,
+    grid: tuple[int, int, int],
+    tensors: Sequence[Tensor | None],
+    numbers: Sequence[int],
+    constants: tuple[int | float | bool | str, ...],
+    warps: int,
+) -> None:
+    """`kernel[grid](*tensors, *numbers, *constants, num_warps=warps)`, of which the host makes less.
+
+    Triton goes through all arguments of every launch to find which compiled kernel it takes. Here that
+    follows from `constants`, strides among them, the types of `tensors`, and whether they begin at multiples
+    of 16 bytes. `numbers` must be below 2 ** 31, and arguments that the kernel does not specialise.
+    """
+    kinds = [x if x is None else (x.dtype, x.get_device(), x.data_ptr() % 16 == 0) for x in tensors]
+    key = (id(kernel), warps, constants, *kinds)
+    compiled = _compiled.get(key)
+    if compiled is None:
+        # The interpreter returns None: it has nothing to keep.
+        _compiled[key] = kernel[grid](*tensors, *numbers, *constants, num_warps=warps)
+    else:
+        compiled[grid](*tensors, *numbers, *constants)
+
+
+def tiles(count: int, size: int) -> int:
+    """How many tiles of `size` cover `count`: triton.cdiv, which works inside kernels too, takes longer."""
+    return -(-count // size)
 
 
 def rows_contiguous(x: Tensor) -> Tensor:
@@ -54,9 +88,9 @@ def e4m3_bits(x):
 @triton.jit
 def e4m3_value(bits):
     """fp32 of int32 E4M3 patterns, signs included."""
-    sign = tl.where(bits >= 128, -1.0, 1.0)
-    # Exponent and mantissa in the place of fp32's: only the bias differs, by 120.
-    return sign * (((bits & 127) << 20).to(tl.float32, bitcast=True) * 1.329227995784916e36)
+    # Exponent and mantissa in the place of fp32's, where only the bias differs, by 120; the sign, which fills
+    # what is above them, is left in its own place alone.
+    return (((bits << 24) >> 4) & -0x78100000).to(tl.float32, bitcast=True) * 1.329227995784916e36
 
 
 @triton.jit

@@ -31,6 +31,8 @@ from qvg.ops.reconstruct import reconstruct, reconstruct_reference
 from qvg.ops.residual import quantise_residual, quantise_residual_reference, subtract, subtract_reference
 from qvg.ops.rotate import rotate, rotate_reference
 from qvg.ops.seeding import seed_centroids, seed_centroids_reference
+from qvg.ops.triton import launch
+from qvg.payload import some_heads
 from qvg.rope import grid_rope
 from tests.qvg.interpreter import mend
 
@@ -310,7 +312,7 @@ def test_heads_are_decoded_where_they_lie(name: str) -> None:
     codec = build_codec(SMALLER[name], "v")
     payload = codec.encode(x)
     whole = codec.decode(payload)
-    part = codec.decode(payload.heads(slice(1, 3)), start=3)
+    part = codec.decode(some_heads(payload, slice(1, 3)), start=3)
     assert torch.equal(part, whole[:, 1:3, 3:])
 
 
@@ -338,3 +340,34 @@ def test_centroids_of_tokens() -> None:
     labels, centroids = clusters_of(x)
     expected = centroids[0].gather(2, labels[0].long().unsqueeze(-1).expand(-1, -1, -1, 128))
     assert torch.equal(assigned(Clusters(labels[0], centroids[0])), expected.float())
+
+
+def test_a_kernel_is_looked_up_once_for_arguments_of_a_kind() -> None:
+    ran: list[tuple[str, Any]] = []
+
+    class Kernel:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __getitem__(self, grid: tuple[int, int, int]) -> Any:
+            def run(*arguments: Any, **options: Any) -> Kernel:
+                ran.append((self.name, (grid, *arguments[1:], options)))
+                return Kernel(f"compiled {len(ran)}")
+
+            return run
+
+    kernel, x = Kernel("looked up"), torch.empty(64, dtype=torch.uint8, device=DEVICE)
+    calls = [
+        (x, 5, 32),
+        (x[16:], 6, 32),
+        (x[1:], 5, 32),
+        (x, 5, 33),
+        (x.view(torch.int8), 5, 32),
+        (x[17:], 7, 32),
+    ]
+    for memory, number, stride in calls:
+        launch(kernel, (number, 1, 1), (memory, None), (number,), (stride,), 4)
+    looked_up = ("looked up", "compiled 1", "looked up", "looked up", "looked up", "compiled 3")
+    for (name, found), right, (_, number, stride) in zip(ran, looked_up, calls, strict=True):
+        options = {"num_warps": 4} if right == "looked up" else {}
+        assert (name, found) == (right, ((number, 1, 1), None, number, stride, options))

@@ -17,9 +17,11 @@ from qvg.ops.triton import (
     e4m3_bits,
     e4m3_value,
     inverse_or_zero,
+    launch,
     load_tokens,
     rounded,
     rows_contiguous,
+    tiles,
     token_rows,
 )
 from qvg.rope import Rope
@@ -80,29 +82,28 @@ def dequantise_affine(
     if out is None:
         out = torch.empty(batch, heads, tokens - start, head_dim, dtype=dtype, device=codes.device)
     check_out(out, (batch, heads, tokens - start), head_dim)
-    _dequantise[(triton.cdiv(tokens - start, BLOCK), batch * heads)](
-        codes,
-        scales.view(torch.uint8),
-        zeros.view(torch.uint8),
-        out,
-        None if rope is None else rope.frame,
-        None if rope is None else rope.place,
-        tokens,
-        start,
-        heads,
-        1 if rope is None else len(rope.place),
-        first_frame,
-        *codes.stride()[:2],
-        *scales.stride()[:2],
-        *zeros.stride()[:2],
-        *out.stride()[:3],
-        head_dim,
-        group,
-        bits,
-        axis == "tokens",
-        -1 if rope is None else 2 * rope.frame.shape[1],
-        BLOCK,
-        num_warps=4,
+    if rope is None:
+        frame, place, places, turned = None, None, 1, -1
+    else:
+        frame, place, places, turned = rope.frame, rope.place, rope.place.shape[0], 2 * rope.frame.shape[1]
+    launch(
+        _dequantise,
+        (tiles(tokens - start, BLOCK), batch * heads, 1),
+        (codes, scales.view(torch.uint8), zeros.view(torch.uint8), out, frame, place),
+        (tokens, start, heads, places, first_frame),
+        (
+            *codes.stride()[:2],
+            *scales.stride()[:2],
+            *zeros.stride()[:2],
+            *out.stride()[:3],
+            head_dim,
+            group,
+            bits,
+            axis == "tokens",
+            turned,
+            BLOCK,
+        ),
+        4,
     )
     return out
 

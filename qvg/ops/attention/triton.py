@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from qvg.ops.attention.reference import Partial
-from qvg.ops.triton import rows_contiguous, token_rows
+from qvg.ops.triton import launch, rows_contiguous, tiles, token_rows
 
 BLOCK = 32  # queries of a program
 
@@ -22,20 +22,13 @@ def merge(total: Partial, piece: Partial) -> Partial:
         merged = torch.empty(out.shape, dtype=torch.float32, device=out.device)
     merged_lse = torch.empty_like(lse)
     first, second = rows_contiguous(out), rows_contiguous(piece.out)
-    _merge[(triton.cdiv(queries, BLOCK), batch * heads)](
-        first,
-        lse,
-        second,
-        piece.lse.contiguous(),
-        merged,
-        merged_lse,
-        queries,
-        heads,
-        *first.stride()[:3],
-        *second.stride()[:3],
-        head_dim,
-        BLOCK,
-        num_warps=4,
+    launch(
+        _merge,
+        (tiles(queries, BLOCK), batch * heads, 1),
+        (first, lse, second, piece.lse.contiguous(), merged, merged_lse),
+        (queries, heads),
+        (*first.stride()[:3], *second.stride()[:3], head_dim, BLOCK),
+        4,
     )
     return Partial(merged, merged_lse)
 

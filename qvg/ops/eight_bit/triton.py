@@ -23,7 +23,7 @@ def attention(q: Tensor, scale: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, T
     """q: e4m3 [B, H, Q, D], scale: fp32 [B, H, Q] -> bf16 [B, H, Q, D] and fp32 [B, H, Q]; see `__init__`."""
     batch, heads, queries, head_dim = q.shape
     tokens, n, device = k.shape[2], batch * heads, k.device
-    tiles = triton.cdiv(tokens, TILE)
+    tiles = -(-tokens // TILE)
     keys = torch.empty(n, tiles * TILE, head_dim, dtype=torch.float8_e4m3fn, device=device)
     values = torch.empty(n, tiles * head_dim, TILE, dtype=torch.float8_e4m3fn, device=device)
     scales = torch.empty(2, n, tiles, dtype=torch.float32, device=device)
@@ -43,7 +43,7 @@ def attention(q: Tensor, scale: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, T
     )
     out = torch.empty(batch, heads, queries, head_dim, dtype=torch.bfloat16, device=device)
     lse = torch.empty(batch, heads, queries, dtype=torch.float32, device=device)
-    _attend[(triton.cdiv(queries, QUERIES), n)](
+    _attend[(-(-queries // QUERIES), n)](
         q,
         scale,
         TensorDescriptor.from_tensor(keys, [1, TILE, head_dim]),

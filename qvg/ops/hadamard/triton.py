@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qvg.ops.triton import load_tokens, rows_contiguous
+from qvg.ops.triton import load_tokens, rows_contiguous, tiles
 
 BLOCK = 64  # tokens of a program
 
@@ -22,7 +22,7 @@ def hadamard(x: Tensor, limit: Tensor | None = None) -> Tensor:
     x = rows_contiguous(x)
     batch, heads, tokens, head_dim = x.shape
     out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
-    _hadamard[(triton.cdiv(tokens, BLOCK), batch * heads)](
+    _hadamard[(tiles(tokens, BLOCK), batch * heads)](
         x,
         limit,
         signs(head_dim, x.device),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from qvg.ops.e4m3 import from_e4m3
+from qvg.ops.e4m3 import codebooks_of, from_e4m3
 from qvg.ops.kmeans import Clusters, assigned
 from qvg.ops.pack import unpack
 from qvg.ops.pack.reference import Code
@@ -23,6 +23,7 @@ def reconstruct_reference(
     dtype: torch.dtype,
     start: int = 0,
     *,
+    powers: Tensor | None = None,
     rope: Rope | None = None,
     first_frame: int = 0,
     out: Tensor | None = None,
@@ -30,14 +31,15 @@ def reconstruct_reference(
     """[B, H, S - start, D] in `dtype`: the sum over stages of the assigned centroids, plus level times scale.
 
     codes: uint8 (see `pack`); scales: e4m3 [B, H, S, D / G]; labels: uint8 [N, B, H, S]; centroids: bf16
-    [N, B, H, K, D]. `rope` rotates the tokens, whole frames of which the first is `first_frame`. The result
-    is written to `out` where that is given, in its type.
+    [N, B, H, K, D], or e4m3 and times `powers` of two, bf16 [N, B, H, 1, 1]. `rope` rotates the tokens, whole
+    frames of which the first is `first_frame`. The result is written to `out` where that is given, in its
+    type.
     """
     tokens = labels.shape[-1]
     scales, labels = scales[:, :, start:], labels[..., start:]
     # With one stage all three operands are exact in BF16 and the sum is rounded once either way.
     work = torch.bfloat16 if dtype == torch.bfloat16 and len(labels) == 1 else torch.float32
-    x = _smooth(labels, centroids, work)
+    x = _smooth(labels, codebooks_of(centroids, powers), work)
     groups = (*scales.shape, centroids.shape[-1] // scales.shape[-1])
     levels = unpack(codes, code, work, start, tokens)
     x.view(groups).addcmul_(levels.reshape(groups), from_e4m3(scales, work).unsqueeze(-1))

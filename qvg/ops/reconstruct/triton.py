@@ -10,7 +10,7 @@ from torch import Tensor
 from qvg.ops.pack.reference import LLOYD_MAX, TRITS, Code, bits_of
 from qvg.ops.rotate.reference import check_out
 from qvg.ops.rotate.triton import rotate_rows, turns
-from qvg.ops.triton import e4m3_value
+from qvg.ops.triton import e4m3_value, launch, tiles
 from qvg.rope import Rope
 
 # Tokens and warps of a tile. Rotation likes a thread to have eight neighbouring channels and no more.
@@ -31,6 +31,7 @@ def reconstruct(
     dtype: torch.dtype,
     start: int = 0,
     *,
+    powers: Tensor | None = None,
     rope: Rope | None = None,
     first_frame: int = 0,
     out: Tensor | None = None,
@@ -43,47 +44,52 @@ def reconstruct(
     if out is None:
         out = torch.empty(batch, heads, tokens - start, head_dim, dtype=dtype, device=codes.device)
     check_out(out, (batch, heads, tokens - start), head_dim)
-    together = 1 if rope is None else HEADS
-    block = BLOCK if rope is None else BLOCK_ROTATED
-    _reconstruct[(triton.cdiv(tokens - start, block), triton.cdiv(heads, together), batch)](
-        codes,
-        scales.view(torch.uint8),
-        labels,
-        centroids,
-        out,
-        None if rope is None else rope.frame,
-        None if rope is None else rope.place,
-        tokens,
-        start,
-        heads,
-        1 if rope is None else len(rope.place),
-        first_frame,
-        *codes.stride()[:2],
-        *scales.stride()[:2],
-        *labels.stride()[:3],
-        *centroids.stride()[:3],
-        *out.stride()[:3],
-        head_dim,
-        head_dim // scales.shape[-1],
-        8 if code == "trit" else bits_of(code),
-        stages,
-        code,
-        -1 if rope is None else 2 * rope.frame.shape[1],
-        block,
-        together,
-        TRITS,
-        *CURVE,
-        num_warps=WARPS if rope is None else WARPS_ROTATED,
+    if powers is not None:
+        centroids = centroids.view(torch.uint8)
+    if rope is None:
+        frame, place, places, turned, block, together, warps = None, None, 1, -1, BLOCK, 1, WARPS
+    else:
+        frame, place, places, turned = rope.frame, rope.place, rope.place.shape[0], 2 * rope.frame.shape[1]
+        block, together, warps = BLOCK_ROTATED, HEADS, WARPS_ROTATED
+    launch(
+        _reconstruct,
+        (tiles(tokens - start, block), tiles(heads, together), batch),
+        (codes, scales.view(torch.uint8), labels, centroids, powers, out, frame, place),
+        (tokens, start, heads, places, first_frame),
+        (
+            *codes.stride()[:2],
+            *scales.stride()[:2],
+            *labels.stride()[:3],
+            *centroids.stride()[:3],
+            *((0, 0, 0) if powers is None else powers.stride()[:3]),
+            *out.stride()[:3],
+            head_dim,
+            head_dim // scales.shape[-1],
+            8 if code == "trit" else bits_of(code),
+            stages,
+            code,
+            powers is not None,
+            turned,
+            block,
+            together,
+            TRITS,
+            *CURVE,
+        ),
+        warps,
     )
     return out
 
 
-@triton.jit(do_not_specialize=["S", "start", "H", "P", "first_frame"])
+# The powers of a group of heads begin anywhere: no other kernel for each.
+@triton.jit(
+    do_not_specialize=["S", "start", "H", "P", "first_frame"], do_not_specialize_on_alignment=["p_powers"]
+)
 def _reconstruct(
     p_codes,
     p_scales,
     p_labels,
     p_centroids,
+    p_powers,
     p_out,
     p_frame,
     p_place,
@@ -102,6 +108,9 @@ def _reconstruct(
     m_n,
     m_b,
     m_h,
+    w_n,
+    w_b,
+    w_h,
     t_b,
     t_h,
     t_s,
@@ -110,6 +119,7 @@ def _reconstruct(
     BITS: tl.constexpr,
     STAGES: tl.constexpr,
     CODE: tl.constexpr,
+    E4M3: tl.constexpr,
     A: tl.constexpr,
     b_s: tl.constexpr,
     HEADS: tl.constexpr,
@@ -119,7 +129,7 @@ def _reconstruct(
 ):
     """Grid (tiles of tokens, HEADS heads together, batch). A channels turn by frame; -1: none turns at all.
 
-    Strides are c_ of codes, g_ of scales, l_ of labels, m_ of centroids, t_ of the result.
+    Strides are c_ of codes, g_ of scales, l_ of labels, m_ of centroids, w_ of powers, t_ of the result.
     """
     rows = tl.program_id(0) * b_s + tl.arange(0, b_s)
     tokens = start + rows
@@ -142,8 +152,12 @@ def _reconstruct(
                 p_label = p_labels + stage * l_n + b * l_b + wide * l_h
                 label = tl.load(p_label + tokens, mask=inside, other=0).to(tl.int64)
                 p_row = p_centroids + stage * m_n + b * m_b + wide * m_h + label[:, None] * D
-                centroid = tl.load(p_row + tl.arange(0, D)[None, :], mask=inside[:, None], other=0.0)
-                x += centroid.to(tl.float32)
+                centroid = tl.load(p_row + tl.arange(0, D)[None, :], mask=inside[:, None], other=0)
+                if E4M3:
+                    power = tl.load(p_powers + stage * w_n + b * w_b + wide * w_h).to(tl.float32)
+                    x += e4m3_value(centroid.to(tl.int32)) * power
+                else:
+                    x += centroid.to(tl.float32)
             if A >= 0:
                 x = rotate_rows(x, cos, sin, b_s, D)
             o_out = p_out + b * t_b + wide * t_h + rows.to(tl.int64)[:, None] * t_s + tl.arange(0, D)[None, :]

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from qvg.ops.rotate.reference import check_out
-from qvg.ops.triton import load_tokens, rows_contiguous, token_rows
+from qvg.ops.triton import launch, load_tokens, rows_contiguous, tiles, token_rows
 from qvg.rope import Rope
 
 BLOCK = 64  # tokens of a program
@@ -22,21 +22,13 @@ def rotate(x: Tensor, rope: Rope, first_frame: int = 0, out: Tensor | None = Non
     if out is None:
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     check_out(out, x.shape[:3], head_dim)
-    _rotate[(triton.cdiv(tokens, BLOCK), batch * heads)](
-        x,
-        out,
-        rope.frame,
-        rope.place,
-        tokens,
-        heads,
-        len(rope.place),
-        first_frame,
-        *x.stride()[:3],
-        *out.stride()[:3],
-        head_dim,
-        2 * rope.frame.shape[1],
-        BLOCK,
-        num_warps=4,
+    launch(
+        _rotate,
+        (tiles(tokens, BLOCK), batch * heads, 1),
+        (x, out, rope.frame, rope.place),
+        (tokens, heads, rope.place.shape[0], first_frame),
+        (*x.stride()[:3], *out.stride()[:3], head_dim, 2 * rope.frame.shape[1], BLOCK),
+        4,
     )
     return out
 
