@@ -17,6 +17,5 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def fp32_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a CPU without BF16 arithmetic chooses, on every CPU: results are compared to the last digits."""
+    """What a CPU without AMX chooses, on every CPU: results are compared to the last digits."""
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
-    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)

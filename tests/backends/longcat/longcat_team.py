@@ -66,7 +66,7 @@ def make(team: Team) -> tuple[list[np.ndarray], list[torch.Tensor], KVCache]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    torch.cpu._is_amx_tile_supported = torch.cpu._is_avx512_bf16_supported = lambda: False
+    torch.cpu._is_amx_tile_supported = lambda: False
     ways = {}
     for way in sys.argv[2:]:
         team = parallel.join(guidance=way != "heads", device=torch.device("cpu"))
