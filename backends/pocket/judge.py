@@ -128,7 +128,8 @@ def cases(presets: Mapping[str, CodecConfig], policies: list[CachePolicy]) -> It
 
 def _whole(cache: KVCache, layer: int) -> tuple[Tensor, Tensor]:
     """Keys, not rotated, and values [B, H, S, D] of the committed history, decoded."""
-    pieces = list(cache.layer(layer).pieces(torch.bfloat16, staged=False))
+    decoded = cache.layer(layer).pieces(torch.bfloat16, staged=False)
+    pieces = sorted(decoded, key=lambda piece: piece.first_frame)
     return torch.cat([piece.k for piece in pieces], dim=2), torch.cat([piece.v for piece in pieces], dim=2)
 
 
