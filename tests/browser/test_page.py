@@ -193,7 +193,7 @@ def test_at_the_same_budget_one_side_stops_and_says_where(page, picture):
     set_blocks(page, 12)
     page.focus("#budgets input[type=range]")
     page.keyboard.press("Home")  # its least, a twentieth
-    page.wait_for_function("document.querySelector('#budget input').value === '3'")
+    page.wait_for_function("document.querySelector('#budget input').value === '2'")
     page.wait_for_function("document.querySelector('#budgets output').textContent === '2 MiB, 5 % of BF16'")
     page.click("#budgets .chip:text-is('24 GB card')")
     page.wait_for_function("document.querySelector('#budgets output').textContent === 'no limit'")
