@@ -87,7 +87,10 @@ def describe(scenes: Scenes) -> Layout:
 
 
 def sample_layouts(scenes: Scenes, generator: torch.Generator) -> Layout:
-    """What training tells of `scenes`: mostly all; sometimes nothing, as for a picture without a prompt."""
+    """What training tells of `scenes`: all, or no things, as for a picture without a prompt.
+
+    Never some of them: a model that has met things nobody told it of makes up others.
+    """
     full = describe(scenes)
     batch, device = len(scenes), full.place.device
 
@@ -95,9 +98,8 @@ def sample_layouts(scenes: Scenes, generator: torch.Generator) -> Layout:
         return torch.rand(*shape, generator=generator, device=device)
 
     no_things = rand(batch, 1) < 0.15
-    hidden = no_things | (rand(batch, OBJECTS) < 0.06)
     things = full.things.clone()
-    things[..., 3] = things[..., 3].masked_fill(hidden, 0.0)
+    things[..., 3] = things[..., 3].masked_fill(no_things, 0.0)
     unsaid = no_things.squeeze(1) & (rand(batch) < 0.7)
     backdrop = ~no_things.squeeze(1) & (rand(batch) < 0.95)
     place, time = full.place.masked_fill(unsaid, -1), full.time.masked_fill(unsaid, -1)

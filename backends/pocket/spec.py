@@ -43,11 +43,11 @@ SPEC = BackendSpec(
     clusters=64,
     vocabulary=VOCABULARY,
     examples=(
-        "a red box on the left and two blue pillars far away, in the snow at dusk",
-        "a green ball near on the right, a pink cone ahead, desert",
-        "three purple boxes and a yellow ball on a meadow by day",
-        "a cyan pillar on the left, an orange ball behind, stone, sunset",
-        "a yellow cone and a pink ball in the snow at night",
+        "a red box on the left, two blue pillars far, snow, dusk",
+        "a green ball near on the right, a pink cone, desert",
+        "three purple boxes and a yellow ball, meadow, day",
+        "a cyan pillar left, an orange ball behind, stone, dusk",
+        "a yellow cone and a pink ball, snow, night",
     ),
 )
 
