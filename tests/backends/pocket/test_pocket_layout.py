@@ -27,7 +27,7 @@ from backends.pocket.render import reference
 from backends.pocket.sight import look_at
 from backends.pocket.spec import COLUMNS, ROWS
 from backends.pocket.words import parse_prompt
-from backends.pocket.world import HARMONICS, OBJECTS, sample_scenes, sample_trajectories
+from backends.pocket.world import HARMONICS, LOOKS, OBJECTS, sample_scenes, sample_trajectories
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -181,7 +181,7 @@ def test_held_out_prompts_are_understood_whole() -> None:
 
 
 @pytest.mark.parametrize("kind", words.KINDS)
-@pytest.mark.parametrize("where", ["snow, day", "desert, dusk", "meadow, night", "stone, day"])
+@pytest.mark.parametrize("where", ["desert, dusk", "meadow, night"])
 def test_a_rendered_thing_is_read_back(kind: str, where: str) -> None:
     layout = planned([f"a blue {kind} ahead, {where}"])
     picture = reference(built(layout), torch.zeros(1, 4), 128, 224)
@@ -192,14 +192,14 @@ def test_a_rendered_thing_is_read_back(kind: str, where: str) -> None:
 
 
 def test_ground_and_sky_are_not_taken_for_things() -> None:
-    scenes = sample_scenes(24, generator(2))
+    scenes = sample_scenes(LOOKS, generator(2))
     scenes.objects[..., 3] = 0
-    scenes.look.copy_(torch.arange(24) % 12)
-    pictures = reference(scenes, sample_trajectories(24, 30, generator(3))[:, -1], 128, 224)
+    scenes.look.copy_(torch.arange(LOOKS))
+    pictures = reference(scenes, sample_trajectories(LOOKS, 30, generator(3))[:, -1], 128, 224)
     seen = [
         len(look_at(picture[None], int(look))[0]) for picture, look in zip(pictures, scenes.look, strict=True)
     ]
-    assert sum(seen) <= 3, seen
+    assert sum(seen) <= 2, seen
 
 
 def test_a_model_that_renders_follows_its_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +216,7 @@ def test_a_model_that_renders_follows_its_prompts(monkeypatch: pytest.MonkeyPatc
                 scenes.objects[..., 3] = 0
             return rendered(scenes, poses), None
 
-    monkeypatch.setattr("backends.pocket.prompts.TURN", 3)
+    monkeypatch.setattr("backends.pocket.prompts.TURN", 2)
     monkeypatch.setattr("backends.pocket.prompts.EVERY", 1)
     monkeypatch.setattr("backends.pocket.prompts.held_out_prompts", lambda count: PROMPTS[:count])
     good, deaf = (followed(Renderer(listens), count=2, at_once=2) for listens in (True, False))
