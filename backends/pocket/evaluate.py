@@ -39,6 +39,7 @@ from qvg.bench.measure import common_arguments, describe, finish, start
 from qvg.bench.settings import parse_policy
 from qvg.bench.table import markdown
 from qvg.config import CodecConfig, with_clusters
+from qvg.stats import CacheStats
 
 PAN = 40  # frames
 AWAY = 48  # frames of a turn of 120 degrees
@@ -61,31 +62,33 @@ class Evaluation(HeldOut):
         made, _ = self.roll(poses, codec, policy, history=real[:, :PAN])
         return psnr(made, real[:, PAN:])
 
-    def revisit(self, away: int, codec: CodecConfig = BF16, policy: CachePolicy = SPEC.policy) -> float:
+    def revisit(
+        self, away: int, codec: CodecConfig = BF16, policy: CachePolicy = SPEC.policy
+    ) -> tuple[float, CacheStats]:
         """dB of the end of the way back against the beginning of the way out, `away` frames between them."""
         there = away // 2
         path = f"right-{AWAY}, w-{there}, s-{away - there}, left-{AWAY}"
         last = 2 * AWAY + away
         frames = -(-(last + 1) // BLOCK_FRAMES) * BLOCK_FRAMES
         made, cache = self.roll(poses_along(path, frames), codec, policy)
-        self.held = cache.stats()
         half = AWAY // 2
-        return psnr(made[:, last - half : last + 1].flip(1), made[:, : half + 1])
+        return psnr(made[:, last - half : last + 1].flip(1), made[:, : half + 1]), cache.stats()
 
     def revisits(self) -> dict[str, float]:
         """Every row by codec and frames away; the window holds at most QVG INT2's bytes at that length."""
         result = {}
         for away in (60, 120, 240):
-            result[f"BF16 {away}"] = self.revisit(away)
-            each = self.held.bf16_bytes / self.held.frames
+            result[f"BF16 {away}"], whole = self.revisit(away)
+            held = {}
             for name, codec in REVISITING.items():
-                result[f"{name} {away}"] = self.revisit(away, with_clusters(codec, SPEC.clusters))
-                if codec is QVG:
-                    blocks = max(3, int(self.held.stored_bytes / each / BLOCK_FRAMES))
+                made = self.revisit(away, with_clusters(codec, SPEC.clusters))
+                result[f"{name} {away}"], held[name] = made
+            block = BLOCK_FRAMES * whole.bf16_bytes / whole.frames
+            blocks = max(3, int(held["QVG INT2"].stored_bytes / block))
             window = CachePolicy(every=min(3, blocks), window=blocks)
             result[f"BF16 window of {blocks * BLOCK_FRAMES} frames {away}"] = self.revisit(
                 away, policy=window
-            )
+            )[0]
         return result
 
     def steady(self, frames: int = 300) -> dict[str, float]:

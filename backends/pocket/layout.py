@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -71,10 +71,24 @@ class Layout:
     def to(self, device: torch.device | str) -> Layout:
         return Layout(*(getattr(self, field.name).to(device) for field in fields(self)))
 
+    @property
+    def looks(self) -> Tensor:
+        """int64 [B], as in `Scenes`, where place and time are told."""
+        return self.place * len(words.TIMES) + self.time
+
     def look(self) -> Tensor:
         """fp32 [B, LOOK_FEATURES], one-hot for place and time; zeros where untold."""
         parts = ((self.place, len(words.PLACES)), (self.time, len(words.TIMES)))
         return torch.cat([F.one_hot(index + 1, count + 1)[:, 1:] for index, count in parts], 1).float()
+
+
+Batch = TypeVar("Batch", Layout, Scenes)
+
+
+def split(whole: Batch, size: int) -> list[Batch]:
+    """`whole` as batches of `size`, the last of what is left."""
+    columns = (getattr(whole, field.name).split(size) for field in fields(whole))
+    return [type(whole)(*parts) for parts in zip(*columns, strict=True)]
 
 
 def describe(scenes: Scenes) -> Layout:

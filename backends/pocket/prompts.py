@@ -6,14 +6,13 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import fields
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from backends.pocket import words
 from backends.pocket.held_out import HeldOut, poses_along, rendered
-from backends.pocket.layout import Layout, plan
+from backends.pocket.layout import Layout, plan, split
 from backends.pocket.sight import Sighting, look_at
 from backends.pocket.words import PromptWords, Thing, parse_prompt
 from backends.pocket.world import COLOURS, Scenes
@@ -55,8 +54,7 @@ def planned(prompts: list[str]) -> Layout:
 def built(layout: Layout) -> Scenes:
     """Scenes of just what `layout` tells."""
     objects = torch.cat([layout.things, torch.tensor(COLOURS)[layout.colour]], -1)
-    look = layout.place * len(words.TIMES) + layout.time
-    return Scenes(look, objects, layout.colour, layout.hills, layout.ground)
+    return Scenes(layout.looks, objects, layout.colour, layout.hills, layout.ground)
 
 
 def followed(evaluation: HeldOut, count: int = 40, at_once: int = 20) -> dict[str, float]:
@@ -72,12 +70,10 @@ def followed(evaluation: HeldOut, count: int = 40, at_once: int = 20) -> dict[st
     layout = planned(held_out_prompts(count))
     poses = poses_along(f"right-{TURN}", TURN)
     made, real = [], []
-    scenes = built(layout)
-    for start in range(0, count, at_once):
-        part, some = (_some(whole, start, at_once) for whole in (layout, scenes))
+    for part in split(layout, at_once):
         video, _ = evaluation.roll(poses, layout=part)
         made += [*_around(video[:, ::EVERY], poses[::EVERY], part)]
-        truth = rendered(some.to(evaluation.world.device), poses[::EVERY])
+        truth = rendered(built(part).to(evaluation.world.device), poses[::EVERY])
         real += [*_around(truth, poses[::EVERY], part)]
     other = [*prompts[1:], prompts[0]]
     return {
@@ -91,19 +87,11 @@ def followed(evaluation: HeldOut, count: int = 40, at_once: int = 20) -> dict[st
     }
 
 
-Batch = TypeVar("Batch", Layout, Scenes)
-
-
-def _some(whole: Batch, start: int, count: int) -> Batch:
-    return type(whole)(*(getattr(whole, field.name)[start : start + count] for field in fields(whole)))
-
-
 Around = list[list[tuple[Sighting, float]]]  # frame by frame: what is seen, and its bearing in the world
 
 
 def _around(video: Tensor, poses: Tensor, layout: Layout) -> Iterator[Around]:
-    looks = layout.place * len(words.TIMES) + layout.time
-    for pictures, look in zip(video, looks.tolist(), strict=True):
+    for pictures, look in zip(video, layout.looks.tolist(), strict=True):
         yield [
             [(seen, seen.bearing + float(pose[2])) for seen in frame]
             for frame, pose in zip(look_at(pictures, look), poses, strict=True)

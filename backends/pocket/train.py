@@ -16,9 +16,9 @@ import argparse
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from backends.pocket import weights
 from backends.pocket.autoencoder import Autoencoder
-from backends.pocket.layout import Layout, Told, sample_layouts, tell, told_by_block
+from backends.pocket.layout import Layout, Told, sample_layouts, split, tell, told_by_block
 from backends.pocket.render import render
 from backends.pocket.rollout import LEVELS
 from backends.pocket.spec import BLOCK_FRAMES, COLUMNS, HEIGHT, ROWS, WEIGHTS, WIDTH
@@ -352,7 +352,7 @@ class Trainer:
                 scenes = hide_obstacles(sample_scenes(POOL * 2, self.generator), poses)
                 last = torch.randint(0, 64, (POOL * 2, 1, 1), generator=self.generator, device=self.device)
                 chosen = poses.gather(1, last.expand(-1, -1, 4)).squeeze(1)
-                pool.extend(zip(_split(scenes, stage.batch), chosen.split(stage.batch), strict=True))
+                pool.extend(zip(split(scenes, stage.batch), chosen.split(stage.batch), strict=True))
             scenes, poses = pool.pop()
             images = render(scenes, poses, HEIGHT, WIDTH) * 2 - 1
             return loss(self.autoencoder, images.contiguous(memory_format=torch.channels_last), 0.1)
@@ -376,8 +376,8 @@ class Trainer:
             if not pool:
                 many = sample_sequences(POOL, stage.chunks, self.generator)
                 parts = (
-                    _split(many.scenes, stage.batch), many.poses.split(stage.batch),
-                    many.frames.split(stage.batch), _split(many.layout, stage.batch),
+                    split(many.scenes, stage.batch), many.poses.split(stage.batch),
+                    many.frames.split(stage.batch), split(many.layout, stage.batch),
                 )  # fmt: skip
                 pool.extend(Sequences(*each) for each in zip(*parts, strict=True))
             batch = pool.pop()
@@ -427,14 +427,6 @@ def _decay_groups(model: nn.Module) -> list[dict]:
     matrices = [p for p in model.parameters() if p.ndim == 2 and min(p.shape) > 6]
     others = [p for p in model.parameters() if not (p.ndim == 2 and min(p.shape) > 6)]
     return [{"params": matrices, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}]
-
-
-Batch = TypeVar("Batch", Scenes, Layout)
-
-
-def _split(whole: Batch, batch: int) -> list[Batch]:
-    columns = (getattr(whole, field.name).split(batch) for field in fields(whole))
-    return [type(whole)(*parts) for parts in zip(*columns, strict=True)]
 
 
 @torch.no_grad()

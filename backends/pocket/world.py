@@ -7,7 +7,7 @@ is where the camera starts, so the first pose of every trajectory is zero.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -73,13 +73,11 @@ class Scenes:
         return self.look.shape[0]
 
     def to(self, device: torch.device | str) -> Scenes:
-        fields = (self.look, self.objects, self.colour, self.hills, self.ground)
-        return Scenes(*(field.to(device) for field in fields))
+        return Scenes(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     def repeat(self, times: int) -> Scenes:
         """Each scene `times` times in a row."""
-        fields = (self.look, self.objects, self.colour, self.hills, self.ground)
-        return Scenes(*(field.repeat_interleave(times, dim=0) for field in fields))
+        return Scenes(*(getattr(self, field.name).repeat_interleave(times, dim=0) for field in fields(self)))
 
 
 def sample_scenes(batch: int, generator: torch.Generator) -> Scenes:
