@@ -248,10 +248,11 @@ class Desk:
         return sorted(mine, key=lambda record: record.run.place)
 
     def current(self, owner: str) -> Record | None:
-        """The run of `owner` to look at: the running one, or the next."""
+        """The run of `owner` to look at: the running one, or the next. One whose last frames are still being
+        written comes before the one that runs already: its end would be missed."""
         with self._lock:
             active = [r for r in self._records.values() if r.owner == owner and not r.ended]
-        return min(active, key=lambda record: record.run.place, default=None)
+        return min(active, key=lambda record: (record.run.place, record.order), default=None)
 
     def last(self, owner: str) -> Record | None:
         """The last run of `owner` among those that have ended."""

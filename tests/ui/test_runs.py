@@ -4,6 +4,7 @@ import errno
 import json
 import time
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -262,6 +263,32 @@ def test_the_queue_is_changed_by_its_buttons(page, worker):
     page.runs.stop(page.visitor, page.run_id)
     page.watch(events)
     assert [job.request.blocks for job in worker.begun] == [50, 3, 2]
+
+
+def test_the_end_of_a_run_that_is_still_being_written_is_not_missed(page, worker, monkeypatch):
+    written, join = Event(), media.join
+
+    def slowly(segments, *rest):
+        if len(segments) == 3:
+            written.wait(10)
+        return join(segments, *rest)
+
+    monkeypatch.setattr(media, "join", slowly)
+    events = page.start(prompt="slow", blocks=50)
+    while not page.run_id:
+        page.see(next(events))
+    for blocks in (2, 3):
+        next(Page(page.desk).start(blocks=blocks))
+        until(lambda n=blocks: len(page.desk.waiting("")) == n - 1)
+    page.desk.move(page.desk.waiting("")[1], -1)
+    page.runs.stop(page.visitor, page.run_id)
+    until(lambda: len(worker.begun) == 3 and not page.desk.waiting(""))
+    # Both have left the worker: the one that came first is looked at first.
+    assert page.desk.current("").commission.request.blocks == 3
+    written.set()
+    page.watch(events)
+    records = sorted(page.desk.outputs.glob("2*/run.json"), reverse=True)
+    assert [run["id"] for run in page.history] == [json.loads(file.read_text())["id"] for file in records]
 
 
 def test_a_failed_run_keeps_what_was_made(page):
