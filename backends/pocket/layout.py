@@ -100,24 +100,22 @@ def describe(scenes: Scenes) -> Layout:
     )
 
 
-def sample_layouts(scenes: Scenes, generator: torch.Generator) -> Layout:
-    """What training tells of `scenes`: all, or no things, as for a picture without a prompt.
+def sample_layouts(scenes: Scenes, first: Tensor, from_picture: Tensor, generator: torch.Generator) -> Layout:
+    """What training tells of `scenes`: all, but of what a given picture shows only what a prompt might.
 
-    Never some of them: a model that has met things nobody told it of makes up others.
+    The picture is the first frame of the videos that `from_picture` [B] names, seen from `first` [B, 4].
+    Nothing else is ever left out: a model that has met things nobody told it of makes up others.
     """
     full = describe(scenes)
-    batch, device = len(scenes), full.place.device
-
-    def rand(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator, device=device)
-
-    no_things = rand(batch, 1) < 0.15
+    shown = in_sight(full.things, first.unsqueeze(1))[:, 0, :OBJECTS]
     things = full.things.clone()
-    things[..., 3] = things[..., 3].masked_fill(no_things, 0.0)
-    unsaid = no_things.squeeze(1) & (rand(batch) < 0.7)
-    backdrop = ~no_things.squeeze(1) & (rand(batch) < 0.95)
-    place, time = full.place.masked_fill(unsaid, -1), full.time.masked_fill(unsaid, -1)
-    return Layout(place, time, things, full.colour, full.hills, full.ground, backdrop)
+    things[..., 3] = things[..., 3].masked_fill(shown & from_picture.unsqueeze(1), 0.0)
+    unsaid = torch.rand(2, len(scenes), generator=generator, device=first.device) < 0.7
+    place, time = (
+        index.masked_fill(left_out & from_picture, -1)
+        for index, left_out in zip((full.place, full.time), unsaid, strict=True)
+    )
+    return Layout(place, time, things, full.colour, full.hills, full.ground, ~from_picture)
 
 
 def bearings(things: Tensor, poses: Tensor) -> tuple[Tensor, Tensor, Tensor]:

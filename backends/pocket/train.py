@@ -16,7 +16,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from backends.pocket import weights
 from backends.pocket.autoencoder import Autoencoder
-from backends.pocket.layout import Layout, Told, sample_layouts, split, tell, told_by_block
+from backends.pocket.layout import Layout, Told, describe, sample_layouts, split, tell, told_by_block
 from backends.pocket.render import render
 from backends.pocket.rollout import LEVELS
 from backends.pocket.spec import BLOCK_FRAMES, COLUMNS, HEIGHT, ROWS, WEIGHTS, WIDTH
@@ -43,6 +43,7 @@ CHUNK_TOKENS = BLOCK_FRAMES * TOKENS
 CHUNKS = 40  # 160 frames a trajectory
 SCHEDULE = (1.0, 1.0, *LEVELS, 0.9, 0.5, 0.25)  # where samplers look, most of all at the first step
 KV_NOISE = (0.12, 0.17)  # of remembered keys and values, in their own size: about what two bits do to them
+FROM_PICTURE = 0.3  # of the sequences begin with a frame that is given
 MAX_GAP = 320  # frames
 POOL = 1024
 
@@ -68,12 +69,22 @@ STAGES = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sequences:
-    """scenes of B; poses [B, F, 4]; frame indices [B, F]; what is told of the scenes."""
+    """scenes of B; poses [B, F, 4]; frame indices [B, F]; whether the first frame is given [B]; what is told
+    of the scenes, and until when [B, F, ITEMS]."""
 
     scenes: Scenes
     poses: Tensor
     frames: Tensor
+    from_picture: Tensor
     layout: Layout
+    told: Tensor
+
+    def split(self, size: int) -> list[Sequences]:
+        columns = (
+            split(column, size) if isinstance(column, (Scenes, Layout)) else column.split(size)
+            for column in (getattr(self, field.name) for field in fields(self))
+        )
+        return [Sequences(*parts) for parts in zip(*columns, strict=True)]
 
 
 def pick_chunks(poses: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -107,8 +118,15 @@ def sample_sequences(batch: int, chunks: int, generator: torch.Generator) -> Seq
     offsets = torch.arange(BLOCK_FRAMES, device=poses.device)
     frames = (kept.unsqueeze(-1) * BLOCK_FRAMES + offsets).flatten(1)
     poses = poses.gather(1, frames.unsqueeze(-1).expand(-1, -1, 4))
+    from_picture = torch.rand(batch, generator=generator, device=poses.device) < FROM_PICTURE
     return Sequences(
-        scenes, poses, _let_time_pass(frames, kept, generator), sample_layouts(scenes, generator)
+        scenes,
+        poses,
+        _let_time_pass(frames, kept, generator),
+        from_picture,
+        sample_layouts(scenes, poses[:, 0], from_picture, generator),
+        # Of the whole scene: what stands behind a thing that is not told has not been seen either.
+        told_by_block(describe(scenes), poses, BLOCK_FRAMES),
     )
 
 
@@ -212,9 +230,11 @@ def mix(latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     return (1 - level) * latents + level * noise
 
 
-def sample_noise_levels(batch: int, chunks: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """(t of the clean half, t of the noised half, frames that count), each [B, F]."""
-    device = generator.device
+def sample_noise_levels(
+    from_picture: Tensor, chunks: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(t of the clean half, t of the noised half, frames that count), each [B, F]; from_picture [B]."""
+    batch, device = len(from_picture), generator.device
 
     def rand(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator, device=device)
@@ -227,7 +247,6 @@ def sample_noise_levels(batch: int, chunks: int, generator: torch.Generator) -> 
         kind < 0.5, 0.0, torch.where(kind < 0.9, 0.1 * rand(batch, chunks), 0.4 * rand(batch, chunks))
     )
     counted = torch.ones_like(noisy)
-    from_picture = rand(batch) < 0.3
     noisy[:, 0] = noisy[:, 0].masked_fill(from_picture, 0.0)
     counted[:, 0] = counted[:, 0].masked_fill(from_picture, 0.0)
     return clean.repeat_interleave(BLOCK_FRAMES, 1), noisy, counted
@@ -374,23 +393,20 @@ class Trainer:
 
         def step() -> Tensor:
             if not pool:
-                many = sample_sequences(POOL, stage.chunks, self.generator)
-                parts = (
-                    split(many.scenes, stage.batch), many.poses.split(stage.batch),
-                    many.frames.split(stage.batch), split(many.layout, stage.batch),
-                )  # fmt: skip
-                pool.extend(Sequences(*each) for each in zip(*parts, strict=True))
+                pool.extend(sample_sequences(POOL, stage.chunks, self.generator).split(stage.batch))
             batch = pool.pop()
             with torch.no_grad():
                 with torch.autocast("cuda", torch.bfloat16):
                     images = pictures(batch).contiguous(memory_format=torch.channels_last)
                     latents = encode(images).float().unflatten(0, (stage.batch, frames))
-                told = tell(batch.layout, batch.poses, told_by_block(batch.layout, batch.poses, BLOCK_FRAMES))
+                told = tell(batch.layout, batch.poses, batch.told)
                 cos, sin = (
                     torch.cat([table[batch.frames].flatten(1, 2)] * 2, 1).unsqueeze(1)
                     for table in (rotary.cos, rotary.sin)
                 )
-                t_clean, t_noisy, counted = sample_noise_levels(stage.batch, stage.chunks, self.generator)
+                t_clean, t_noisy, counted = sample_noise_levels(
+                    batch.from_picture, stage.chunks, self.generator
+                )
                 given = Conditions(ray_features(batch.poses), told, batch.layout.look(), cos, sin, t_clean)
                 noise = torch.randn(2, *latents.shape, generator=self.generator, device=self.device)
                 history, noisy = latents, mix(latents, noise[1], t_noisy)

@@ -290,11 +290,13 @@ def test_a_run_is_undone_redone_retaken_and_extended(page, tmp_path, picture):
     assert [counter(frame) for frame in media.decode(download(page, "a.download", tmp_path))] == list(
         range(16)
     )
+    before = page.get_attribute("a.download", "href")
     page.click("#retake")
     page.wait_for_function(
-        "document.querySelectorAll('#history li').length && !document.querySelector('#retake').disabled"
+        "before => !['', before].includes(document.querySelector('a.download')?.getAttribute('href') ?? '')",
+        arg=before,
     )
-    page.wait_for_selector(DONE)
+    said(page, "16 frames")
     kept = media.read_settings(download(page, "a.download", tmp_path))
     assert kept["walked"] == "w-6, left-1, right-8"
     assert kept["reseeds"][0][0] == 3

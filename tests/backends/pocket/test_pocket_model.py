@@ -10,11 +10,12 @@ from backends.base import BackendUnavailable, Request, Stopped
 from backends.camera import CameraMove, parse_path
 from backends.pocket import spec, weights
 from backends.pocket.autoencoder import Autoencoder
-from backends.pocket.layout import sample_layouts, tell, told_by_block
+from backends.pocket.layout import OBJECTS, describe, tell, told_by_block
 from backends.pocket.rollout import LEVELS, OPENING, PocketBackend, Sampler, World, fit_picture, noise_levels
 from backends.pocket.spec import BLOCK_FRAMES, SPEC
 from backends.pocket.train import (
     CHUNK_TOKENS,
+    FROM_PICTURE,
     STAGES,
     Trainer,
     pick_chunks,
@@ -58,8 +59,7 @@ def test_generating_with_the_cache_is_what_training_computed(world: World) -> No
     generator = torch.Generator().manual_seed(0)
     poses = sample_trajectories(1, chunks * BLOCK_FRAMES, generator)
     latents = torch.randn(1, chunks * BLOCK_FRAMES, 12, 16, 28, generator=generator)
-    layout = sample_layouts(sample_scenes(1, generator), generator)
-    layout.things[0, :, 3] = 0.5  # all told
+    layout = describe(sample_scenes(1, generator))
     noised = torch.randn(latents.shape, generator=generator)
     rays = ray_features(poses)
     t = torch.cat([torch.zeros(1, chunks * BLOCK_FRAMES), torch.full((1, chunks * BLOCK_FRAMES), 0.9)], 1)
@@ -206,6 +206,22 @@ def test_chosen_chunks_ascend_and_hold_the_one_before_the_tail() -> None:
     assert (sequences.frames.diff(dim=1) > 0).all() and (sequences.poses[:, 0, :].shape == (64, 4))
 
 
+def test_sequences_that_begin_with_a_picture_are_not_told_what_it_shows() -> None:
+    sequences = sample_sequences(200, 6, torch.Generator().manual_seed(0))
+    given, full = sequences.from_picture, describe(sequences.scenes)
+    assert given.float().mean() == pytest.approx(FROM_PICTURE, abs=0.1)
+    assert (sequences.layout.backdrop == ~given).all() and (sequences.layout.place[~given] >= 0).all()
+    for kind, hidden in (("place", sequences.layout.place < 0), ("time", sequences.layout.time < 0)):
+        assert 0.5 < hidden[given].float().mean() < 0.9, kind
+    standing, told = full.things[..., 3] > 0, sequences.layout.things[..., 3] > 0
+    # Once the first block is history, what its first frame showed is told of to nobody.
+    left_out = standing & ~told
+    assert left_out[given].any(dim=1).float().mean() > 0.5 and not left_out[~given].any()
+    assert not sequences.told[:, BLOCK_FRAMES, :OBJECTS][left_out].any()
+    a, b = sequences.split(150)
+    assert len(a.poses) == len(a.layout.place) == 150 and len(b.told) == len(b.scenes) == 50
+
+
 @pytest.fixture
 def saved(tmp_path: Path) -> tuple[Path, Transformer]:
     torch.manual_seed(1)
@@ -274,9 +290,9 @@ def test_training_goes_on_from_released_weights(saved: tuple[Path, Transformer])
 
 def test_noise_levels_of_training() -> None:
     generator = torch.Generator().manual_seed(0)
-    clean, noisy, counted = sample_noise_levels(4000, 2, generator)
+    from_picture = torch.arange(4000) % 3 == 0
+    clean, noisy, counted = sample_noise_levels(from_picture, 2, generator)
     assert clean.shape == noisy.shape == counted.shape == (4000, 2 * BLOCK_FRAMES)
     assert clean.max() <= 0.4 and (clean == 0).float().mean() == pytest.approx(0.5, abs=0.02)
-    given = counted[:, 0] == 0
-    assert (noisy[given, 0] == 0).all() and given.float().mean() == pytest.approx(0.3, abs=0.03)
+    assert ((counted[:, 0] == 0) == from_picture).all() and (noisy[from_picture, 0] == 0).all()
     assert (counted[:, 1:] == 1).all() and (noisy[:, 1] == noisy[:, 2]).all()
