@@ -5,10 +5,21 @@ Tests run in two processes, a file in one of them.
 
 import os
 
+import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The other process has the other core. Programs that are started take it over.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 # Before any test's own imports: diffusers, too, may bring Triton.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # the other process has the other core
+
+# Few tests, but long ones: left for the end, they would run alone.
+FIRST = ("browser", "soak")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.parent.name not in FIRST)

@@ -15,7 +15,7 @@ import gradio as gr
 from backends.base import BackendSpec
 from backends.machine import DeviceInfo
 from backends.plan import cache_after
-from qvg.config import BF16, CodecConfig
+from qvg.config import BF16, BF16Config, CodecConfig
 from qvg.policy import CachePolicy
 from ui import text
 from ui.budget import MIB
@@ -59,6 +59,7 @@ class Row(NamedTuple):
     groups: list[tuple[str, str, int]]  # colour, name, bytes
     seen: str  # frames of history it can see
     stages: dict[str, float]
+    whole: str  # what is said while nothing is encoded
 
 
 def forecast(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> list[Point]:
@@ -90,7 +91,8 @@ def planned(
     for side in sides:
         points = forecast(spec, side.codec, side.fate.policy, max(1, side.blocks(blocks)))
         end = points[-1].stored_bytes
-        rows.append(Row(side.name, [Point(0, 0, 0), *points], [("planned", "planned", end)], "", {}))
+        groups = [("planned", "planned", end)]
+        rows.append(Row(side.name, [Point(0, 0, 0), *points], groups, "", {}, _whole(side)))
     facts = [("latent frames", f"{latents_after(spec, blocks):,}"), *_lasts(spec, sides, device)]
     return _view(spec, text.GAUGE_PLANNED, rows, blocks, int(budget_mib) * MIB, device, facts, live=False)
 
@@ -112,12 +114,12 @@ def measured(
     `memory_bytes` is what is in use now, 0 where the run is over.
     """
     rows = []
-    for side in figures:
+    for named, side in zip(sides, figures, strict=True):
         counts = zip(side["latents"], side["kv_bytes"], side["bf16_bytes"], strict=True)
         points = [Point(0, 0, 0), *(Point(*each) for each in counts)]
         groups = split(side["kv_parts"], side["scratch_bytes"])
         seen = text.seen(side["latents_seen"], points[-1].frames) if side["latents"] else ""
-        rows.append(Row(side["codec"], points, groups, seen, side["ms"]))
+        rows.append(Row(side["codec"], points, groups, seen, side["ms"], _whole(named)))
     facts = [
         ("frames a second" if len(sides) == 1 else "frames a second, all sides", f"{fps:.1f}"),
         *_in_use(device, memory_bytes),
@@ -127,6 +129,11 @@ def measured(
         *_lasts(spec, sides, device),
     ]
     return _view(spec, text.GAUGE_NOW, rows, blocks, int(budget_mib) * MIB, device, facts, live=True)
+
+
+def _whole(side: NamedSide) -> str:
+    every = 1 if isinstance(side.codec, BF16Config) else side.fate.policy.every
+    return text.FULL_PRECISION if every == 1 else text.not_encoded_yet(every)
 
 
 def ended(view: dict[str, Any]) -> dict[str, Any]:
@@ -212,7 +219,7 @@ def _view(
     def shown(row: Row) -> dict[str, Any]:
         end = row.points[-1]
         ratio = end.bf16_bytes / end.stored_bytes if end.stored_bytes else 1.0
-        smaller = text.SMALLER if ratio > 1.005 else text.FULL_PRECISION
+        smaller = text.SMALLER if ratio > 1.005 else row.whole
         total = sum(row.stages.values())
         return {
             "name": row.name,

@@ -104,6 +104,8 @@ function keepStep(mine) {
     const short = others.filter((track) => !track.switched && !track.broken && (!track.ended || track.waiting.length));
     const starved = short.some((track) => track.ahead(time) < 1.5 / mine.fps);
     const run_on = mine.playing && !starved;
+    // One that is stepped to its last frame would begin anew.
+    if (mine.done) video.loop = mine.playing;
     if (run_on && video.paused && !video.ended) video.play().catch(() => {});
     if (!run_on && !video.paused) video.pause();
     const live = mine.tracks.filter((track) => !track.ended && track.interval);
@@ -141,12 +143,17 @@ function follow(track, time, rate, moving, waits) {
   }
 }
 
-function seek(time) {
-  if (!run) return;
-  // The middle of a frame: the same one on every side.
-  const video = leader(run).video;
+// The number of the frame at a time, the last one at the very end, too.
+function frameAt(video, time) {
+  const last = Number.isFinite(video.duration) ? Math.round(video.duration * run.fps) - 1 : Infinity;
+  return Math.max(0, Math.min(last, Math.floor(time * run.fps + 0.01)));
+}
+
+function seek(time, by = 0) {
+  const video = run && leader(run).video;
   if (!video) return;
-  const number = Math.max(0, Math.floor(time * run.fps + 0.01));
+  // The middle of a frame: the same one on every side.
+  const number = frameAt(video, (frameAt(video, time) + by + 0.5) / run.fps);
   video.currentTime = (number + 0.5) / run.fps;
 }
 
@@ -158,7 +165,7 @@ function step(by) {
   if (!run) return;
   const video = leader(run).video;
   toggle(false);
-  if (video) seek(video.currentTime + by / run.fps);
+  if (video) seek(video.currentTime, by);
 }
 
 // What is compared: the first side with one other.

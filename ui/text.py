@@ -263,6 +263,10 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def not_encoded_yet(together: int) -> str:
+    return f"full precision until {together} blocks are encoded together"
+
+
 def here(on_cpu: bool) -> str:
     return "this machine" if on_cpu else "this card"
 
@@ -353,7 +357,8 @@ def remaking(block: int, blocks: int) -> str:
 
 
 def kept(count: int) -> str:
-    return f"{size(count)} of cache wait in memory for Extend, until the next run or for ten minutes."
+    waits = f"{size(count)} wait in memory for Extend, the cache and its working space"
+    return f"{waits}, until the next run or for ten minutes."
 
 
 def queued(place: int) -> str:

@@ -166,7 +166,12 @@ def test_sides_play_in_step_and_are_wiped_subtracted_and_exported(page, tmp_path
     page.select_option("select.other", "2")
     page.click(".toggle")
     page.wait_for_selector(".toggle[aria-label=Play]")
-    # From a frame in the middle: beyond the last one there is none to step to.
+    # Beyond the last frame there is none to step to.
+    page.fill(".seek", "3.3")
+    all_show(page, 39)
+    page.click(".playback [data-step='1']")
+    page.click(".playback [data-step='-1']")
+    all_show(page, 38)
     page.fill(".seek", "1")
     all_show(page, 12)
     page.click(".playback [data-step='1']")

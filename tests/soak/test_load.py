@@ -21,7 +21,7 @@ from tests.soak.conftest import FULL, Tell
 from tests.soak.desks import alive, rss_mib, until
 from tests.soak.programs import Program, started
 
-CLIENTS = 50 if FULL else 6
+CLIENTS = 50 if FULL else 4
 MINUTES = float(os.environ.get("QVG_SOAK_MINUTES", "30")) if FULL else 0.0
 LATENCY_S, GROWTH_MIB, FREED_S = 0.2, 60.0, 5.0
 

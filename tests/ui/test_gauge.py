@@ -96,6 +96,16 @@ def test_a_bf16_run_is_as_large_as_it_says():
     assert held == pytest.approx(view["bf16_percent"], abs=0.1)
 
 
+def test_what_is_not_yet_encoded_says_when_it_will_be():
+    every = POCKET.policy.every
+    row = measured(commission(), every - 1)["rows"][0]
+    assert (row["ratio"], row["smaller"]) == (
+        "1.0×",
+        f"full precision until {every} blocks are encoded together",
+    )
+    assert measured(commission(), every)["rows"][0]["smaller"] == "smaller than BF16"
+
+
 def test_sides_share_one_scale_and_windows_are_told():
     view = measured(commission(memory="compare", sides=("BF16", "QVG INT2"), blocks=20, budget=23), 20)
     bf16, qvg = view["rows"]
