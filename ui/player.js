@@ -115,16 +115,25 @@ function keepStep(mine) {
     // Where the leader only waits for blocks, one that is ahead of it waits, too: none is seen to go back.
     const waits = mine.playing && !video.seeking;
     for (const track of others) follow(track, time, rate, moving, waits);
-    const end = Math.max(...mine.tracks.map((track) => reach(track)), 1 / mine.fps);
-    const bar = part(".seek");
-    bar.max = mine.done && Number.isFinite(video.duration) ? video.duration : end;
-    if (document.activeElement !== bar || mine.playing) bar.value = time;
-    bar.setAttribute("aria-valuetext", `${time.toFixed(1)} seconds`);
-    part(".time").textContent = `${time.toFixed(1)} / ${Number(bar.max).toFixed(1)} s`;
-    part(".toggle").setAttribute("aria-label", mine.playing ? "Pause" : "Play");
-    part(".toggle").dataset.playing = mine.playing;
+    tell(mine, video, time);
   }
   requestAnimationFrame(() => keepStep(mine));
+}
+
+// Where the transport stands; drawn anew only with a new frame, as drawing takes time from who makes them.
+function tell(mine, video, time) {
+  const end = Math.max(...mine.tracks.map((track) => reach(track)), 1 / mine.fps);
+  const max = mine.done && Number.isFinite(video.duration) ? video.duration : end;
+  const told = [Math.floor(time * mine.fps + 0.01), max, mine.playing].join();
+  if (told === mine.told) return;
+  mine.told = told;
+  const bar = part(".seek");
+  bar.max = max;
+  if (document.activeElement !== bar || mine.playing) bar.value = time;
+  bar.setAttribute("aria-valuetext", `${time.toFixed(1)} seconds`);
+  part(".time").textContent = `${time.toFixed(1)} / ${Number(bar.max).toFixed(1)} s`;
+  part(".toggle").setAttribute("aria-label", mine.playing ? "Pause" : "Play");
+  part(".toggle").dataset.playing = mine.playing;
 }
 
 function follow(track, time, rate, moving, waits) {
