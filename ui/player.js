@@ -115,13 +115,13 @@ function keepStep(mine) {
     // Where the leader only waits for blocks, one that is ahead of it waits, too: none is seen to go back.
     const waits = mine.playing && !video.seeking;
     for (const track of others) follow(track, time, rate, moving, waits);
-    tell(mine, video, time);
+    showTime(mine, video, time);
   }
   requestAnimationFrame(() => keepStep(mine));
 }
 
 // Where the transport stands; drawn anew only with a new frame, as drawing takes time from who makes them.
-function tell(mine, video, time) {
+function showTime(mine, video, time) {
   const end = Math.max(...mine.tracks.map((track) => reach(track)), 1 / mine.fps);
   const max = mine.done && Number.isFinite(video.duration) ? video.duration : end;
   const told = [Math.floor(time * mine.fps + 0.01), max, mine.playing].join();
