@@ -170,7 +170,7 @@ def build(worker: WorkerLike, outputs: Path) -> Studio:
         device.change(forms.foresee, planned, _foreseen(widgets, screen), **_QUIET)
         # The gauge has been built so, and may belong to a run by now.
         page.load(forms.foresee_in_words, planned, _foreseen(widgets, screen)[:-1], **_QUIET)
-        page.load(runs.arrive, [screen.visitor], _all(widgets, screen), **_RUNNING)
+        page.load(runs.arrive, [screen.visitor], [*_followed(widgets, screen), screen.visitor], **_RUNNING)
     page.queue(max_size=128, default_concurrency_limit=_VIEWERS)
     return page
 
@@ -185,6 +185,16 @@ def _all(widgets: Controls, screen: Stage) -> list[Any]:
         getattr(widgets, name) for name in widgets.__slots__ if name not in ("path_note", "options")
     ]
     return [*screen, *form_parts, *widgets.options]
+
+
+def _followed(widgets: Controls, screen: Stage) -> list[Any]:
+    """What changes while a run is watched, and no more: for each message Gradio builds every output anew,
+    also what the message leaves out, and the time is taken from the generator."""
+    return [
+        screen.player, screen.status, screen.actions, screen.more, screen.extend, screen.undo, screen.redo,
+        screen.retake, screen.export, screen.compare, screen.gauge, screen.queue, screen.history,
+        screen.run_id, widgets.generate, widgets.stop, widgets.problem,
+    ]  # fmt: skip
 
 
 def _connect_form(widgets: Controls, screen: Stage, forms: Forms) -> None:
@@ -245,19 +255,23 @@ def _connect_form(widgets: Controls, screen: Stage, forms: Forms) -> None:
 
 
 def _connect_runs(widgets: Controls, screen: Stage, tries: gr.HTML, runs: Runs) -> None:
-    everything, who = _all(widgets, screen), [screen.visitor, screen.run_id]
+    everything, followed = _all(widgets, screen), _followed(widgets, screen)
+    who = [screen.visitor, screen.run_id]
     gr.on(
         [widgets.generate.click, widgets.prompt.submit],
         runs.generate,
         [screen.visitor, widgets.model, widgets.randomize, *widgets_of(widgets, ASKED)],
-        everything,
+        [*followed, widgets.seed],
         **_RUNNING,
     )
-    tries.pick(runs.example, [screen.visitor], everything, **_RUNNING)
-    screen.again.click(runs.again, who, everything, **_RUNNING)
-    screen.extend.click(runs.extend, [*who, screen.more, widgets.path], everything, **_RUNNING)
-    screen.retake.click(runs.retake, who, everything, **_RUNNING)
-    screen.history.pick(runs.history, [*who, screen.history], everything, **_RUNNING)
+    for begun in (
+        tries.pick(runs.example, [screen.visitor], everything, **_RUNNING),
+        screen.again.click(runs.again, who, everything, **_RUNNING),
+        screen.history.pick(runs.history, [*who, screen.history], everything, **_RUNNING),
+    ):
+        begun.then(runs.watch, [screen.visitor], followed, **_RUNNING)
+    screen.extend.click(runs.extend, [*who, screen.more, widgets.path], followed, **_RUNNING)
+    screen.retake.click(runs.retake, who, followed, **_RUNNING)
     screen.undo.click(runs.undo, who, everything, **_QUIET)
     screen.redo.click(runs.redo, who, everything, **_QUIET)
     screen.queue.pick(runs.queue, screen.visitor, screen.queue, **_QUIET)

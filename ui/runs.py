@@ -43,6 +43,7 @@ class Runs:
         self._stage = stage
         # Only the newest watcher of a tab goes on: two would show two runs in turns.
         self._watchers: OrderedDict[str | None, int] = OrderedDict()
+        self._begun: set[str | None] = set()  # tabs that `watch` is about to be called for
         self._numbers = itertools.count(1)
 
     def arrive(self, request: gr.Request, visitor: str) -> Iterator[Changes]:
@@ -64,15 +65,25 @@ class Runs:
             asked = replace(asked, seed=random.randint(0, MAX_SEED))
             changes = {self._widgets.seed: asked.seed}
         owner = self._desk.owner(visitor)
-        yield from self._submit(request, owner, registry.find(model), asked, changes)
+        changes = self._submit(request, owner, registry.find(model), asked, changes)
+        yield from self._watch(request, owner, changes) if self._has_begun(request) else (changes,)
 
-    def example(self, request: gr.Request, event: gr.EventData, visitor: str) -> Iterator[Changes]:
-        """One of the runs worth a click: into the form, and off it goes."""
+    def example(self, request: gr.Request, event: gr.EventData, visitor: str) -> Changes:
+        """One of the runs worth a click: into the form, and off it goes. For `watch` to follow."""
         ui, example = self._widgets, examples.named(str(event.name))
         if example is None:
-            return
+            return self._nothing
         spec, form = example.form()
-        yield from self._submit(request, self._desk.owner(visitor), spec, form, filled(ui, spec, form))
+        return self._submit(request, self._desk.owner(visitor), spec, form, filled(ui, spec, form))
+
+    def watch(self, request: gr.Request, visitor: str) -> Iterator[Changes]:
+        """The run that this tab has just begun, if it has.
+
+        Apart from what fills the form: Gradio builds each output of a listener anew for every message.
+        """
+        yield self._nothing
+        if self._has_begun(request):
+            yield from self._watch(request, self._desk.owner(visitor), self._nothing)
 
     def stop(self, visitor: str, run_id: str) -> Any:
         record = self._desk.find(self._desk.owner(visitor), run_id)
@@ -95,9 +106,9 @@ class Runs:
             return False
         return True
 
-    def again(self, request: gr.Request, visitor: str, run_id: str) -> Iterator[Changes]:
-        """The same once more, noise and all."""
-        yield from self._submit_again(request, self._desk.owner(visitor), run_id)
+    def again(self, request: gr.Request, visitor: str, run_id: str) -> Changes:
+        """The same once more, noise and all. For `watch` to follow."""
+        return self._submit_again(request, self._desk.owner(visitor), run_id)
 
     def extend(
         self, request: gr.Request, visitor: str, run_id: str, more: float | None, path: str | None
@@ -109,6 +120,7 @@ class Runs:
         owner = self._desk.owner(visitor)
         record = self._desk.find(owner, run_id)
         if record is None or not record.live.can_take_back:
+            yield {self._widgets.problem: controls.note(text.ONLY_AGAIN, "bad")}
             return
         yield from self._go_on(request, visitor, run_id, 0, None)
 
@@ -132,17 +144,17 @@ class Runs:
     def history(
         self, request: gr.Request, event: gr.EventData, visitor: str, run_id: str, shown: dict[str, Any]
     ) -> Iterator[Changes]:
-        """A button in the list of what there was."""
+        """A button in the list of what there was. For `watch` to follow."""
         owner, picked = self._desk.owner(visitor), str(event.id)
         match event.action:
             case "again":
-                yield from self._submit_again(request, owner, picked)
+                yield self._submit_again(request, owner, picked)
             case "show":
                 yield from self._show(request, owner, picked)
             case "recall":
                 past = self._past(owner, picked)
-                if past is not None:
-                    yield self._recall(past.settings)
+                gone = {self._widgets.problem: controls.note(text.GONE, "bad")}
+                yield gone if past is None else self._recall(past.settings)
             case "delete":
                 try:
                     self._desk.forget(owner, picked)
@@ -151,6 +163,8 @@ class Runs:
                 yield self._lists(owner, run_id, len(shown.get("runs", ())))
             case "more":
                 yield self._lists(owner, run_id, len(shown.get("runs", ())) + lists.PAGE)
+            case _:
+                yield self._nothing
 
     def drop(self, file: str | None) -> Changes:
         """A video or a JSON of ours came back: the form as it was."""
@@ -180,18 +194,27 @@ class Runs:
 
     def _submit(
         self, request: gr.Request, owner: str, spec: BackendSpec, asked: Form, changes: Changes
-    ) -> Iterator[Changes]:
+    ) -> Changes:
         ui = self._widgets
         try:
             self._desk.submit(owner, asked.commission(spec))
         except (FormError, PictureError, ClipError) as error:
-            yield {ui.problem: controls.note(str(error), "bad")}
-            return
+            return {ui.problem: controls.note(str(error), "bad")}
         except Exception:
             _log.exception("a run could not be started")
-            yield {ui.problem: controls.note(text.UNEXPECTED, "bad")}
-            return
-        yield from self._watch(request, owner, {ui.problem: "", **changes})
+            return {ui.problem: controls.note(text.UNEXPECTED, "bad")}
+        self._begun.add(request.session_hash)
+        return {ui.problem: "", **changes}
+
+    @property
+    def _nothing(self) -> Changes:
+        """No change. An empty dict is an error to Gradio, and a generator that yields nothing clears all."""
+        return {self._widgets.problem: gr.skip()}
+
+    def _has_begun(self, request: gr.Request) -> bool:
+        begun = request.session_hash in self._begun
+        self._begun.discard(request.session_hash)
+        return begun
 
     def _watch(
         self, request: gr.Request, owner: str, first: Changes, comes: bool = False
@@ -208,7 +231,7 @@ class Runs:
                     if self._watchers.get(request.session_hash) != mine:
                         # Gradio sends the last message of a generator once more when it has returned: over
                         # what is shown by now.
-                        yield {}
+                        yield self._nothing
                         return
                     # Its end is shown with what else has changed by then.
                     if not record.live.ended:
@@ -276,7 +299,7 @@ class Runs:
     def _past(self, owner: str, run_id: str) -> history.Past | None:
         return next((past for past in self._desk.past(owner, history.ALL) if past.id == run_id), None)
 
-    def _submit_again(self, request: gr.Request, owner: str, run_id: str) -> Iterator[Changes]:
+    def _submit_again(self, request: gr.Request, owner: str, run_id: str) -> Changes:
         ui = self._widgets
         record, past = self._desk.find(owner, run_id), self._past(owner, run_id)
         try:
@@ -288,11 +311,9 @@ class Runs:
                 raise FormError(text.GONE)
             self._desk.submit(owner, commission)
         except ValueError as error:
-            yield {ui.problem: controls.note(str(error), "bad")}
-            return
-        yield from self._watch(
-            request, owner, filled(ui, commission.spec, commission.asked) | {ui.problem: ""}
-        )
+            return {ui.problem: controls.note(str(error), "bad")}
+        self._begun.add(request.session_hash)
+        return filled(ui, commission.spec, commission.asked) | {ui.problem: ""}
 
     def _go_on(
         self, request: gr.Request, visitor: str, run_id: str, more: int, path: str | None

@@ -243,11 +243,12 @@ def test_visitors_of_a_shared_page_reach_their_own_runs_only(tmp_path: Path):
         assert run_id not in [card["id"] for card in his.history]
         assert len(desk.worker.jobs) == asked, name  # type: ignore[attr-defined]
     assert [set(each) for each in his.runs.export_json(his.visitor, run_id)] == [{his.ui.problem}]
-    for listener in (his.runs.extend, his.runs.retake, his.runs.again):
-        rest = (4, "") if listener == his.runs.extend else ()
-        asked = len(desk.worker.jobs)  # type: ignore[attr-defined]
-        his.watch(listener(his.request, his.visitor, run_id, *rest))
-        assert len(desk.worker.jobs) == asked  # type: ignore[attr-defined]
+    asked = len(desk.worker.jobs)  # type: ignore[attr-defined]
+    his.watch(his.runs.extend(his.request, his.visitor, run_id, 4, ""))
+    his.watch(his.runs.retake(his.request, his.visitor, run_id))
+    his.see(his.runs.again(his.request, his.visitor, run_id))
+    assert len(list(his.runs.watch(his.request, his.visitor))) == 1
+    assert len(desk.worker.jobs) == asked  # type: ignore[attr-defined]
     his.runs.stop(his.visitor, run_id)
     his.runs.undo(his.visitor, run_id)
     assert not record.stopping and record.live.blocks == 8

@@ -58,7 +58,7 @@ class Page:
         return self.runs.generate(self.request, self.visitor, model, randomize, *self.values(**changes))
 
     def see(self, changes: dict[Any, Any]) -> None:
-        self.shown.update(changes)
+        self.shown.update({part: new for part, new in changes.items() if new != gr.skip()})
         status = changes.get(self.stage.status)
         if status is not None:
             self.statuses.append(status["text"])
@@ -76,9 +76,15 @@ class Page:
         if listener == self.runs.queue:
             return self.see(listener(event, self.visitor))
         if listener == self.runs.example:
-            return self.watch(listener(self.request, event, self.visitor))
-        shown = self.shown.get(self.stage.history, {})
-        return self.watch(listener(self.request, event, self.visitor, self.run_id, shown))
+            self.see(listener(self.request, event, self.visitor))
+        else:
+            shown = self.shown.get(self.stage.history, {})
+            self.watch(listener(self.request, event, self.visitor, self.run_id, shown))
+        return self.watch(self.runs.watch(self.request, self.visitor))
+
+    def again(self) -> None:
+        self.see(self.runs.again(self.request, self.visitor, self.run_id))
+        self.watch(self.runs.watch(self.request, self.visitor))
 
     @property
     def run_id(self) -> str:

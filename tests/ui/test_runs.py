@@ -5,8 +5,10 @@ import json
 import time
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
@@ -236,7 +238,7 @@ def test_only_the_newest_watcher_of_a_tab_goes_on(page):
     assert page.run_id == running, "what runs is shown, not what waits"
     assert len(page.shown[page.stage.queue]["jobs"]) == 1
     # The last message is sent twice, and must not overwrite what is shown.
-    assert list(first) == [{}]
+    assert list(first) == [{page.ui.problem: gr.skip()}]
     page.watch(second)
     assert page.run_id != running
     assert page.shown[page.stage.queue]["jobs"] == []
@@ -333,7 +335,7 @@ def test_the_last_block_is_made_again_from_other_noise(page, worker):
     after = list(media.decode(page.final()))
     assert len(after) == 12
     assert all(np.array_equal(one, two) for one, two in zip(before[:8], after[:8], strict=True))
-    page.watch(page.runs.again(page.request, page.visitor, page.run_id))
+    page.again()
     assert worker.jobs[-1].request.reseeds == ((2, seed),)
 
 
@@ -347,6 +349,27 @@ def test_what_cannot_be_gone_on_with_is_said_and_changes_nothing(page, worker, m
     assert words in page.problem
     assert len(worker.jobs) == 1
     assert page.record.ended
+
+
+def test_what_cannot_be_done_clears_nothing(page):
+    """Gradio empties every output of a generator that yields nothing, and stumbles over an empty dict."""
+    page.run(blocks=2)
+    shown = page.shown[page.stage.history]
+    told = [
+        *(
+            page.runs.history(
+                page.request, SimpleNamespace(id="gone", action=action), page.visitor, "", shown
+            )
+            for action in ("show", "again", "recall", "delete", "?")
+        ),
+        page.runs.retake(page.request, page.visitor, "gone"),
+        page.runs.extend(page.request, page.visitor, "gone", 4, ""),
+        page.runs.watch(page.request, page.visitor),
+        [page.runs.example(page.request, SimpleNamespace(name="?"), page.visitor)],
+        [page.runs.again(page.request, page.visitor, "gone")],
+    ]
+    for messages in map(list, told):
+        assert messages and all(messages)
 
 
 def test_steering_is_told_and_its_way_written_down(page, worker):
@@ -380,7 +403,7 @@ def test_same_again(page, worker, tmp_path):
     page.run(
         blocks=2, path="w-3", memory="compare", sides=["BF16", "RTN INT2"], picture=str(tmp_path / "a.png")
     )
-    page.watch(page.runs.again(page.request, page.visitor, page.run_id))
+    page.again()
     first, second = worker.jobs
     assert second.sides == first.sides
     assert np.array_equal(second.request.image, first.request.image)
