@@ -516,6 +516,12 @@ def test_a_phone_shows_everything_in_its_width(open_page, phone, fake_app, theme
         return page.evaluate("document.documentElement.scrollWidth - innerWidth")
 
     assert overflow() <= 0
+    # The page ends above the buttons that stay on the screen.
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    page.wait_for_function(
+        "document.querySelector('footer').getBoundingClientRect().bottom"
+        " <= document.querySelector('.actions').getBoundingClientRect().top"
+    )
     page.click("text=Advanced:")
     page.click("text=Words this model knows")
     assert overflow() <= 0
