@@ -18,7 +18,7 @@ from qvg.config import PRESETS
 from ui import compare, gauge, media, player, sound, status, text
 from ui.commission import Commission
 from ui.folder import CLIP, PICTURE, RECORD, THUMBNAIL, RunFolder, read_record
-from ui.form import Form
+from ui.form import Form, FormError
 from ui.live import View
 from ui.reel import Figures
 
@@ -87,7 +87,7 @@ class Past:
         return sides if whole else []
 
     def commission(self) -> Commission:
-        """To make it once more. Raises ValueError where that cannot be."""
+        """To make it once more. Raises FormError, PictureError or ClipError where that cannot be."""
         picture, clip = (
             str(file) if file.exists() else None for file in (self.folder / PICTURE, self.folder / CLIP)
         )
@@ -154,10 +154,10 @@ def spec_of(settings: Mapping[str, Any]) -> BackendSpec | None:
 def form_of(
     settings: Mapping[str, Any], picture: str | None = None, clip: str | None = None
 ) -> tuple[BackendSpec, Form]:
-    """The model and the form that a file's settings describe. Raises ValueError where they describe none."""
+    """The model and the form that a file's settings describe. Raises FormError where they describe none."""
     spec, values = spec_of(settings), settings.get("form")
     if spec is None or not isinstance(values, dict):
-        raise ValueError(text.NO_SETTINGS)
+        raise FormError(text.NO_SETTINGS)
     form = Form.recalled(values, spec, picture, clip)
     walked = settings.get("walked")
     if settings.get("steered") and isinstance(walked, str):
@@ -166,7 +166,10 @@ def form_of(
 
 
 def recalled(settings: Mapping[str, Any], picture: str | None = None, clip: str | None = None) -> Commission:
-    """The commission that a file's settings describe, other noise and all. Raises ValueError."""
+    """The commission that a file's settings describe, other noise and all.
+
+    Raises FormError, PictureError or ClipError.
+    """
     spec, form = form_of(settings, picture, clip)
     commission = form.commission(spec)
     reseeds = settings.get("reseeds")
@@ -175,7 +178,7 @@ def recalled(settings: Mapping[str, Any], picture: str | None = None, clip: str 
     if not all(
         sound.fits(each, list[int]) and len(each) == 2 and 0 <= each[1] <= MAX_SEED for each in reseeds
     ):
-        raise ValueError(text.NO_SETTINGS)
+        raise FormError(text.NO_SETTINGS)
     pairs = tuple((block, seed) for block, seed in reseeds)
     return replace(commission, request=replace(commission.request, reseeds=pairs))
 
@@ -261,7 +264,7 @@ def own(outputs: Path) -> IO[str] | None:
 
 
 def read_settings(file: Path) -> dict[str, Any]:
-    """What a dropped file, a video or a JSON of ours, remembers. Raises ValueError with a sentence."""
+    """What a dropped file, a video or a JSON of ours, remembers. Raises FormError with a sentence."""
     try:
         if file.suffix.lower() == ".json":
             found = sound.loads(file.read_text(encoding="utf-8"))
@@ -270,5 +273,5 @@ def read_settings(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict) or not isinstance(found.get("form"), dict):
-        raise ValueError(text.NO_SETTINGS)
+        raise FormError(text.NO_SETTINGS)
     return found

@@ -16,14 +16,14 @@ from typing import Any
 import gradio as gr
 
 from backends import registry
-from backends.base import BackendSpec
 from backends.camera import PathError, parse_path
 from backends.check import MAX_SEED
 from ui import controls, examples, export, history, lists, text
 from ui.clips import ClipError
+from ui.commission import Commission
 from ui.controls import Controls
 from ui.desk import HEARTBEAT_S, Desk, Record
-from ui.form import Form, FormError
+from ui.form import FormError
 from ui.forms import ASKED, Changes, filled, read
 from ui.live import Live, View
 from ui.pictures import PictureError
@@ -65,16 +65,17 @@ class Runs:
             asked = replace(asked, seed=random.randint(0, MAX_SEED))
             changes = {self._widgets.seed: asked.seed}
         owner = self._desk.owner(visitor)
-        changes = self._submit(request, owner, registry.find(model), asked, changes)
+        spec = registry.find(model)
+        changes = self._submit(request, owner, lambda: asked.commission(spec), changes)
         yield from self._watch(request, owner, changes) if self._has_begun(request) else (changes,)
 
     def example(self, request: gr.Request, event: gr.EventData, visitor: str) -> Changes:
         """One of the runs worth a click: into the form, and off it goes. For `watch` to follow."""
-        ui, example = self._widgets, examples.named(str(event.name))
+        example = examples.named(str(event.name))
         if example is None:
             return self._nothing
         spec, form = example.form()
-        return self._submit(request, self._desk.owner(visitor), spec, form, filled(ui, spec, form))
+        return self._submit(request, self._desk.owner(visitor), lambda: form.commission(spec))
 
     def watch(self, request: gr.Request, visitor: str) -> Iterator[Changes]:
         """The run that this tab has just begun, if it has.
@@ -193,18 +194,26 @@ class Runs:
             return {ui.problem: controls.note(str(error), "bad")}
 
     def _submit(
-        self, request: gr.Request, owner: str, spec: BackendSpec, asked: Form, changes: Changes
+        self,
+        request: gr.Request,
+        owner: str,
+        made: Callable[[], Commission],
+        changes: Changes | None = None,
     ) -> Changes:
+        """Hands in what `made` returns. Then come `changes`, or the form as the run has it."""
         ui = self._widgets
         try:
-            self._desk.submit(owner, asked.commission(spec))
+            commission = made()
+            self._desk.submit(owner, commission)
         except (FormError, PictureError, ClipError) as error:
             return {ui.problem: controls.note(str(error), "bad")}
         except Exception:
             _log.exception("a run could not be started")
             return {ui.problem: controls.note(text.UNEXPECTED, "bad")}
         self._begun.add(request.session_hash)
-        return {ui.problem: "", **changes}
+        if changes is None:
+            changes = filled(ui, commission.spec, commission.asked)
+        return changes | {ui.problem: ""}
 
     @property
     def _nothing(self) -> Changes:
@@ -300,20 +309,10 @@ class Runs:
         return next((past for past in self._desk.past(owner, history.ALL) if past.id == run_id), None)
 
     def _submit_again(self, request: gr.Request, owner: str, run_id: str) -> Changes:
-        ui = self._widgets
         record, past = self._desk.find(owner, run_id), self._past(owner, run_id)
-        try:
-            if past is not None:
-                commission = past.commission()
-            elif record is not None:
-                commission = record.commission
-            else:
-                raise FormError(text.GONE)
-            self._desk.submit(owner, commission)
-        except ValueError as error:
-            return {ui.problem: controls.note(str(error), "bad")}
-        self._begun.add(request.session_hash)
-        return filled(ui, commission.spec, commission.asked) | {ui.problem: ""}
+        if record is None and past is None:
+            return {self._widgets.problem: controls.note(text.GONE, "bad")}
+        return self._submit(request, owner, lambda: past.commission() if past else record.commission)
 
     def _go_on(
         self, request: gr.Request, visitor: str, run_id: str, more: int, path: str | None
