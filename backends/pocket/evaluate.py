@@ -6,8 +6,9 @@ revisit   the model's own rollout turns 120 degrees away, walks to and fro for 6
           turns back; returning frames are compared with the outgoing ones at the same poses: BF16, INT2
           codecs, and BF16 with a window of as many bytes as QVG INT2 takes.
 prompts   held-out prompts, a full turn each: how many of the things asked for can be seen (`prompts.py`).
-steady    300 frames from prompts alone: contrast and edges of the last 50 against the renderer's on the same
-          path, and how many videos keep brightness, contrast and edges within what rendered pictures have.
+steady    300 frames of walking and turning from layouts alone: the first and the last 50 against the renderer
+          on the same path, and how many videos keep brightness, contrast and edges within what rendered
+          pictures have.
 codec     one rollout, same seed, with QVG INT2 against BF16.
 --codecs  instead of these, every codec asked for against BF16 in one table: videos with a first frame
           given and from a prompt alone, and the errors of keys, values and attention behind them.
@@ -95,6 +96,7 @@ class Evaluation(HeldOut):
         poses = poses_along("right-36, w-20, left-60, s-20, right-50, a-16, left-40, d-16, right-60", frames)
         made, _ = self.roll(poses)
         last, real = made[:, -50:], rendered(self.scenes, poses[-50:])
+        start = psnr(made[:, :50], rendered(self.scenes, poses[:50]))
         made_stats, real_stats = (torch.stack(_statistics(video)) for video in (last, real))
         generator = torch.Generator(self.world.device).manual_seed(SEED + 1)
         walks = sample_trajectories(512, 64, generator)
@@ -105,6 +107,8 @@ class Evaluation(HeldOut):
         ratios = (made_stats / real_stats).median(dim=1).values
         names = ("brightness", "contrast", "edges")
         return {
+            "dB at first": start,
+            "dB at last": psnr(last, real),
             **{f"{name} ratio": ratio for name, ratio in zip(names, ratios.tolist(), strict=True)},
             **{f"{name} inside %": 100 * share for name, share in zip(names, inside.tolist(), strict=True)},
         }

@@ -1,10 +1,10 @@
-"""What Pocket World is told of a world: its look, and where things stand until they have been seen.
+"""What Pocket World is told of a world: its look, the lie of the land, and things not yet seen from here.
 
 A prompt is planned into a layout: places are drawn for the things it asks for, within what it says of them,
-and a skyline and the lie of the ground. The transformer is told of each thing, and of the skyline in each
-direction, until a block that showed it has become history, and of the ground in the first block; for every
-token, how the token's ray passes it. After that it has to be remembered: what a video shows when the camera
-comes back is up to its memory, not to its prompt.
+and a skyline and the lie of the ground, which the transformer is always told. Of things it is told by a
+coarse drawing, a few rays a token, until a picture taken from where the camera is has shown them and become
+history. After that they have to be remembered: what a video shows when the camera comes back is up to its
+memory, not to its prompt.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from backends.pocket import words
+from backends.pocket.render import FAR, hit
 from backends.pocket.spec import COLUMNS, ROWS
 from backends.pocket.words import PromptWords
 from backends.pocket.world import (
+    COLOURS,
     EYE,
     HORIZONTAL_FOV,
     LOW_HILLS,
@@ -40,11 +43,12 @@ from backends.pocket.world import (
 LOOK_FEATURES = len(words.PLACES) + len(words.TIMES)
 SEEN_WITHIN = 0.8 * HORIZONTAL_FOV / 2  # of the middle of the picture
 SEEN_FROM = 14.0  # metres
-DIRECTIONS = 72  # the skyline is told in so many parts
-ITEMS = OBJECTS + DIRECTIONS + 1  # told until they are seen: things, parts of the skyline, the ground
+SAME_PLACE = 0.25  # metres
+RAYS = 6  # rows and columns of them that a token's part of the drawing is made of
+DRAWING_FEATURES = RAYS * RAYS * 8
+POINTS = 2  # rows and columns of them at which a token is told of the ground
+BACKDROP_FEATURES = 4 + POINTS * POINTS * 11
 _TOKEN = HORIZONTAL_FOV / COLUMNS  # radians a token is wide
-THING_FEATURES = 9 + len(words.COLOURS) + len(words.KINDS) + 2
-BACKDROP_FEATURES = 4 + 11
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,22 +104,22 @@ def describe(scenes: Scenes) -> Layout:
     )
 
 
-def sample_layouts(scenes: Scenes, first: Tensor, from_picture: Tensor, generator: torch.Generator) -> Layout:
+def sample_layouts(scenes: Scenes, first: Tensor, only_picture: Tensor, generator: torch.Generator) -> Layout:
     """What training tells of `scenes`: all, but of what a given picture shows only what a prompt might.
 
-    The picture is the first frame of the videos that `from_picture` [B] names, seen from `first` [B, 4].
+    The picture is the first frame of the videos that `only_picture` [B] names, seen from `first` [B, 4].
     Nothing else is ever left out: a model that has met things nobody told it of makes up others.
     """
     full = describe(scenes)
-    shown = in_sight(full.things, first.unsqueeze(1))[:, 0, :OBJECTS]
+    shown = in_sight(full.things, first.unsqueeze(1))[:, 0]
     things = full.things.clone()
-    things[..., 3] = things[..., 3].masked_fill(shown & from_picture.unsqueeze(1), 0.0)
+    things[..., 3] = things[..., 3].masked_fill(shown & only_picture.unsqueeze(1), 0.0)
     unsaid = torch.rand(2, len(scenes), generator=generator, device=first.device) < 0.7
     place, time = (
-        index.masked_fill(left_out & from_picture, -1)
+        index.masked_fill(left_out & only_picture, -1)
         for index, left_out in zip((full.place, full.time), unsaid, strict=True)
     )
-    return Layout(place, time, things, full.colour, full.hills, full.ground, ~from_picture)
+    return Layout(place, time, things, full.colour, full.hills, full.ground, ~only_picture)
 
 
 def bearings(things: Tensor, poses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,81 +139,83 @@ def _wrap(angle: Tensor) -> Tensor:
 
 
 def in_sight(things: Tensor, poses: Tensor) -> Tensor:
-    """bool [B, F, ITEMS]: what a picture from each of `poses` shows well enough to be remembered.
+    """bool [B, F, OBJECTS]: what a picture from each of `poses` shows well enough to be remembered.
 
-    A thing well inside the picture, not too far, and its middle behind no other thing; parts of the skyline
-    inside the picture; the ground always.
+    A thing well inside the picture, not too far, and its middle behind no other thing.
     """
     bearing, distance, covered = bearings(things, poses)
-    yaw = poses[..., 2, None]
-    ahead = _wrap(bearing - yaw).abs() < SEEN_WITHIN
+    ahead = _wrap(bearing - poses[..., 2, None]).abs() < SEEN_WITHIN
     apart = _wrap(bearing.unsqueeze(-1) - bearing.unsqueeze(-2)).abs()  # of i (rows) from j
     nearer = (distance.unsqueeze(-2) < distance.unsqueeze(-1)) & (things[:, None, None, :, 3] > 0)
     hidden = (nearer & (apart < covered.unsqueeze(-2))).any(-1)
-    clear = ahead & ~hidden & (distance < SEEN_FROM) & (things[:, None, :, 3] > 0)
-    directions = 2 * math.pi * (torch.arange(DIRECTIONS, device=poses.device) + 0.5) / DIRECTIONS
-    skyline = _wrap(directions - yaw).abs() < 0.45 * HORIZONTAL_FOV
-    return torch.cat([clear, skyline, torch.ones_like(skyline[..., :1])], -1)
+    return ahead & ~hidden & (distance < SEEN_FROM) & (things[:, None, :, 3] > 0)
+
+
+def seen_here(poses: Tensor, before: Tensor, shown: Tensor, counted: Tensor | None = None) -> Tensor:
+    """bool [B, F, OBJECTS]: what has been seen from the places of `poses` [B, F, 4].
+
+    before [B, T, 4] are earlier poses and shown bool [B, T, OBJECTS] what was `in_sight` from them;
+    counted bool [F, T], if given, says which of them count for which frame.
+    """
+    near = (poses[:, :, None, :2] - before[:, None, :, :2]).norm(dim=-1) < SAME_PLACE
+    near = near if counted is None else near & counted
+    return near.float() @ shown.float() > 0
 
 
 def told_by_block(layout: Layout, poses: Tensor, block: int) -> Tensor:
-    """bool [B, F, ITEMS], what is still told at each frame; every `block` frames become history."""
-    shown = in_sight(layout.things, poses).unflatten(1, (-1, block)).any(dim=2)
-    before = shown.int().cummax(dim=1).values.roll(1, dims=1)
-    before[:, 0] = 0
-    return (before == 0).repeat_interleave(block, dim=1)
+    """bool [B, F, OBJECTS], what is told at each frame of a whole video; every `block` frames become history.
+
+    The newest block of that history does not count: who walks on sees every place for the first time.
+    """
+    at = torch.arange(poses.shape[1], device=poses.device) // block
+    counted = at < at.unsqueeze(1) - 1
+    return ~seen_here(poses, poses, in_sight(layout.things, poses), counted)
 
 
 class Told(NamedTuple):
     """What the transformer is told, for every token.
 
-    things     fp32 [B, F, P, OBJECTS, THING_FEATURES], how the token's ray passes each thing, and what it is
-    weight     fp32 [B, F, P, OBJECTS], how much the thing matters there
-    backdrop   fp32 [B, F, P, BACKDROP_FEATURES], skyline and ground where the ray meets them
+    drawing    fp32 [B, F, P, DRAWING_FEATURES], what rays through the token meet of the things that are told:
+               colour (3), that they do, how the surface faces (3), how near it is
+    backdrop   fp32 [B, F, P, BACKDROP_FEATURES], skyline and ground where the token's rays meet them
     """
 
-    things: Tensor
-    weight: Tensor
+    drawing: Tensor
     backdrop: Tensor
 
 
 def tell(layout: Layout, poses: Tensor, told: Tensor) -> Told:
-    """What is told of `layout` seen from `poses` [B, F, 4], of the items in `told` [B, F, ITEMS]."""
-    rays = pixel_rays(poses, ROWS, COLUMNS).flatten(-3, -2)  # [B, F, P, 3]
-    things, weight = _tell_things(layout, poses, rays, told[..., :OBJECTS])
-    told = told & layout.backdrop[:, None, None]
-    skyline = _tell_skyline(layout.hills, rays, told[..., OBJECTS:-1])
-    ground = _tell_ground(layout.ground, poses, rays) * told[..., None, -1:]
-    return Told(things, weight, torch.cat([skyline, ground], -1))
+    """What is told of `layout` seen from `poses` [B, F, 4], of the things in `told` bool [B, F, OBJECTS]."""
+    skyline = _tell_skyline(layout.hills, pixel_rays(poses, ROWS, COLUMNS).flatten(-3, -2))
+    ground = _tell_ground(layout.ground, poses, pixel_rays(poses, POINTS * ROWS, POINTS * COLUMNS))
+    backdrop = torch.cat([skyline, ground], -1) * layout.backdrop[:, None, None, None]
+    return Told(_draw(layout, poses, told), backdrop)
 
 
-def _tell_things(layout: Layout, poses: Tensor, rays: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
-    azimuth, elevation = torch.atan2(rays[..., 0], rays[..., 2]), torch.asin(rays[..., 1].clamp(-1, 1))
-    bearing, distance, covered = (part.unsqueeze(2) for part in bearings(layout.things, poses))
-    off = _wrap(bearing - azimuth.unsqueeze(-1))  # [B, F, P, O]
-    radius, height, yaw = (layout.things[:, None, None, :, index] for index in (3, 4, 5))
-    over_foot = elevation.unsqueeze(-1) - torch.atan2(torch.full_like(distance, -EYE), distance)
-    over_top = elevation.unsqueeze(-1) - torch.atan2(height - EYE, distance)
-    covers = (off.abs() < covered) & (radius > 0)
-    nearer = distance.unsqueeze(-2) < distance.unsqueeze(-1)  # of i (rows) stands j
-    behind = (nearer & covers.unsqueeze(-2)).any(-1)
-    relative = off / covered.clamp_min(1e-3)
-    geometry = [
-        relative.clamp(-3, 3) / 3, torch.exp(-relative.square()), torch.tanh(off / _TOKEN),
-        torch.tanh(over_foot / _TOKEN), torch.tanh(over_top / _TOKEN), behind.float(),
-        (2 * covered).expand_as(off), (1 / distance).expand_as(off), (distance / 8).expand_as(off),
-    ]  # fmt: skip
-    kind = F.one_hot(layout.things[..., 0].long(), len(words.KINDS))
-    colour = F.one_hot(layout.colour, len(words.COLOURS))
-    named = torch.cat([kind, colour], -1).to(off.dtype)[:, None, None].expand(*off.shape, -1)
-    facing = 4 * (bearing - yaw).expand_as(off)  # a box looks the same after a quarter turn
-    turned = torch.stack([facing.cos(), facing.sin()], -1)
-    aside = (off.abs() - covered - 0.5 * _TOKEN).clamp_min(0)
-    weight = torch.exp(-0.5 * (aside / _TOKEN).square()) * (told.unsqueeze(2) & (radius > 0))
-    return torch.cat([torch.stack(geometry, -1), named, turned], -1), weight
+def _by_token(x: Tensor, n: int) -> Tensor:
+    """[B, F, P, n * n * C] of x [B, F, n * ROWS, n * COLUMNS, C]."""
+    return rearrange(x, "b f (r u) (q v) c -> b f (r q) (u v c)", u=n, v=n)
 
 
-def _tell_skyline(hills: Tensor, rays: Tensor, told: Tensor) -> Tensor:
+def _draw(layout: Layout, poses: Tensor, told: Tensor) -> Tensor:
+    """`Told.drawing`. A thing that is not told still hides what is behind it."""
+    rays = pixel_rays(poses, RAYS * ROWS, RAYS * COLUMNS)
+    dx, dy, dz = rays.flatten(-3, -2).unsqueeze(2).unbind(-1)  # [B, F, 1, R]
+    eye = torch.stack([poses[..., 0], torch.full_like(poses[..., 0], EYE), poses[..., 1]], -1)
+    thing = layout.things[:, None, :, None].unbind(-1)  # [B, 1, O, 1]
+    distance, normal = hit(*thing, eye[:, :, None, None], dx, dy, dz)
+    nearest, which = distance.min(dim=2)  # [B, F, R]
+    met = (nearest < FAR) & told.gather(2, which)
+    facing = normal.gather(2, which[:, :, None, :, None].expand(-1, -1, -1, -1, 3)).squeeze(2)
+    palette = torch.tensor(COLOURS, device=poses.device)[layout.colour]  # [B, O, 3]
+    flat = which.flatten(1).unsqueeze(-1).expand(-1, -1, 3)
+    colour = palette.gather(1, flat).unflatten(1, which.shape[1:])
+    near = (1 / nearest.clamp_min(0.5)).unsqueeze(-1)
+    drawn = torch.cat([colour, torch.ones_like(near), facing, near], -1) * met.unsqueeze(-1)
+    return _by_token(drawn.unflatten(2, rays.shape[2:4]), RAYS)
+
+
+def _tell_skyline(hills: Tensor, rays: Tensor) -> Tensor:
     """[B, F, P, 4]: how far it is above the token's left, middle and right; and that it is told."""
     azimuth = torch.atan2(rays[..., 0], rays[..., 2])
     rise = rays[..., 1] / rays[..., [0, 2]].norm(dim=-1).clamp_min(1e-6)
@@ -220,26 +226,25 @@ def _tell_skyline(hills: Tensor, rays: Tensor, told: Tensor) -> Tensor:
         cosine, sine = (hills[:, None, None, :, index] for index in (0, 1))
         skyline = (LOW_HILLS + (cosine * angle.cos() + sine * angle.sin()).sum(-1)).clamp_min(NO_HILLS)
         above.append(torch.tanh((skyline - rise) / _TOKEN))
-    direction = (
-        (torch.remainder(azimuth, 2 * math.pi) / (2 * math.pi) * DIRECTIONS).long().clamp(max=DIRECTIONS - 1)
-    )
-    said = told.gather(-1, direction).to(rise.dtype)
-    return torch.stack([*above, torch.ones_like(rise)], -1) * said.unsqueeze(-1)
+    return torch.stack([*above, torch.ones_like(rise)], -1)
 
 
 def _tell_ground(ground: Tensor, poses: Tensor, rays: Tensor) -> Tensor:
-    """[B, F, P, 11]: the pattern's phases where the ray meets the ground, fading far off; its direction."""
+    """[B, F, P, POINTS^2 * 11]: the pattern's phases where rays meet the ground, fading far off; its turn.
+
+    rays [B, F, POINTS * ROWS, POINTS * COLUMNS, 3]
+    """
     down = (-rays[..., 1]).clamp_min(0.02)
     reach = EYE / down
-    turn = ground[:, 2, None, None]
-    x, z = (poses[..., None, index] + reach * rays[..., 2 * index] for index in (0, 1))
+    turn = ground[:, 2, None, None, None]
+    x, z = (poses[..., None, None, index] + reach * rays[..., 2 * index] for index in (0, 1))
     gx, gz = pattern(x, z, ground)
-    blurred = reach * _TOKEN / down / TILE
+    blurred = reach * _TOKEN / POINTS / down / TILE
     near = (rays[..., 1] < -0.02) / (1 + (0.5 * blurred).square())
     along = torch.atan2(rays[..., 0], rays[..., 2]) + turn
     waves = (gx, gz, RIPPLE_ACROSS * gx, RIPPLE_ALONG * gz, along)
     phase = [*(wave.sin() for wave in waves), *(wave.cos() for wave in waves), torch.ones_like(gx)]
-    return torch.stack(phase, -1) * near.unsqueeze(-1)
+    return _by_token(torch.stack(phase, -1) * near.unsqueeze(-1), POINTS)
 
 
 def plan(prompt: PromptWords, seed: int, beyond_picture: bool = False) -> Layout:

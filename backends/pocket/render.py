@@ -79,7 +79,7 @@ def _shade(scenes: Scenes, poses: Tensor, ray: Tensor) -> Tensor:
         away = (x - ox + 0.15 * sun[..., 0] * height) ** 2 + (z - oz + 0.15 * sun[..., 2] * height) ** 2
         reach = (radius * 1.5).clamp_min(1e-3)
         shade = shade * (1 - torch.where(radius > 0, 0.5, 0.0) * torch.exp(-away / (reach * reach)))
-        distance, normal = _hit(kind, ox, oz, radius, height, yaw, origin, dx, dy, dz)
+        distance, normal = hit(kind, ox, oz, radius, height, yaw, origin, dx, dy, dz)
         facing = 0.5 + 0.5 * (normal * sun).sum(-1)
         lit = ambient + strength * facing * facing.clamp_min(0).sqrt() + 0.08 * normal[..., 1]
         paint = torch.stack(rgb, -1) * lit.unsqueeze(-1)
@@ -105,7 +105,7 @@ def _skyline(hills: Tensor, sine: Tensor, cosine: Tensor) -> Tensor:
     return height.clamp_min(NO_HILLS)
 
 
-def _hit(
+def hit(
     kind: Tensor, ox: Tensor, oz: Tensor, radius: Tensor, height: Tensor, yaw: Tensor,
     origin: Tensor, dx: Tensor, dy: Tensor, dz: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip

@@ -18,11 +18,11 @@ from backends.base import BackendSpec, BackendUnavailable, NoPicture, Request, S
 from backends.camera import CameraMove, each_latent
 from backends.pocket import spec, weights
 from backends.pocket.autoencoder import DOWN, LATENT_CHANNELS, Autoencoder
-from backends.pocket.layout import ITEMS, Layout, in_sight, plan, tell
+from backends.pocket.layout import Layout, in_sight, plan, seen_here, tell
 from backends.pocket.spec import BLOCK_FRAMES, FPS, HEIGHT, SPEC, WIDTH
 from backends.pocket.transformer import Rotary, Transformer, ray_features
 from backends.pocket.words import parse_prompt
-from backends.pocket.world import advance
+from backends.pocket.world import OBJECTS, advance
 from qvg import KVCache, attend
 from qvg.device import choose
 
@@ -72,7 +72,7 @@ class Sampler:
         self._world, self._cache = world, cache
         self._layout = layout.to(world.device)
         self.look = self._layout.look().to(world.dtype)
-        self.seen = torch.zeros(len(layout.place), ITEMS, dtype=torch.bool, device=world.device)
+        self.sights: tuple[tuple[Tensor, Tensor], ...] = ()  # of each block its poses and what they showed
         self._opening = opening
         # Drawn on the CPU: a seed means the same video on every device, whatever the codec does.
         self.noise = torch.Generator().manual_seed(seed)
@@ -112,13 +112,20 @@ class Sampler:
 
     def view(self, poses: Tensor) -> Tensor:
         """What the tokens of a block at poses [B, F, 4] look at, for the transformer."""
-        told = ~self.seen.unsqueeze(1).expand(-1, poses.shape[1], -1)
+        told = torch.ones(*poses.shape[:2], OBJECTS, dtype=torch.bool, device=poses.device)
+        if counted := self.sights[:-1]:  # as `told_by_block` has it
+            before, shown = (torch.cat(parts, 1) for parts in zip(*counted, strict=True))
+            told = ~seen_here(poses, before, shown)
         return self._world.transformer.view(ray_features(poses), tell(self._layout, poses, told))
 
     def _absorb(self, latents: Tensor, view: Tensor, poses: Tensor) -> None:
         self._predict(latents, torch.zeros(latents.shape[:2], device=latents.device), view, last_output=False)
         self._cache.commit()
-        self.seen = self.seen | in_sight(self._layout.things, poses).any(dim=1)
+        self.remember(poses)
+
+    def remember(self, poses: Tensor) -> None:
+        """That a block seen from `poses` [B, F, 4] is history now."""
+        self.sights += ((poses, in_sight(self._layout.things, poses)),)
 
     def _predict(self, x: Tensor, level: Tensor, view: Tensor, last_output: bool = True) -> Tensor:
         rotary, cache = self._world.rotary, self._cache
@@ -144,7 +151,7 @@ class Mark(NamedTuple):
     walked: int
     pose: Pose | None
     noise: Tensor
-    seen: Tensor
+    sights: tuple[tuple[Tensor, Tensor], ...]
 
 
 class PocketRollout:
@@ -188,13 +195,13 @@ class PocketRollout:
 
     def mark(self) -> Mark:
         noise = self._sampler.noise.get_state()
-        return Mark(self._index, self._first, self._walked, self._pose, noise, self._sampler.seen)
+        return Mark(self._index, self._first, self._walked, self._pose, noise, self._sampler.sights)
 
     def rewind(self, mark: object) -> None:
         assert isinstance(mark, Mark)
         self._index, self._first, self._walked, self._pose = mark.index, mark.first, mark.walked, mark.pose
         self._sampler.noise.set_state(mark.noise)
-        self._sampler.seen = mark.seen
+        self._sampler.sights = mark.sights
 
     def go_on(self, request: Request) -> None:
         self._blocks, self._path = request.blocks, tuple(each_latent(request.moves))

@@ -36,7 +36,7 @@ SPEC = BackendSpec(
     metres_per_latent=0.12,
     degrees_per_latent=2.5,
     resumable=True,
-    weights_bytes=20_300_000,
+    weights_bytes=20_500_000,
     working_bytes=800_000_000,
     geometry=CacheGeometry(layers=8, heads=2, head_dim=128, tokens_per_frame=ROWS * COLUMNS),
     policy=CachePolicy(every=6),

@@ -42,8 +42,9 @@ TOKENS = ROWS * COLUMNS
 CHUNK_TOKENS = BLOCK_FRAMES * TOKENS
 CHUNKS = 40  # 160 frames a trajectory
 SCHEDULE = (1.0, 1.0, *LEVELS, 0.9, 0.5, 0.25)  # where samplers look, most of all at the first step
-KV_NOISE = (0.12, 0.17)  # of remembered keys and values, in their own size: about what two bits do to them
+KV_NOISE = (0.3, 0.36)  # of remembered keys and values at most, in their own size: what two bits do to them
 FROM_PICTURE = 0.3  # of the sequences begin with a frame that is given
+ONLY_PICTURE = 0.7  # of these are told nothing that the frame shows
 MAX_GAP = 320  # frames
 POOL = 1024
 
@@ -56,7 +57,7 @@ class Stage:
     chunks: int  # of a sequence; 0 for the autoencoder
     rate: tuple[float, float]  # learning rate at the start and at the end of the stage
     rounds: int = 0  # how often the history is made anew by the model itself, each time from the one before
-    kv_noise: tuple[float, float] = (0.0, 0.0)
+    kv_noise: tuple[float, float] | None = None
 
 
 STAGES = (
@@ -70,7 +71,7 @@ STAGES = (
 @dataclass(frozen=True, slots=True, eq=False)
 class Sequences:
     """scenes of B; poses [B, F, 4]; frame indices [B, F]; whether the first frame is given [B]; what is told
-    of the scenes, and until when [B, F, ITEMS]."""
+    of the scenes, and when [B, F, OBJECTS]."""
 
     scenes: Scenes
     poses: Tensor
@@ -118,13 +119,14 @@ def sample_sequences(batch: int, chunks: int, generator: torch.Generator) -> Seq
     offsets = torch.arange(BLOCK_FRAMES, device=poses.device)
     frames = (kept.unsqueeze(-1) * BLOCK_FRAMES + offsets).flatten(1)
     poses = poses.gather(1, frames.unsqueeze(-1).expand(-1, -1, 4))
-    from_picture = torch.rand(batch, generator=generator, device=poses.device) < FROM_PICTURE
+    chance = torch.rand(2, batch, generator=generator, device=poses.device)
+    from_picture = chance[0] < FROM_PICTURE
     return Sequences(
         scenes,
         poses,
         _let_time_pass(frames, kept, generator),
         from_picture,
-        sample_layouts(scenes, poses[:, 0], from_picture, generator),
+        sample_layouts(scenes, poses[:, 0], from_picture & (chance[1] < ONLY_PICTURE), generator),
         # Of the whole scene: what stands behind a thing that is not told has not been seen either.
         told_by_block(describe(scenes), poses, BLOCK_FRAMES),
     )
@@ -187,13 +189,16 @@ class Conditions(NamedTuple):
 
 def predict(
     model: Transformer, clean: Tensor, noisy: Tensor, t_noisy: Tensor, given: Conditions, mask: BlockMask,
-    kv_noise: tuple[float, float],
+    kv_noise: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    """Latents [B, F, 12, h, w] as predicted of `noisy`, after a history of `clean`; t_noisy [B, F]."""
+    """Latents [B, F, 12, h, w] as predicted of `noisy`, after a history of `clean`.
+
+    t_noisy [B, F]; kv_noise [2, B] of remembered keys and values
+    """
     frames = clean.shape[1]
 
     def attention(_layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if kv_noise[0]:
+        if kv_noise is not None:
             k, v = (_disturb(x, level, frames * TOKENS) for x, level in zip((k, v), kv_noise, strict=True))
         q, k = _rotate(q, given.cos, given.sin), _rotate(k, given.cos, given.sin)
         return flex_attention(q, k, v, block_mask=mask)  # type: ignore[return-value]
@@ -205,17 +210,17 @@ def predict(
     return both[:, frames:].float()
 
 
-def _disturb(x: Tensor, level: float, remembered: int) -> Tensor:
-    """x [B, H, S, D] with noise of `level` times its own size on the first `remembered` tokens."""
+def _disturb(x: Tensor, level: Tensor, remembered: int) -> Tensor:
+    """x [B, H, S, D] with noise of `level` [B] times its own size on the first `remembered` tokens."""
     size = x[:, :, :remembered].detach().float().square().mean(dim=(2, 3), keepdim=True).sqrt()
-    noise = torch.randn_like(x) * (level * size).to(x.dtype)
+    noise = torch.randn_like(x) * (level.view(-1, 1, 1, 1) * size).to(x.dtype)
     first = torch.arange(x.shape[2], device=x.device)[:, None] < remembered
     return x + noise * first
 
 
 def diffusion_loss(
     model: Transformer, latents: Tensor, clean: Tensor, noisy: Tensor, t_noisy: Tensor, counted: Tensor,
-    given: Conditions, mask: BlockMask, kv_noise: tuple[float, float],
+    given: Conditions, mask: BlockMask, kv_noise: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """Weighted error of the latents predicted of `noisy`; counted [B, F]."""
     predicted = predict(model, clean, noisy, t_noisy, given, mask, kv_noise)
@@ -384,6 +389,7 @@ class Trainer:
         loss = torch.compile(diffusion_loss, dynamic=False)
         look_ahead = torch.compile(predict, dynamic=False)
         encode = torch.compile(self.autoencoder.encode)
+        draw = torch.compile(tell, dynamic=False)
         rotary = Rotary(CHUNKS * BLOCK_FRAMES + MAX_GAP, self.device, torch.bfloat16)
         self.autoencoder.eval()
         pool: list[Sequences] = []
@@ -399,7 +405,7 @@ class Trainer:
                 with torch.autocast("cuda", torch.bfloat16):
                     images = pictures(batch).contiguous(memory_format=torch.channels_last)
                     latents = encode(images).float().unflatten(0, (stage.batch, frames))
-                told = tell(batch.layout, batch.poses, batch.told)
+                told = draw(batch.layout, batch.poses, batch.told)
                 cos, sin = (
                     torch.cat([table[batch.frames].flatten(1, 2)] * 2, 1).unsqueeze(1)
                     for table in (rotary.cos, rotary.sin)
@@ -408,6 +414,9 @@ class Trainer:
                     batch.from_picture, stage.chunks, self.generator
                 )
                 given = Conditions(ray_features(batch.poses), told, batch.layout.look(), cos, sin, t_clean)
+                kv_noise = None
+                if stage.kv_noise is not None:
+                    kv_noise = torch.stack([most * rand(stage.batch) for most in stage.kv_noise])
                 noise = torch.randn(2, *latents.shape, generator=self.generator, device=self.device)
                 history, noisy = latents, mix(latents, noise[1], t_noisy)
                 for _ in range(stage.rounds):
@@ -418,10 +427,10 @@ class Trainer:
                         met = mix(guess, noise[1], level)
                         before = mix(history, noise[0], t_clean)
                         guess = look_ahead(
-                            self.transformer, before, met, level, given, mask, stage.kv_noise
+                            self.transformer, before, met, level, given, mask, kv_noise
                         ).clone()
                     own = rand(stage.batch, stage.chunks) < 0.7
-                    own[:, 0] = False  # what is imagined freely has no truth to go back to
+                    own[:, 0] &= ~batch.from_picture  # which is the truth
                     own = own.repeat_interleave(BLOCK_FRAMES, 1)[..., None, None, None]
                     history = torch.where(own, guess, latents)
                 if stage.rounds:
@@ -433,7 +442,7 @@ class Trainer:
                     t_noisy = t_noisy.masked_fill(lately, LEVELS[-1])
             return loss(
                 self.transformer, latents, mix(history, noise[0], t_clean), noisy, t_noisy, counted,
-                given, mask, stage.kv_noise,
+                given, mask, kv_noise,
             )  # fmt: skip
 
         return step

@@ -16,17 +16,18 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from backends.pocket.autoencoder import LATENT_CHANNELS
-from backends.pocket.layout import BACKDROP_FEATURES, LOOK_FEATURES, THING_FEATURES, Told
+from backends.pocket.layout import BACKDROP_FEATURES, DRAWING_FEATURES, LOOK_FEATURES, Told
 from backends.pocket.spec import COLUMNS, ROWS
-from backends.pocket.world import pixel_rays
+from backends.pocket.world import EYE, pixel_rays
 
 # layer, then q, k, v [B, H, S, D] before rotation
 Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 PATCH_VALUES = 4 * LATENT_CHANNELS  # 2x2 latent cells are one token
 OCTAVES = 6
-RAY_VALUES = 9 * (1 + 2 * OCTAVES)
-THING_WIDTH = 96
+RAY_VALUES = 11 * (1 + 2 * OCTAVES)
+REACH = 12.0  # metres along a ray to the ground, at most
+TOLD_WIDTH = 256
 # rotated channel pairs; the other half of a head is left unrotated
 TIME_PAIRS, ROW_PAIRS, COLUMN_PAIRS = 12, 8, 12
 
@@ -77,14 +78,17 @@ class Rotary:
 
 
 def ray_features(poses: Tensor) -> Tensor:
-    """Pluecker coordinates of each token's ray, and their octaves.
+    """Pluecker coordinates of each token's ray, where it meets the ground, and their octaves.
 
-    [B, F, P, RAY_VALUES] for poses [B, F, 4].
+    [B, F, P, RAY_VALUES] for poses [B, F, 4]. A ray that looks up, or meets it far off, counts as meeting it
+    REACH along its way.
     """
     direction = pixel_rays(poses, ROWS, COLUMNS).flatten(-3, -2)
     origin = torch.stack([poses[..., 0], torch.zeros_like(poses[..., 0]), poses[..., 1]], -1) / 4
     origin = origin.unsqueeze(-2).expand_as(direction)
-    plucker = torch.cat([origin, direction, torch.linalg.cross(origin, direction)], -1)
+    reach = EYE / (-direction[..., 1:2]).clamp_min(EYE / REACH)
+    ground = (origin + direction * reach / 4)[..., [0, 2]]
+    plucker = torch.cat([origin, direction, torch.linalg.cross(origin, direction), ground], -1)
     waves = plucker.unsqueeze(-1) * (math.pi * 2.0 ** torch.arange(OCTAVES, device=poses.device))
     return torch.cat([plucker, waves.sin().flatten(-2), waves.cos().flatten(-2)], -1)
 
@@ -133,18 +137,17 @@ class Transformer(nn.Module):
         self.ray = nn.Linear(RAY_VALUES, width, bias=False)
         self.time = nn.Sequential(nn.Linear(128, width), nn.SiLU(), nn.Linear(width, width))
         self.look = nn.Sequential(nn.Linear(LOOK_FEATURES, width), nn.SiLU(), nn.Linear(width, width))
-        self.thing = nn.Sequential(
-            nn.Linear(THING_FEATURES, THING_WIDTH), nn.SiLU(), nn.Linear(THING_WIDTH, THING_WIDTH), nn.SiLU()
-        )
-        self.things = nn.Linear(THING_WIDTH, width, bias=False)
-        self.backdrop = nn.Sequential(
-            nn.Linear(BACKDROP_FEATURES, THING_WIDTH), nn.SiLU(), nn.Linear(THING_WIDTH, width, bias=False)
+        self.drawing, self.backdrop = (
+            nn.Sequential(
+                nn.Linear(features, TOLD_WIDTH), nn.SiLU(), nn.Linear(TOLD_WIDTH, width, bias=False)
+            )
+            for features in (DRAWING_FEATURES, BACKDROP_FEATURES)
         )
         self.condition = nn.Linear(width, 6 * width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.final_condition = nn.Linear(width, 2 * width)
         self.final = nn.Linear(width, PATCH_VALUES)
-        for zero in (self.condition, self.final_condition, self.final, self.backdrop[-1]):
+        for zero in (self.condition, self.final_condition, self.final, self.drawing[-1], self.backdrop[-1]):
             nn.init.zeros_(zero.weight)
             if zero.bias is not None:
                 nn.init.zeros_(zero.bias)
@@ -155,9 +158,8 @@ class Transformer(nn.Module):
         rays [B, F, P, RAY_VALUES]
         """
         dtype = self.ray.weight.dtype
-        things, weight, backdrop = (part.to(dtype) for part in told)
-        passed = (self.thing(things) * weight.unsqueeze(-1)).sum(-2)
-        return self.ray(rays.to(dtype)) + self.things(passed) + self.backdrop(backdrop)
+        drawing, backdrop = (part.to(dtype) for part in told)
+        return self.ray(rays.to(dtype)) + self.drawing(drawing) + self.backdrop(backdrop)
 
     def forward(self, noisy: Tensor, t: Tensor, view: Tensor, look: Tensor, attention: Attention) -> Tensor:
         """The clean latents.

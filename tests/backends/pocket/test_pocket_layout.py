@@ -6,15 +6,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 
 from backends.pocket import words
 from backends.pocket.held_out import rendered
 from backends.pocket.layout import (
     BACKDROP_FEATURES,
-    DIRECTIONS,
-    ITEMS,
-    THING_FEATURES,
+    RAYS,
+    SAME_PLACE,
     Layout,
+    Told,
     describe,
     in_sight,
     plan,
@@ -24,8 +26,9 @@ from backends.pocket.layout import (
 )
 from backends.pocket.prompts import built, followed, held_out_prompts, planned
 from backends.pocket.render import reference
+from backends.pocket.rollout import Sampler
 from backends.pocket.sight import look_at
-from backends.pocket.spec import COLUMNS, ROWS
+from backends.pocket.spec import BLOCK_FRAMES, COLUMNS, ROWS
 from backends.pocket.words import parse_prompt
 from backends.pocket.world import HARMONICS, LOOKS, OBJECTS, sample_scenes, sample_trajectories
 
@@ -64,17 +67,33 @@ def turned(*degrees: float) -> torch.Tensor:
     return poses
 
 
-def test_a_thing_is_told_until_a_block_that_shows_it_is_history() -> None:
+def test_a_thing_is_told_until_it_has_been_seen_from_here() -> None:
     layout = one(0, 5)
-    poses = turned(90, 90, 90, 0, 0, 0, 90, 0)  # blocks of two: away, comes into view, in view, half away
-    told = told_by_block(layout, poses, 2)[0]
-    assert told[:, 0].tolist() == [True] * 4 + [False] * 4
-    assert told[:, -1].tolist() == [True] * 2 + [False] * 6, "the ground is told in the first block"
-    skyline = told[:, OBJECTS:-1]
-    ahead, right = 0, DIRECTIONS // 4
-    assert skyline[:, right].tolist() == [True] * 2 + [False] * 6
-    assert skyline[:, ahead].tolist() == [True] * 4 + [False] * 4
-    assert skyline[:, DIRECTIONS // 2].all(), "nobody looked back"
+    poses = turned(90, 90, 0, 0, 0, 0, 90, 90, 0, 0, 0, 0)  # blocks of two
+    told = told_by_block(layout, poses, 2)[0, :, 0]
+    assert told.tolist() == [True] * 6 + [False] * 6, "the newest block does not count"
+    aside = poses.clone()
+    aside[0, -4:, 0] = torch.tensor([0.9, 0.9, 1.1, 1.1]) * SAME_PLACE
+    assert told_by_block(layout, aside, 2)[0, -4:, 0].tolist() == [False] * 2 + [True] * 2
+    assert told_by_block(layout, turned(*[90] * 12), 2).all(), "nobody looked"
+
+
+def test_what_a_sampler_is_told_is_what_training_told() -> None:
+    layout = describe(sample_scenes(2, generator(5)))
+    poses = sample_trajectories(2, 64, generator(6), retrace=1.0)
+    told = told_by_block(layout, poses, BLOCK_FRAMES)
+    heard = []
+
+    def view(rays: torch.Tensor, what: Told) -> None:
+        heard.append(what.drawing)
+
+    world = SimpleNamespace(device="cpu", dtype=torch.float32, transformer=SimpleNamespace(view=view))
+    sampler = Sampler(world, SimpleNamespace(frames=0), layout, seed=0)
+    for block in poses.split(BLOCK_FRAMES, dim=1):
+        sampler.view(block)
+        sampler.remember(block)
+    assert 0.1 < told[in_sight(layout.things, poses)].float().mean() < 0.9
+    torch.testing.assert_close(torch.cat(heard, 1), tell(layout, poses, told).drawing)
 
 
 def test_what_stands_behind_another_or_far_off_is_not_in_sight() -> None:
@@ -83,23 +102,46 @@ def test_what_stands_behind_another_or_far_off_is_not_in_sight() -> None:
     layout.things[0, 2] = torch.tensor([0, 2.0, 8, 0.5, 1.0, 0])
     layout.things[0, 3] = torch.tensor([0, 0, -30, 0.5, 1.0, 0])
     assert in_sight(layout.things, turned(0))[0, 0, :4].tolist() == [True, False, True, False]
-    assert not in_sight(layout.things, turned(180))[..., :OBJECTS].any()
+    assert not in_sight(layout.things, turned(180)).any()
 
 
-def test_tokens_are_told_of_what_their_rays_pass() -> None:
-    layout = one(2.0, 5.0)
-    told = tell(layout, turned(0, 22), torch.ones(1, 2, ITEMS, dtype=torch.bool))
-    features, weight = told.things, told.weight
-    assert features.shape == (1, 2, ROWS * COLUMNS, OBJECTS, THING_FEATURES) and features.isfinite().all()
-    weight = weight.view(2, ROWS, COLUMNS, OBJECTS)
-    assert weight[0, 3, :, 0].argmax() > COLUMNS // 2, "to the right"
-    assert abs(int(weight[1, 3, :, 0].argmax()) - COLUMNS // 2) <= 1, "ahead once the camera has turned to it"
-    assert weight[0, 3, 0, 0] < 1e-3 and not weight[..., 1:].any()
+def drawn(layout: Layout, poses: torch.Tensor, told: torch.Tensor | None = None) -> torch.Tensor:
+    """[F, RAYS * ROWS, RAYS * COLUMNS, 8] of the first layout."""
+    told = torch.ones(*poses.shape[:2], OBJECTS, dtype=torch.bool) if told is None else told
+    drawing = tell(layout, poses, told).drawing[0]
+    return rearrange(drawing, "f (r q) (u v n) -> f (r u) (q v) n", r=ROWS, u=RAYS, v=RAYS)
+
+
+def test_tokens_are_told_of_what_their_rays_meet() -> None:
+    scenes = sample_scenes(1, generator(7))
+    layout, poses = describe(scenes), turned(0, 120, 240)
+    picture = drawn(layout, poses)
+    bare = describe(scenes)
+    bare.things[..., 3] = 0
+    real, ground = (rendered(built(one), poses[0])[0] for one in (layout, bare))
+    changed = F.adaptive_avg_pool2d((real - ground).abs().amax(1), (RAYS * ROWS, RAYS * COLUMNS)) > 0.1
+    met = picture[..., 3] > 0
+    assert 0.02 < met.float().mean() < 0.6
+    # Shadows change the ground too, and pixels at an edge are of both.
+    assert changed[met].float().mean() > 0.9 and (met & changed).sum() > 0.6 * changed.sum()
+    torch.testing.assert_close(
+        picture[met][:, 4:7].norm(dim=-1), torch.ones(int(met.sum())), atol=1e-3, rtol=0
+    )
+    assert not picture[~met].any()
+
+
+def test_a_thing_that_is_not_told_hides_what_is_behind_it() -> None:
+    layout = one(0, 4)
+    layout.things[0, 1] = torch.tensor([1, 0, 8, 0.4, 0.8, 0])
+    told = torch.ones(1, 1, OBJECTS, dtype=torch.bool)
+    both = drawn(layout, turned(0), told)
+    told[..., 0] = False
+    assert both.any() and not drawn(layout, turned(0), told).any()
 
 
 def test_skyline_and_ground_are_told_where_rays_meet_them() -> None:
     scenes = sample_scenes(1, generator(4))
-    layout, everything = describe(scenes), torch.ones(1, 1, ITEMS, dtype=torch.bool)
+    layout, everything = describe(scenes), torch.ones(1, 1, OBJECTS, dtype=torch.bool)
     backdrop = tell(layout, turned(30), everything).backdrop.view(ROWS, COLUMNS, BACKDROP_FEATURES)
     assert backdrop.isfinite().all()
     above = backdrop[..., 1]
@@ -108,14 +150,14 @@ def test_skyline_and_ground_are_told_where_rays_meet_them() -> None:
     )
     assert not backdrop[0, :, 4:].any() and backdrop[-1, :, 4:].any(dim=-1).all(), "ground is told below it"
     nothing = tell(layout, turned(30), ~everything)
-    assert not nothing.backdrop.any() and not nothing.weight.any()
+    assert (nothing.backdrop.view(backdrop.shape) == backdrop).all() and not nothing.drawing.any()
     assert not tell(replace(layout, backdrop=~layout.backdrop), turned(30), everything).backdrop.any()
 
 
 def test_training_tells_all_but_what_a_picture_shows() -> None:
     scenes, first = sample_scenes(100, generator()), torch.zeros(100, 4)
     full = describe(scenes)
-    shown = in_sight(full.things, first.unsqueeze(1))[:, 0, :OBJECTS]
+    shown = in_sight(full.things, first.unsqueeze(1))[:, 0]
     for given in (torch.zeros(100, dtype=torch.bool), torch.ones(100, dtype=torch.bool)):
         layout = sample_layouts(scenes, first, given, generator(1))
         told = layout.things[..., 3] > 0
@@ -163,7 +205,7 @@ def test_an_empty_prompt_is_a_furnished_world() -> None:
     for seed in range(12):
         layout = plan(parse_prompt(""), seed)
         looks.add((int(layout.place), int(layout.time)))
-        first_view = in_sight(layout.things, turned(0))[0, 0, :OBJECTS]
+        first_view = in_sight(layout.things, turned(0))[0, 0]
         assert first_view.any() and (layout.things[0, :, 3] > 0).sum() >= 5
     assert len(looks) > 4
 

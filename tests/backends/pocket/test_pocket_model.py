@@ -10,12 +10,13 @@ from backends.base import BackendUnavailable, Request, Stopped
 from backends.camera import CameraMove, parse_path
 from backends.pocket import spec, weights
 from backends.pocket.autoencoder import Autoencoder
-from backends.pocket.layout import OBJECTS, describe, tell, told_by_block
+from backends.pocket.layout import describe, tell, told_by_block
 from backends.pocket.rollout import LEVELS, OPENING, PocketBackend, Sampler, World, fit_picture, noise_levels
 from backends.pocket.spec import BLOCK_FRAMES, SPEC
 from backends.pocket.train import (
     CHUNK_TOKENS,
     FROM_PICTURE,
+    ONLY_PICTURE,
     STAGES,
     Trainer,
     pick_chunks,
@@ -151,9 +152,10 @@ def test_a_rewound_step_is_told_again(world: World) -> None:
     rollout = PocketBackend(world).open(Request(prompt="a red box ahead", blocks=2), cache(), no_tick)
     mark = rollout.mark()
     rollout.step()
-    assert rollout._sampler.seen.any()
+    ((poses, shown),) = rollout._sampler.sights
+    assert poses.shape == (1, BLOCK_FRAMES, 4) and shown.any()
     rollout.rewind(mark)
-    assert not rollout._sampler.seen.any()
+    assert not rollout._sampler.sights
 
 
 def test_a_prompt_changes_the_video(world: World) -> None:
@@ -208,16 +210,16 @@ def test_chosen_chunks_ascend_and_hold_the_one_before_the_tail() -> None:
 
 def test_sequences_that_begin_with_a_picture_are_not_told_what_it_shows() -> None:
     sequences = sample_sequences(200, 6, torch.Generator().manual_seed(0))
-    given, full = sequences.from_picture, describe(sequences.scenes)
-    assert given.float().mean() == pytest.approx(FROM_PICTURE, abs=0.1)
-    assert (sequences.layout.backdrop == ~given).all() and (sequences.layout.place[~given] >= 0).all()
+    given, full = ~sequences.layout.backdrop, describe(sequences.scenes)
+    assert sequences.from_picture.float().mean() == pytest.approx(FROM_PICTURE, abs=0.1)
+    assert sequences.from_picture[given].all(), "all is told of the others"
+    assert given.float().mean() == pytest.approx(FROM_PICTURE * ONLY_PICTURE, abs=0.1)
+    assert (sequences.layout.place[~given] >= 0).all()
     for kind, hidden in (("place", sequences.layout.place < 0), ("time", sequences.layout.time < 0)):
         assert 0.5 < hidden[given].float().mean() < 0.9, kind
     standing, told = full.things[..., 3] > 0, sequences.layout.things[..., 3] > 0
-    # Once the first block is history, what its first frame showed is told of to nobody.
     left_out = standing & ~told
     assert left_out[given].any(dim=1).float().mean() > 0.5 and not left_out[~given].any()
-    assert not sequences.told[:, BLOCK_FRAMES, :OBJECTS][left_out].any()
     a, b = sequences.split(150)
     assert len(a.poses) == len(a.layout.place) == 150 and len(b.told) == len(b.scenes) == 50
 
