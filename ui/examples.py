@@ -70,7 +70,12 @@ EXAMPLES = (
     Example(
         "Drive",
         "Walk with W A S D and turn with the arrows while it is being made.",
-        {"path": "", "blocks": 60, "prompt": "three purple boxes and a yellow ball, meadow, dusk"},
+        {
+            "path": "",
+            "blocks": 60,
+            # The way ahead is free.
+            "prompt": "a yellow ball on the left, two purple boxes on the right, meadow, dusk",
+        },
     ),
 )
 
