@@ -1,4 +1,4 @@
-"""Trains Pocket World from nothing: `python -m backends.pocket.train --minutes 24` on one GPU.
+"""Trains Pocket World from nothing: `python -m backends.pocket.train --minutes 22` on one GPU.
 
 Stops after `--stop-after` minutes of wall time, if given, and goes on from its checkpoint when called
 again; the learning rates follow trained time, so one run or several give the same schedule. Data are
@@ -468,7 +468,7 @@ def reconstruction_psnr(autoencoder: Autoencoder, generator: torch.Generator) ->
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--minutes", type=float, default=24.0, help="training time in all, compilation not counted"
+        "--minutes", type=float, default=22.0, help="training time in all, compilation not counted"
     )
     parser.add_argument("--stop-after", type=float, help="minutes of wall time after which to save and stop")
     parser.add_argument("--start", type=Path, help="released files to go on from, with the last two stages")

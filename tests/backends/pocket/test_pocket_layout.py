@@ -79,8 +79,8 @@ def test_a_thing_is_told_until_it_has_been_seen_from_here() -> None:
 
 
 def test_what_a_sampler_is_told_is_what_training_told() -> None:
-    layout = describe(sample_scenes(2, generator(5)))
-    poses = sample_trajectories(2, 64, generator(6), retrace=1.0)
+    layout = describe(sample_scenes(1, generator(5)))
+    poses = sample_trajectories(1, 40, generator(0), retrace=1.0)
     told = told_by_block(layout, poses, BLOCK_FRAMES)
     heard = []
 
