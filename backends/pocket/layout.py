@@ -176,7 +176,7 @@ class Told(NamedTuple):
     """What the transformer is told, for every token.
 
     drawing    fp32 [B, F, P, DRAWING_FEATURES], what rays through the token meet of the things that are told:
-               colour (3), that they do, how the surface faces (3), how near it is
+               colour (3), that they do, how the surface faces (3), one over the metres to it
     backdrop   fp32 [B, F, P, BACKDROP_FEATURES], skyline and ground where the token's rays meet them
     """
 

@@ -430,7 +430,7 @@ class Trainer:
                             self.transformer, before, met, level, given, mask, kv_noise
                         ).clone()
                     own = rand(stage.batch, stage.chunks) < 0.7
-                    own[:, 0] &= ~batch.from_picture  # which is the truth
+                    own[:, 0] &= ~batch.from_picture  # a given picture is not made anew
                     own = own.repeat_interleave(BLOCK_FRAMES, 1)[..., None, None, None]
                     history = torch.where(own, guess, latents)
                 if stage.rounds:
