@@ -146,7 +146,7 @@ def test_sides_play_in_step_and_are_wiped_subtracted_and_exported(page, tmp_path
         " shown.filter(frame => frame.pane === pane && !frame.loop).map(frame => frame.number))"
     )
     assert len(live) == 4
-    assert all(numbers == sorted(numbers) for numbers in live), "a side went back while blocks arrived"
+    assert all(numbers == sorted(numbers) for numbers in live), f"a side went back as blocks came: {live}"
 
     page.check(".views input[value=wipe]")
     box = page.locator(".pane.first .holder").bounding_box()
