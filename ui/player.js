@@ -20,7 +20,7 @@ function begin(value) {
   if (run) run.tracks.forEach((track) => track.close());
   // In one column the screen is below the form.
   if (innerWidth < 900) element.scrollIntoView({ behavior: still.matches ? "auto" : "smooth", block: "start" });
-  const mine = { id: value.run, fps: value.fps, playing: true, switching: false, done: false, tracks: [], other: 1 };
+  const mine = { id: value.run, fps: value.fps, playing: true, switching: false, done: false, tracks: [], other: 1, clock: 0 };
   panes.replaceChildren(...value.tracks.map((each, index) => {
     const pane = document.createElement("figure");
     pane.className = "pane";
@@ -112,9 +112,13 @@ function keepStep(mine) {
     const rate = live.length ? Math.min(...live.map((track) => pace(track.ahead(time), track.interval))) : 1;
     video.playbackRate = rate;
     const moving = !video.paused && video.readyState > 2 && !video.seeking;
-    // Where the leader only waits for blocks, one that is ahead of it waits, too: none is seen to go back.
-    const waits = mine.playing && !video.seeking;
-    for (const track of others) follow(track, time, rate, moving, waits);
+    // Where the leader was sought, or began anew, all go there.
+    const sought = video.seeking || time < mine.clock - 1 / mine.fps;
+    mine.clock = time;
+    for (const track of others) {
+      track.astray ||= sought;
+      follow(track, time, rate, moving, mine.playing);
+    }
     showTime(mine, video, time);
   }
   requestAnimationFrame(() => keepStep(mine));
@@ -136,19 +140,22 @@ function showTime(mine, video, time) {
   part(".toggle").dataset.playing = mine.playing;
 }
 
-function follow(track, time, rate, moving, waits) {
+function follow(track, time, rate, moving, playing) {
   const video = track.video;
   const end = track.switched ? video.duration : time + track.ahead(time);
   const target = Math.min(time, Math.max(0, end - 0.001));
   const drift = video.currentTime - target;
   const held = target < time; // it ended before the leader
-  if (moving && !held) {
+  if (Math.abs(drift) < SEEK_S) track.astray = false;
+  // One that ran ahead, as it can on a busy machine, waits for the leader: none is seen to go back.
+  const waits = playing && !track.astray && drift > 0;
+  if (moving && !held && !(waits && drift > SEEK_S)) {
     if (Math.abs(drift) > SEEK_S && !video.seeking) video.currentTime = target;
     video.playbackRate = Math.max(0.1, Math.min(4, rate * (1 - 2 * drift)));
     if (video.paused) video.play().catch(() => {});
   } else {
     if (!video.paused) video.pause();
-    if (Math.abs(drift) > (waits && drift > 0 ? SEEK_S : 0.004) && !video.seeking) video.currentTime = target;
+    if (!waits && Math.abs(drift) > 0.004 && !video.seeking) video.currentTime = target;
   }
 }
 

@@ -134,6 +134,12 @@ def test_sides_play_in_step_and_are_wiped_subtracted_and_exported(page, tmp_path
     page.wait_for_function("document.querySelectorAll('#player video').length === 4")
     page.wait_for_selector("#compare [data-shown=true] tbody tr >> nth=3")
     picture(page, "comparing")
+    # One that ran ahead waits for the others.
+    page.wait_for_function(
+        "() => { const ahead = document.querySelectorAll('#player video')[1], { buffered } = ahead;"
+        " if (!buffered.length || buffered.end(0) < ahead.currentTime + 0.6) return false;"
+        " ahead.currentTime += 0.5; return true; }"
+    )
     page.wait_for_selector(DONE)
     page.wait_for_selector(".screen[data-state=final]")
     in_step(page)
