@@ -1,4 +1,4 @@
-"""Trains Pocket World from nothing: `python -m backends.pocket.train --minutes 22` on one GPU.
+"""Trains Pocket World from nothing: `python -m backends.pocket.train --minutes 25` on one GPU.
 
 Stops after `--stop-after` minutes of wall time, if given, and goes on from its checkpoint when called
 again; the learning rates follow trained time, so one run or several give the same schedule. Data are
@@ -6,8 +6,10 @@ rendered on the fly.
 
 The transformer learns by teacher forcing: each sequence carries its chunks twice, clean and noised, and a
 noised chunk attends the clean chunks before it and itself, which is what the cache offers when generating.
-In the last stage most of the history is the model's own, made with the few steps it will be asked for, and
-the truth stays the aim: small faults are to be mended, not carried on.
+In the last two stages most of the history is the model's own, made with the few steps it will be asked for,
+and the truth stays the aim: small faults are to be mended, not carried on. In the last, keys and values are
+remembered as two bits would give them back. Independent noise of that size is no stand-in: attention averages
+it away, while tokens that are alike are given like errors.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
@@ -29,7 +32,7 @@ from backends.pocket.autoencoder import Autoencoder
 from backends.pocket.layout import Layout, Told, describe, sample_layouts, split, tell, told_by_block
 from backends.pocket.render import render
 from backends.pocket.rollout import LEVELS
-from backends.pocket.spec import BLOCK_FRAMES, COLUMNS, HEIGHT, ROWS, WEIGHTS, WIDTH
+from backends.pocket.spec import BLOCK_FRAMES, COLUMNS, HEIGHT, ROWS, SPEC, WEIGHTS, WIDTH
 from backends.pocket.transformer import Rotary, Transformer, ray_features
 from backends.pocket.world import (
     Scenes,
@@ -37,14 +40,17 @@ from backends.pocket.world import (
     sample_scenes,
     sample_trajectories,
 )
+from qvg import QVG
 
 TOKENS = ROWS * COLUMNS
 CHUNK_TOKENS = BLOCK_FRAMES * TOKENS
 CHUNKS = 40  # 160 frames a trajectory
 SCHEDULE = (1.0, 1.0, *LEVELS, 0.9, 0.5, 0.25)  # where samplers look, most of all at the first step
-KV_NOISE = (0.3, 0.36)  # of remembered keys and values at most, in their own size: what two bits do to them
+KV_NOISE = (0.3, 0.36)  # of remembered keys and values at most, in their own size
+SPAN = SPEC.policy.every * CHUNK_TOKENS  # tokens that are encoded together
 FROM_PICTURE = 0.3  # of the sequences begin with a frame that is given
 ONLY_PICTURE = 0.7  # of these are told nothing that the frame shows
+KMEANS_ROUNDS = 3
 MAX_GAP = 320  # frames
 POOL = 1024
 
@@ -58,13 +64,15 @@ class Stage:
     rate: tuple[float, float]  # learning rate at the start and at the end of the stage
     rounds: int = 0  # how often the history is made anew by the model itself, each time from the one before
     kv_noise: tuple[float, float] | None = None
+    two_bits: bool = False
 
 
 STAGES = (
-    Stage(name="autoencoder", share=0.16, batch=64, chunks=0, rate=(1.2e-3, 2e-5)),
-    Stage(name="transformer", share=0.46, batch=16, chunks=6, rate=(8e-4, 5e-4)),
-    Stage(name="long", share=0.20, batch=8, chunks=12, rate=(5e-4, 2.5e-4), kv_noise=KV_NOISE),
-    Stage(name="own", share=0.18, batch=8, chunks=12, rate=(2.5e-4, 1e-5), rounds=2, kv_noise=KV_NOISE),
+    Stage(name="autoencoder", share=0.128, batch=64, chunks=0, rate=(1.2e-3, 2e-5)),
+    Stage(name="transformer", share=0.368, batch=16, chunks=6, rate=(8e-4, 5e-4)),
+    Stage(name="long", share=0.16, batch=8, chunks=12, rate=(5e-4, 2.5e-4), kv_noise=KV_NOISE),
+    Stage(name="own", share=0.144, batch=8, chunks=12, rate=(2.5e-4, 1e-5), rounds=2, kv_noise=KV_NOISE),
+    Stage(name="codec", share=0.2, batch=8, chunks=12, rate=(2.5e-4, 1e-5), rounds=2, two_bits=True),
 )
 
 
@@ -189,17 +197,19 @@ class Conditions(NamedTuple):
 
 def predict(
     model: Transformer, clean: Tensor, noisy: Tensor, t_noisy: Tensor, given: Conditions, mask: BlockMask,
-    kv_noise: Tensor | None,
+    kv_noise: Tensor | None, kv_codes: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """Latents [B, F, 12, h, w] as predicted of `noisy`, after a history of `clean`.
 
-    t_noisy [B, F]; kv_noise [2, B] of remembered keys and values
+    t_noisy [B, F]; of remembered keys and values kv_noise [2, B], and kv_codes [2, B, spans] as in `_encoded`
     """
     frames = clean.shape[1]
 
     def attention(_layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if kv_noise is not None:
             k, v = (_disturb(x, level, frames * TOKENS) for x, level in zip((k, v), kv_noise, strict=True))
+        if kv_codes is not None:
+            k, v = (_encoded(x, share, frames * TOKENS) for x, share in zip((k, v), kv_codes, strict=True))
         q, k = _rotate(q, given.cos, given.sin), _rotate(k, given.cos, given.sin)
         return flex_attention(q, k, v, block_mask=mask)  # type: ignore[return-value]
 
@@ -218,12 +228,43 @@ def _disturb(x: Tensor, level: Tensor, remembered: int) -> Tensor:
     return x + noise * first
 
 
+def _encoded(x: Tensor, share: Tensor, remembered: int) -> Tensor:
+    """x [B, H, S, D] with a `share` [B, spans] of the error of two bits on each remembered span.
+
+    The gradient passes as if there were none.
+    """
+    first, rest = x.split([remembered, x.shape[2] - remembered], dim=2)
+    spans = first.detach().unflatten(2, (-1, SPAN))
+    error = (two_bits(spans.flatten(0, 2)).view_as(spans) - spans) * share[:, None, :, None, None]
+    return torch.cat([first + error.flatten(2, 3).to(x.dtype), rest], dim=2)
+
+
+def two_bits(x: Tensor) -> Tensor:
+    """fp32 [N, S, D]: x as `qvg.QVG` would give it back, to within the rounding of its scales.
+
+    Compiled it costs a fraction of the codec: k-means begins at evenly spaced tokens, and sums are products.
+    """
+    count, group = SPEC.clusters, QVG.group_of(x.shape[-1])
+    with torch.autocast(x.device.type, enabled=False):
+        points = x.float()
+        centroids = points[:, :: points.shape[1] // count][:, :count]
+        for _ in range(KMEANS_ROUNDS):
+            near = torch.baddbmm(centroids.square().sum(-1).unsqueeze(1) / 2, points, centroids.mT, alpha=-1)
+            mine = F.one_hot(near.argmin(-1), count).float()
+            sizes = mine.sum(1).unsqueeze(-1)
+            centroids = torch.where(sizes > 0, mine.mT @ points / sizes.clamp_min(1), centroids)
+        smooth = mine @ centroids
+        residual = (points - smooth).unflatten(-1, (-1, group))
+        scale = residual.abs().amax(-1, keepdim=True).clamp_min(1e-9)
+        return smooth + ((residual / scale).round() * scale).flatten(-2)
+
+
 def diffusion_loss(
     model: Transformer, latents: Tensor, clean: Tensor, noisy: Tensor, t_noisy: Tensor, counted: Tensor,
-    given: Conditions, mask: BlockMask, kv_noise: Tensor | None,
+    given: Conditions, mask: BlockMask, kv_noise: Tensor | None, kv_codes: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """Weighted error of the latents predicted of `noisy`; counted [B, F]."""
-    predicted = predict(model, clean, noisy, t_noisy, given, mask, kv_noise)
+    predicted = predict(model, clean, noisy, t_noisy, given, mask, kv_noise, kv_codes)
     error = (predicted - latents).square().mean(dim=(2, 3, 4))
     weight = counted / t_noisy.clamp_min(0.15).square()
     return (error * weight).sum() / counted.sum().clamp_min(1)
@@ -307,12 +348,12 @@ class Trainer:
         self.spent, self.steps = state["spent"], state["steps"]
 
     def start_from(self, folder: Path) -> None:
-        """Released weights instead of the first two stages."""
+        """Released weights instead of all stages but the last."""
         autoencoder, transformer = weights.load(folder, self.device, torch.float32)
         self.autoencoder.load_state_dict(autoencoder.state_dict())
         for model in (self.transformer, self.average):
             model.load_state_dict(transformer.state_dict())
-        self.spent |= {stage.name: stage.share * self.total for stage in STAGES[:2]}
+        self.spent |= {stage.name: stage.share * self.total for stage in STAGES[:-1]}
 
     def stage(self) -> Stage | None:
         """The stage with time left; None when trained."""
@@ -417,6 +458,10 @@ class Trainer:
                 kv_noise = None
                 if stage.kv_noise is not None:
                     kv_noise = torch.stack([most * rand(stage.batch) for most in stage.kv_noise])
+                kv_codes = None
+                if stage.two_bits:  # a quarter of the spans exact, a quarter with all of the error
+                    spans = rand(2, stage.batch, frames * TOKENS // SPAN)
+                    kv_codes = (2 * spans - 0.5).clamp(0, 1)
                 noise = torch.randn(2, *latents.shape, generator=self.generator, device=self.device)
                 history, noisy = latents, mix(latents, noise[1], t_noisy)
                 for _ in range(stage.rounds):
@@ -427,7 +472,7 @@ class Trainer:
                         met = mix(guess, noise[1], level)
                         before = mix(history, noise[0], t_clean)
                         guess = look_ahead(
-                            self.transformer, before, met, level, given, mask, kv_noise
+                            self.transformer, before, met, level, given, mask, kv_noise, kv_codes
                         ).clone()
                     own = rand(stage.batch, stage.chunks) < 0.7
                     own[:, 0] &= ~batch.from_picture  # a given picture is not made anew
@@ -442,7 +487,7 @@ class Trainer:
                     t_noisy = t_noisy.masked_fill(lately, LEVELS[-1])
             return loss(
                 self.transformer, latents, mix(history, noise[0], t_clean), noisy, t_noisy, counted,
-                given, mask, kv_noise,
+                given, mask, kv_noise, kv_codes,
             )  # fmt: skip
 
         return step
@@ -468,10 +513,10 @@ def reconstruction_psnr(autoencoder: Autoencoder, generator: torch.Generator) ->
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--minutes", type=float, default=22.0, help="training time in all, compilation not counted"
+        "--minutes", type=float, default=25.0, help="training time in all, compilation not counted"
     )
     parser.add_argument("--stop-after", type=float, help="minutes of wall time after which to save and stop")
-    parser.add_argument("--start", type=Path, help="released files to go on from, with the last two stages")
+    parser.add_argument("--start", type=Path, help="released files to go on from, with the last stage")
     parser.add_argument("--checkpoint", type=Path, default=Path("pocket-checkpoint.pt"))
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the released files go")
     parser.add_argument("--seed", type=int, default=0)

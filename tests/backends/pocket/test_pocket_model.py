@@ -17,16 +17,21 @@ from backends.pocket.train import (
     CHUNK_TOKENS,
     FROM_PICTURE,
     ONLY_PICTURE,
+    SPAN,
     STAGES,
     Trainer,
+    _encoded,
     pick_chunks,
     sample_noise_levels,
     sample_sequences,
     training_mask,
+    two_bits,
 )
 from backends.pocket.transformer import Rotary, Transformer, TransformerConfig, ray_features
 from backends.pocket.world import sample_scenes, sample_trajectories
-from qvg import BF16, CacheGeometry, CachePolicy, KVCache
+from qvg import BF16, QVG, CacheGeometry, CachePolicy, KVCache
+from qvg.codecs import build_codec
+from qvg.config import with_clusters
 
 TINY = TransformerConfig(width=128, layers=2, heads=1)
 GEOMETRY = CacheGeometry(layers=2, heads=1, head_dim=128, tokens_per_frame=SPEC.geometry.tokens_per_frame)
@@ -285,9 +290,28 @@ def test_training_goes_on_from_released_weights(saved: tuple[Path, Transformer])
     trainer = Trainer(minutes=1, device=torch.device("cpu"))
     trainer.start_from(saved[0])
     stage = trainer.stage()
-    assert stage is not None and stage.name == "long"
+    assert stage is not None and stage.name == "codec"
     close = (trainer.average.final_condition.bias - saved[1].final_condition.bias).abs().max()
     assert close < 1e-2 and next(trainer.transformer.parameters()).requires_grad
+
+
+def test_training_remembers_what_two_bits_give_back() -> None:
+    generator = torch.Generator().manual_seed(0)
+    kinds = torch.randn(1, 2, 40, 128, generator=generator).repeat_interleave(SPAN // 40 + 1, 2)[:, :, :SPAN]
+    x = kinds + 0.5 * torch.randn(1, 2, SPAN, 128, generator=generator)
+    codec = build_codec(with_clusters(QVG, SPEC.clusters))
+    real, trained = codec.decode(codec.encode(x)), two_bits(x.flatten(0, 1)).view_as(x)
+    missed, expected = ((y - x).square().mean().item() for y in (trained, real))
+    assert missed == pytest.approx(expected, rel=0.1)
+    # What is remembered, two spans of it here, is given a share of that error; the gradient knows of none.
+    both = torch.cat([x, x, x], 2).requires_grad_()
+    given = _encoded(both, torch.tensor([[1.0, 0.25]]), 2 * SPAN)
+    first, second, noisy = (given - both).detach().split(SPAN, dim=2)
+    torch.testing.assert_close(first, trained - x)
+    torch.testing.assert_close(second, 0.25 * (trained - x), atol=1e-6, rtol=1e-4)
+    assert not noisy.any()
+    given.sum().backward()
+    assert (both.grad == 1).all()
 
 
 def test_noise_levels_of_training() -> None:
