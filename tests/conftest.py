@@ -3,6 +3,7 @@
 Tests run in two processes, a file in one of them.
 """
 
+import gc
 import os
 
 import pytest
@@ -23,3 +24,10 @@ FIRST = ("browser", "soak")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.parent.name not in FIRST)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_to_look_through() -> None:
+    """What earlier files imported is not looked through again whenever a run ends and collects its garbage."""
+    gc.collect()
+    gc.freeze()
