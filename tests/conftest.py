@@ -28,6 +28,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def little_to_look_through() -> None:
-    """What earlier files imported is not looked through again whenever a run ends and collects its garbage."""
+    """What earlier files imported is not looked through each time a run ends and collects its garbage."""
     gc.collect()
     gc.freeze()
