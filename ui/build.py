@@ -23,8 +23,9 @@ _CSS = "".join(
 )
 _VIEWERS = 100  # pages that watch runs at once, with a thread each; the worker does the queueing
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-# A click counts while the last one's run is still being watched.
-_RUNNING: dict[str, Any] = {**_QUIET, "concurrency_limit": _VIEWERS, "trigger_mode": "multiple"}
+# Unless told so, Gradio drops a click that comes before the last one of its kind has been answered.
+_EVERY: dict[str, Any] = {**_QUIET, "trigger_mode": "multiple"}
+_RUNNING: dict[str, Any] = {**_EVERY, "concurrency_limit": _VIEWERS}
 
 
 class Studio(gr.Blocks):
@@ -160,7 +161,7 @@ def build(worker: WorkerLike, outputs: Path) -> Studio:
         while_loading = gr.Timer(1.0, active=False)
         events = models.ModelEvents(stock, widgets, shop, while_loading)
         looked_after = [shop, while_loading, widgets.model, widgets.about]
-        shop.pick(events.pick, widgets.model, looked_after, **_QUIET)
+        shop.pick(events.pick, widgets.model, looked_after, **_EVERY)
         while_loading.tick(events.look, widgets.model, looked_after, **_QUIET)
         widgets.manage.expand(events.look, widgets.model, looked_after, **_QUIET)
 
@@ -226,7 +227,7 @@ def _connect_form(widgets: Controls, screen: Stage, forms: Forms) -> None:
     widgets.memory.change(forms.choose_memory, widgets.memory, [widgets.sides, widgets.preset], **_QUIET)
     widgets.budget.change(forms.choose_budget, widgets.budget, widgets.when_full, **_QUIET)
     planned = widgets_of(widgets, PLANNED)
-    widgets.budgets.pick(forms.set_budget, [widgets.model, *planned], widgets.budget, **_QUIET)
+    widgets.budgets.pick(forms.set_budget, [widgets.model, *planned], widgets.budget, **_EVERY)
     widgets.path.change(
         forms.draw_path,
         [widgets.model, widgets.path],
@@ -274,7 +275,7 @@ def _connect_runs(widgets: Controls, screen: Stage, tries: gr.HTML, runs: Runs) 
     screen.retake.click(runs.retake, who, followed, **_RUNNING)
     screen.undo.click(runs.undo, who, everything, **_QUIET)
     screen.redo.click(runs.redo, who, everything, **_QUIET)
-    screen.queue.pick(runs.queue, screen.visitor, screen.queue, **_QUIET)
+    screen.queue.pick(runs.queue, screen.visitor, screen.queue, **_EVERY)
     widgets.dropped.upload(runs.drop, widgets.dropped, everything, **_QUIET)
     for button, export in (
         (screen.export_video, runs.export_video),
