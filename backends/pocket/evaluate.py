@@ -5,7 +5,7 @@ recall    40 rendered frames of a 100 degree pan are the history; the pan back i
 revisit   the model's own rollout turns 120 degrees away, walks to and fro for 60, 120 or 240 frames, and
           turns back; returning frames are compared with the outgoing ones at the same poses: BF16, INT2
           codecs, and BF16 with a window of as many bytes as QVG INT2 takes.
-picture   a rendered picture is the first frame and nothing it shows is told; each time the camera, having
+picture   a rendered picture is the first frame and nothing at all is told; each time the camera, having
           turned 120 degrees away and back, looks as it did at first, what it sees is held against it.
 prompts   held-out prompts, a full turn each: how many of the things asked for can be seen (`prompts.py`).
 steady    300 frames of walking and turning from layouts alone: the first and the last 50 against the renderer
@@ -32,7 +32,6 @@ from PIL import Image
 
 from backends.pocket.held_out import SEED, HeldOut, poses_along, psnr, rendered
 from backends.pocket.judge import Judge, cases
-from backends.pocket.layout import sample_layouts
 from backends.pocket.prompts import followed
 from backends.pocket.render import render
 from backends.pocket.rollout import LEVELS, OPENING, load_world
@@ -101,10 +100,9 @@ class Evaluation(HeldOut):
         path = ", ".join([f"right-{AWAY}, w-{away // 2}, s-{away // 2}, left-{AWAY}"] * laps)
         lap = 2 * AWAY + away
         poses = poses_along(path, -(-(laps * lap + 1) // BLOCK_FRAMES) * BLOCK_FRAMES)
-        start = poses[:1].expand(len(self.scenes), -1).to(self.world.device)
         real = rendered(self.scenes, poses[:1])
-        everyone = torch.ones(len(self.scenes), dtype=torch.bool, device=start.device)
-        layout = sample_layouts(self.scenes, start, everyone, torch.Generator(start.device).manual_seed(SEED))
+        untold, nothing = torch.full_like(self.layout.place, -1), torch.zeros_like(self.layout.things)
+        layout = replace(self.layout, place=untold, time=untold, things=nothing, backdrop=untold > 0)
         made, _ = self.roll(poses, first=real[:, 0], layout=layout)
         return {f"frame {n}": psnr(made[:, n : n + 1], real) for n in range(0, laps * lap + 1, lap)}
 
