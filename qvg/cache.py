@@ -127,6 +127,10 @@ class KVCache:
                     f"layer {index} holds {layer.blocks} blocks, but {self._blocks} were last rewritten: "
                     "rewrite every layer with the same number"
                 )
+            if layer.next_frame != self.frames:
+                raise ValueError(
+                    f"layer {index} still has preloaded frames, others were rewritten: rewrite every layer"
+                )
         self._blocks += 1
         due = self.policy.due(self._blocks, self._encoded)
         layout = self.policy.layout(self._blocks)
@@ -161,9 +165,9 @@ class KVCache:
         return Staging(shape, self.dtype, self.device)
 
     def rewrite(self, index: int, k: Tensor, v: Tensor) -> None:
-        """Puts k, v [B, H, S, D] in place of all that layer `index` holds, the staged block included.
+        """Replaces everything in layer `index`, preloaded and staged frames included, by k, v [B, H, S, D].
 
-        For a model that computes anew what it remembers. S is a number of whole blocks: they count from 0
+        For a model that computes its whole history anew. S is a number of whole blocks: they count from 0
         again, and are encoded as if they had been committed one after another. Every layer must be given as
         many before the next commit. Raises ValueError for part of a block and for other B, H, D.
         """
@@ -174,6 +178,7 @@ class KVCache:
             spans += 1
         with self._encode_clock.running():
             layer.rewrite(k, v, self.policy.layout(blocks))
+        self._context_frames = 0
         self._blocks, self._encoded = blocks, spans
 
     def _commit_context(self) -> None:
@@ -191,7 +196,12 @@ class KVCache:
         self._blocks = self._encoded = 0
 
     def snapshot(self) -> Snapshot:
-        """The history as it is, for `restore`. What is staged is not part of it."""
+        """Returns the committed history for `restore`; the staged block is not part of it.
+
+        Raises ValueError between `preload` and `commit`, where layers no longer agree on their frames.
+        """
+        if any(layer.preloaded for layer in self._layers):
+            raise ValueError("preloaded frames are not committed yet: commit, then take a snapshot")
         layers = tuple(layer.snapshot() for layer in self._layers)
         return Snapshot(self._context_frames, self._blocks, self._encoded, layers)
 

@@ -196,7 +196,8 @@ class LayerCache:
 
     @torch.no_grad()
     def rewrite(self, k: Tensor, v: Tensor, layout: Layout) -> None:
-        """Makes the blocks of k, v the history, laid out as `layout` says, in place of what was held."""
+        """Replaces the history, preloaded frames included, by the blocks of k, v as `layout` places them."""
+        self._context, self.preloaded = None, 0
         spans: list[Span] = []
         for blocks in layout.spans:
             # What stood in the same place is the best start for k-means: keys change little when made anew.
@@ -249,10 +250,11 @@ class LayerCache:
         # Before anything is encoded the sinks and what follows them are consecutive frames: one stretch.
         apart = self._layout.recent.start > sinks
         if apart and sinks:
-            yield self._stretch(0, range(sinks))
+            yield self._stretch(self._context_frames, range(sinks))
         slots = range(sinks if apart else 0, stop)
         if slots:
-            yield self._stretch(self._layout.recent.start if apart else 0, slots)
+            before = self._layout.recent.start * self._frames_per_block if apart else 0
+            yield self._stretch(self._context_frames + before, slots)
 
     def read(
         self,
@@ -323,7 +325,7 @@ class LayerCache:
         for slot, home in ((0, sink), (len(sink), range(recent.start, recent.stop + self.staged))):
             for place, run in _runs(wanted, home):
                 slots = range(slot + run.start - home.start, slot + run.stop - home.start)
-                stretch = self._stretch(place, slots)
+                stretch = self._stretch(place * self._frames_per_block, slots)
                 yield Piece(stretch.first_frame, *self.read(stretch, dtype))
 
     def whole_blocks(self, k: Tensor, v: Tensor) -> int:
@@ -420,11 +422,12 @@ class LayerCache:
         k, v = self._offload.load(host)
         return some_heads(k, heads), some_heads(v, heads)
 
-    def _stretch(self, first_block: int, slots: range) -> Stretch:
+    def _stretch(self, first_frame: int, slots: range) -> Stretch:
+        """Returns the full-precision blocks in `slots` of the buffer; `first_frame` is their first frame."""
         assert self._buffers is not None
         first, last = slots.start * self._block, slots.stop * self._block
         k, v = (buffer[:, :, first:last] for buffer in self._buffers)
-        return Stretch(self._context_frames + first_block * self._frames_per_block, k, v)
+        return Stretch(first_frame, k, v)
 
     def _check_heads(self, name: str, x: Tensor) -> None:
         batch, heads, head_dim = self.heads_shape

@@ -175,3 +175,64 @@ def test_what_does_not_fit_is_refused_in_words() -> None:
         attend(k, layer, ROPE, (k, v[:, :, :, :32]))
     with pytest.raises(ValueError, match="q is"):
         attend(random(1, 0, 3)[0], make_cache(batch=2).layer(0), ROPE, random(1, 0, 3))
+
+
+@pytest.mark.parametrize("blocks", [[0], [2], [0, 2], [1, 2], [0, 1, 2]])
+def test_chosen_blocks_count_frames_from_0_after_preloaded_history(blocks: list[int]) -> None:
+    cache = make_cache(policy=CachePolicy(every=1, recent=1))
+    preload(cache, 3)
+    for number in range(3):  # blocks 0 and 1 are encoded, block 2 is not
+        for index in range(GEOMETRY.layers):
+            cache.layer(index).stage(*random(FRAMES_PER_BLOCK, number))
+        cache.commit()
+    cache.layer(0).stage(*random(FRAMES_PER_BLOCK, 3))
+    frames = [
+        piece.first_frame + frame
+        for piece in cache.layer(0).chosen(blocks, torch.float32)
+        for frame in range(piece.k.shape[2] // TOKENS)
+    ]
+    assert frames == list(range((len(blocks) + 1) * FRAMES_PER_BLOCK))
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_rewriting_replaces_preloaded_history(committed: bool) -> None:
+    cache = make_cache(policy=CachePolicy(every=1, recent=1))
+    for index in range(GEOMETRY.layers):
+        cache.layer(index).preload(*random(3, index))
+    if committed:
+        cache.commit()
+    given = [random(2 * FRAMES_PER_BLOCK, 10 + index) for index in range(GEOMETRY.layers)]
+    for index, (k, v) in enumerate(given):
+        cache.rewrite(index, k, v)
+    assert cache.frames == 2 * FRAMES_PER_BLOCK
+    k, v = random(FRAMES_PER_BLOCK, 20)
+    for index in range(GEOMETRY.layers):
+        cache.layer(index).stage(k, v)
+    q = ROPE(k, cache.frames)
+    expected = dense(q, torch.cat([given[1][0], k], 2), torch.cat([given[1][1], v], 2))
+    torch.testing.assert_close(attend(q, cache.layer(1), ROPE), expected, atol=1e-5, rtol=1e-5)
+    cache.commit()
+    stats = cache.stats()
+    assert (cache.frames, stats.frames, stats.tokens) == (6, 6, 6 * TOKENS)
+
+
+def test_a_layer_left_out_of_rewriting_is_noticed_by_its_preloaded_frames() -> None:
+    cache = make_cache(policy=CachePolicy(every=1, recent=1))
+    preload(cache, 3)
+    k, v = random(FRAMES_PER_BLOCK, 1)
+    for index in range(GEOMETRY.layers):
+        cache.layer(index).stage(k, v)
+    cache.commit()
+    cache.rewrite(0, k, v)  # as many blocks as layer 1 has after its preloaded frames
+    for index in range(GEOMETRY.layers):
+        cache.layer(index).stage(k, v)
+    with pytest.raises(ValueError, match="layer 1 still has preloaded frames"):
+        cache.commit()
+
+
+def test_no_snapshot_between_preload_and_commit() -> None:
+    cache = make_cache()
+    preload(cache, 2)
+    cache.layer(0).preload(*random(4, 0))
+    with pytest.raises(ValueError, match="preloaded frames are not committed yet"):
+        cache.snapshot()
