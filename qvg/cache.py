@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from qvg.clock import Clock
 from qvg.codecs import build_codec
 from qvg.config import BF16, QVG, CacheGeometry, CodecConfig
 from qvg.device import choose
@@ -19,8 +18,8 @@ from qvg.ops.eight_bit import supports as eight_bit_support
 from qvg.payload import Payload, joined_codebooks
 from qvg.payload import split as payload_split
 from qvg.policy import CachePolicy, Layout
+from qvg.resources import CacheResources, CacheSettings
 from qvg.scratch import Scratch
-from qvg.staging import Staging
 from qvg.stats import CacheStats
 
 DEFAULT_POLICY = CachePolicy()
@@ -81,22 +80,39 @@ class KVCache:
         # Fails now, not at the first commit, when the heads do not suit the codec.
         codec.stored_bytes(batch, geometry.heads, 1, geometry.head_dim)
         self.codecs = (build_codec(codec, "k"), build_codec(codec, "v"))
-        self._layers = tuple(LayerCache(self, index) for index in range(geometry.layers))
-        self.reset()
+        self._settings = CacheSettings(
+            geometry,
+            self.codecs,
+            policy,
+            frames_per_block,
+            batch,
+            self.device,
+            dtype,
+            self.choice,
+            self.eight_bit,
+        )
+        self._resources = CacheResources.new(self._settings)
+        self._layers = tuple(
+            LayerCache(self._settings, index, self._resources) for index in range(geometry.layers)
+        )
+        self._context_frames = self._blocks = self._encoded = 0
 
     def reset(self) -> None:
         """Forgets everything, frees its memory and sets the clocks to zero."""
-        self._context_frames = 0
-        self._blocks = 0
-        self._encoded = 0
-        # What spans are decoded to, whichever layer reads.
-        self.scratch = Scratch(self.choice.dtype)
-        self.offload = Offload(self.device)
-        self._staging = self._new_staging()
-        self._encode_clock = Clock(self.device)
-        self._read_clock = Clock(self.device)
+        self._context_frames = self._blocks = self._encoded = 0
+        self._resources = CacheResources.new(self._settings)
         for layer in self._layers:
-            layer.reset(self._encode_clock, self._read_clock, self.scratch, self.offload, self._staging)
+            layer.reset(self._resources)
+
+    @property
+    def scratch(self) -> Scratch:
+        """Memory that spans are decoded to, whichever layer reads."""
+        return self._resources.scratch
+
+    @property
+    def offload(self) -> Offload:
+        """Spans in host memory."""
+        return self._resources.offload
 
     def layer(self, index: int) -> LayerCache:
         """What layer `index` of the model stages to and reads from."""
@@ -134,7 +150,7 @@ class KVCache:
         self._blocks += 1
         due = self.policy.due(self._blocks, self._encoded)
         layout = self.policy.layout(self._blocks)
-        with self._encode_clock.running():
+        with self._resources.encode_clock.running():
             for layers in self._together(due):
                 pairs = [None] * len(layers) if due is None else self._encode(layers, due, layout)
                 for index, pair in zip(layers, pairs, strict=True):
@@ -144,25 +160,19 @@ class KVCache:
     def _together(self, due: range | None) -> Iterator[range]:
         """Neighbouring layers whose blocks `due` are encoded in the same launches."""
         layers, heads = self.geometry.layers, self.batch * self.geometry.heads
-        tokens = len(due or ()) * self.frames_per_block * self.geometry.tokens_per_frame
+        tokens = len(due or ()) * self._settings.tokens_per_block
         size = max(1, min(HEADS_TOGETHER // heads, TOKENS_TOGETHER // max(1, heads * tokens)))
         for first in range(0, layers, size):
             yield range(first, min(first + size, layers))
 
     def _encode(self, layers: range, due: range, layout: Layout) -> list[tuple[Payload, Payload]]:
-        block = self.frames_per_block * self.geometry.tokens_per_frame
+        block = self._settings.tokens_per_block
         first = len(layout.sink) * block
-        k, v = self._staging.some(layers, slice(first, first + len(due) * block))
+        k, v = self._resources.staging.some(layers, slice(first, first + len(due) * block))
         starts = [self._layers[index].start() for index in layers]
         start_k, start_v = (joined_codebooks(some) for some in zip(*starts, strict=True))
         pair = encode_pair(self.codecs, k, v, start_k, start_v)
         return list(zip(*(payload_split(x, len(layers)) for x in pair), strict=True))
-
-    def _new_staging(self) -> Staging:
-        geometry = self.geometry
-        tokens = self.policy.capacity * self.frames_per_block * geometry.tokens_per_frame
-        shape = (geometry.layers, self.batch, geometry.heads, tokens, geometry.head_dim)
-        return Staging(shape, self.dtype, self.device)
 
     def rewrite(self, index: int, k: Tensor, v: Tensor) -> None:
         """Replaces everything in layer `index`, preloaded and staged frames included, by k, v [B, H, S, D].
@@ -176,7 +186,7 @@ class KVCache:
         spans = 0
         while self.policy.due(blocks, spans) is not None:
             spans += 1
-        with self._encode_clock.running():
+        with self._resources.encode_clock.running():
             layer.rewrite(k, v, self.policy.layout(blocks))
         self._context_frames = 0
         self._blocks, self._encoded = blocks, spans
@@ -191,7 +201,7 @@ class KVCache:
                 )
         for layer in self._layers:
             layer.preloaded = 0
-        self._staging.free()
+        self._resources.staging.free()
         self._context_frames = counts[0]
         self._blocks = self._encoded = 0
 
@@ -234,6 +244,6 @@ class KVCache:
             total_frames=self.frames,
             tokens=tokens,
             spans=len(layout.spans) + (self._context_frames > 0),
-            encode_ms=self._encode_clock.read(wait),
-            read_ms=self._read_clock.read(wait),
+            encode_ms=self._resources.encode_clock.read(wait),
+            read_ms=self._resources.read_clock.read(wait),
         )

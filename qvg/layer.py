@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,16 +16,13 @@ from torch import Tensor
 from qvg.clock import Clock
 from qvg.codecs.base import Codec
 from qvg.lanes import on, two_lanes
-from qvg.offload import HostSpan, Offload
+from qvg.offload import HostSpan
 from qvg.ops.rotate import rotate
 from qvg.payload import Payload, some_heads
 from qvg.policy import Layout
+from qvg.resources import CacheResources, CacheSettings
 from qvg.rope import Rope
 from qvg.scratch import Scratch
-from qvg.staging import Staging
-
-if TYPE_CHECKING:
-    from qvg.cache import KVCache
 
 EVERY = slice(None)
 
@@ -83,45 +80,43 @@ class LayerSnapshot(NamedTuple):
 class LayerCache:
     """One layer's share of a `KVCache`: keys before rotation, and values."""
 
-    def __init__(self, cache: KVCache, index: int) -> None:
-        geometry = cache.geometry
-        self.choice = cache.choice
-        self.eight_bit = cache.eight_bit
-        self.heads_shape = (cache.batch, geometry.heads, geometry.head_dim)  # B, H, D
+    def __init__(self, settings: CacheSettings, index: int, resources: CacheResources) -> None:
+        geometry = settings.geometry
+        self.choice = settings.choice
+        self.eight_bit = settings.eight_bit
+        self.heads_shape = (settings.batch, geometry.heads, geometry.head_dim)  # B, H, D
         self.staged = False
         self.preloaded = 0  # frames, until they are committed
-        self.encode_clock = Clock(cache.device)
-        self.read_clock = Clock(cache.device)
-        self.scratch = Scratch(self.choice.dtype)
-        self._offload = Offload(cache.device)
         self._index = index
-        self._policy = cache.policy
+        self._policy = settings.policy
         self._layer_count = geometry.layers
-        self._frames_per_block = cache.frames_per_block
-        self._block = cache.frames_per_block * geometry.tokens_per_frame  # tokens
+        self._frames_per_block = settings.frames_per_block
+        self._block = settings.tokens_per_block
         self._tokens_per_frame = geometry.tokens_per_frame
-        self._dtype = cache.dtype
-        self._codecs = cache.codecs
-        self._layout: Layout = cache.policy.layout(0)
-        self._staging = cache._new_staging()
+        self._dtype = settings.dtype
+        self._codecs = settings.codecs
+        self._layout: Layout = settings.policy.layout(0)
+        self._resources = resources
         # k and v [B, H, capacity * block, D], this layer's part of it, from the first `stage` on.
         self._buffers: tuple[Tensor, Tensor] | None = None
         self._context: Context | None = None
         self._spans: list[Span] = []
 
-    def reset(
-        self,
-        encode_clock: Clock,
-        read_clock: Clock,
-        scratch: Scratch,
-        offload: Offload,
-        staging: Staging,
-    ) -> None:
+    def reset(self, resources: CacheResources) -> None:
         """Forgets everything and frees its memory."""
-        self.encode_clock, self.read_clock = encode_clock, read_clock
-        self.scratch, self._offload, self._staging = scratch, offload, staging
+        self._resources = resources
         self._context = None
         self._forget_blocks()
+
+    @property
+    def scratch(self) -> Scratch:
+        """Memory to decode spans to, shared by all layers."""
+        return self._resources.scratch
+
+    @property
+    def read_clock(self) -> Clock:
+        """Time spent reading, by all layers together."""
+        return self._resources.read_clock
 
     def _forget_blocks(self) -> None:
         self.staged = False
@@ -151,7 +146,7 @@ class LayerCache:
                 "preload the same whole frames of both"
             )
         last = self._context if self._context and self._context.k.shape == k.shape else None
-        with self.encode_clock.running():
+        with self._resources.encode_clock.running():
             pair = self._encode(k.contiguous(), v.contiguous(), last)
             self._context = Context(frames, *pair)
             self._forget_blocks()
@@ -172,7 +167,7 @@ class LayerCache:
         self._check("K", k)
         self._check("V", v)
         if self._buffers is None:
-            self._buffers = self._staging.of(self._index)
+            self._buffers = self._resources.staging.of(self._index)
         start = self._full_precision_blocks * self._block
         for buffer, x in zip(self._buffers, (k, v), strict=True):
             buffer[:, :, start : start + self._block].copy_(x)
@@ -206,7 +201,7 @@ class LayerCache:
             pair = self._encode(k[:, :, part], v[:, :, part], near[0] if near else None)
             spans = self._settle([*spans, Span(blocks, *pair)])
         if self._buffers is None:
-            self._buffers = self._staging.of(self._index)
+            self._buffers = self._resources.staging.of(self._index)
         for slot, block in enumerate((*layout.sink, *layout.recent)):
             for buffer, x in zip(self._buffers, (k, v), strict=True):
                 kept = x[:, :, block * self._block : (block + 1) * self._block]
@@ -234,7 +229,7 @@ class LayerCache:
         if snapshot.k is None or snapshot.v is None:
             return
         if self._buffers is None:
-            self._buffers = self._staging.of(self._index)
+            self._buffers = self._resources.staging.of(self._index)
         for buffer, saved in zip(self._buffers, (snapshot.k, snapshot.v), strict=True):
             buffer[:, :, : saved.shape[2]].copy_(saved)
 
@@ -392,11 +387,11 @@ class LayerCache:
         newest_first = [held for held in (*reversed(spans), self._context) if held is not None]
         stay = self._policy.on_device(map(_nbytes, newest_first), self._layer_count)
         if self._context is not None and stay < len(newest_first) and self._context.host is None:
-            host = self._offload.store(self._context.k, self._context.v)
+            host = self._resources.offload.store(self._context.k, self._context.v)
             self._context = Context(self._context.frames, host.k, host.v, host)
         for index, span in enumerate(spans[: max(0, len(spans) - stay)]):
             if span.host is None:
-                host = self._offload.store(span.k, span.v)
+                host = self._resources.offload.store(span.k, span.v)
                 spans[index] = Span(span.blocks, host.k, host.v, host)
         return spans
 
@@ -409,7 +404,7 @@ class LayerCache:
         # Nothing but codebooks is started from: other spans are not worth fetching.
         if near is None or "centroids" not in near.k.parts:
             return None, None
-        return (near.k, near.v) if near.host is None else self._offload.load(near.host)
+        return (near.k, near.v) if near.host is None else self._resources.offload.load(near.host)
 
     def _on_device(
         self, k: Payload, v: Payload, host: HostSpan | None, heads: slice, lane: int | None
@@ -418,8 +413,8 @@ class LayerCache:
         if host is None:
             return some_heads(k, heads), some_heads(v, heads)
         if lane is not None:
-            return self._offload.stage(host, heads, lane)
-        k, v = self._offload.load(host)
+            return self._resources.offload.stage(host, heads, lane)
+        k, v = self._resources.offload.load(host)
         return some_heads(k, heads), some_heads(v, heads)
 
     def _stretch(self, first_frame: int, slots: range) -> Stretch:
