@@ -108,6 +108,22 @@ RULES = (
         (*MODEL_LIBRARIES, "triton"),
     ),
     Rule(
+        "backends.lingbot*",
+        (
+            "backends",
+            "backends.artifacts",
+            "backends.base",
+            "backends.camera",
+            "backends.hub",
+            "backends.wan*",
+            "backends.self_forcing.transformer",
+            "{own}*",
+            "qvg",
+            "qvg.*",
+        ),
+        MODEL_LIBRARIES,
+    ),
+    Rule(
         "backends.*",
         (
             "backends",

@@ -6,6 +6,7 @@ attends. Symbols: B batch, F frames, P tokens a frame, C width, H heads, D head 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +20,8 @@ EPS = 1e-6
 
 # For every layer the prompt's keys and values [B, H, S, D].
 TextMemory = tuple[tuple[Tensor, Tensor], ...]
+# For every layer what scales and what shifts its tokens, [B, F * P, C] both.
+Modulations = Sequence[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +33,7 @@ class WanConfig:
     heads: int = 12
     layers: int = 30
     channels: int = 16
+    given_channels: int = 0  # of what a block is conditioned on, behind its noisy latents
     text_width: int = 4096
     text_length: int = 512
     time_width: int = 256
@@ -116,10 +120,23 @@ class Block(nn.Module):
         k, v = self.self_attn.memory(heard)
         return k, v, self.self_attn.query(heard) if query else None
 
-    def after(self, x: Tensor, mixed: Tensor, condition: Tensor, text_k: Tensor, text_v: Tensor) -> Tensor:
-        """[B, F * P, C]; `mixed` [B, H, S, D] is what the queries found, text_k, text_v [B, H, T, D]."""
+    def after(
+        self,
+        x: Tensor,
+        mixed: Tensor,
+        condition: Tensor,
+        text_k: Tensor,
+        text_v: Tensor,
+        modulation: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Returns [B, F * P, C] for `mixed` [B, H, S, D] of self-attention and text_k, text_v [B, H, T, D].
+
+        `modulation`, a scale and a shift [B, F * P, C], is applied between the two attentions.
+        """
         gate, shift, scale, gate_ffn = (condition[:, :, 2:] + self.modulation[:, 2:]).unbind(2)
         x = _gated(x, self.self_attn.merge(mixed), gate)
+        if modulation is not None:
+            x = torch.addcmul(modulation[1], x, 1 + modulation[0])
         query = self.cross_attn.query(self.norm3(x))
         x = x + self.cross_attn.merge(F.scaled_dot_product_attention(query, text_k, text_v))
         return _gated(x, self.ffn(_modulate(x, shift, scale)), gate_ffn)
@@ -140,11 +157,14 @@ class Head(nn.Module):
 class Transformer(nn.Module):
     """Predicts the flow, noise minus clean latents."""
 
+    block = Block
+
     def __init__(self, config: WanConfig) -> None:
         super().__init__()
         self.config = config
         width = config.width
-        self.patch_embedding = nn.Conv3d(config.channels, width, (1, PATCH, PATCH), (1, PATCH, PATCH))
+        channels = config.channels + config.given_channels
+        self.patch_embedding = nn.Conv3d(channels, width, (1, PATCH, PATCH), (1, PATCH, PATCH))
         self.text_embedding = nn.Sequential(
             nn.Linear(config.text_width, width), nn.GELU(approximate="tanh"), nn.Linear(width, width)
         )
@@ -152,14 +172,14 @@ class Transformer(nn.Module):
             nn.Linear(config.time_width, width), nn.SiLU(), nn.Linear(width, width)
         )
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(self.block(config) for _ in range(config.layers))
         self.head = Head(config)
-        self._before, self._after = Block.before, Block.after
+        self._before, self._after = self.block.before, self.block.after
 
     def compile(self, backend: str = "inductor") -> None:
         """Compiles the halves of a block, once for all layers: shapes are the same at every length."""
-        self._before = torch.compile(Block.before, fullgraph=True, dynamic=False, backend=backend)
-        self._after = torch.compile(Block.after, fullgraph=True, dynamic=False, backend=backend)
+        self._before = torch.compile(self.block.before, fullgraph=True, dynamic=False, backend=backend)
+        self._after = torch.compile(self.block.after, fullgraph=True, dynamic=False, backend=backend)
 
     def read(self, prompt: Tensor) -> TextMemory:
         """What every layer remembers of a prompt [B, text_length, text_width], zero after its last token."""
@@ -177,14 +197,23 @@ class Transformer(nn.Module):
         return time, self.time_projection(time).unflatten(-1, (6, -1))
 
     def forward(
-        self, noisy: Tensor, t: Tensor, text: TextMemory, history: History, output: bool = True
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        text: TextMemory,
+        history: History,
+        output: bool = True,
+        given: Tensor | None = None,
+        modulations: Modulations | None = None,
     ) -> Tensor | None:
-        """The flow [B, F, 16, h, w] of noisy latents [B, F, 16, h, w] at timesteps t [B, F] in 0..1000.
+        """Returns the flow [B, F, 16, h, w] of noisy latents [B, F, 16, h, w] at times t [B, F] in 0..1000.
 
-        Without `output`, a pass made for its keys and values, nothing after the last layer's is computed.
+        `given` [B, F, G, h, w] are the G channels of the config that the block is conditioned on. Without
+        `output`, a pass for its keys and values only, nothing after the last layer's is computed.
         """
         rows = noisy.shape[-2] // PATCH
-        tokens = rearrange(noisy, "b f c (r u) (q v) -> b (f r q) (c u v)", u=PATCH, v=PATCH)
+        latents = noisy if given is None else torch.cat([noisy, given], 2)
+        tokens = rearrange(latents, "b f c (r u) (q v) -> b (f r q) (c u v)", u=PATCH, v=PATCH)
         x = F.linear(tokens, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
         time, condition = self.times(t)
         last = len(self.blocks) - 1
@@ -193,7 +222,8 @@ class Transformer(nn.Module):
             history.stage(layer, k, v)
             if query is None:
                 return None
-            x = self._after(block, x, history.attend(layer, query), condition, *text[layer])
+            extra = None if modulations is None else modulations[layer]
+            x = self._after(block, x, history.attend(layer, query), condition, *text[layer], extra)
         return rearrange(
             self.head(x, time),
             "b (f r q) (u v c) -> b f c (r u) (q v)",

@@ -5,6 +5,8 @@ diffusers' FlowMatchEulerDiscreteScheduler takes an ODE step and appends a last 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,28 @@ def sigma_table(shift: float) -> Tensor:
 def warped_steps(steps: tuple[int, ...], shift: float) -> Tensor:
     """fp32 sigmas of `steps` counted on the unshifted scale, 1000 pure noise."""
     return sigma_table(shift)[[TRAIN_STEPS - step for step in steps]]
+
+
+class Step(NamedTuple):
+    """One denoising step of a schedule whose timesteps are whole numbers."""
+
+    t: int  # the timestep that the model is given
+    clean: Tensor  # fp32 sigma to predict clean latents with
+    noisy: Tensor  # fp32 sigma to add noise with before this step
+
+
+def whole_steps(rows: tuple[int, ...], shift: float) -> list[Step]:
+    """Returns the steps at `rows` of the 1,000 of a table that starts at 0.999, as LingBot-World samples.
+
+    Its timesteps are sigmas times 1,000 cut to whole numbers, and both sigmas are looked up by them: the
+    first row with a step's number predicts, the second adds noise, or the first where there is no other.
+    That is `index_for_timestep` of the authors' scheduler (wan/utils/fm_solvers_unipc.py).
+    """
+    uniform = torch.linspace(1 - 1 / TRAIN_STEPS, 0, TRAIN_STEPS + 1, dtype=torch.float64)[:-1]
+    sigmas = (shift * uniform / (1 + (shift - 1) * uniform)).float()
+    times = (sigmas * TRAIN_STEPS).long()
+    found = [(times == times[row]).nonzero().flatten() for row in rows]
+    return [Step(int(times[same[0]]), sigmas[same[0]], sigmas[same[min(1, len(same) - 1)]]) for same in found]
 
 
 # `sigma` is a number in a tensor on the CPU: a GPU takes it as an argument of the kernel, and no copy waits.
