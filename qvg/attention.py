@@ -148,7 +148,7 @@ def _head_groups(q: Tensor, stretches: Sequence[Stretch]) -> list[slice]:
     heads = q.shape[1]
     longest = max((stretch.tokens for stretch in stretches), default=0)
     bytes_per_head = 2 * q.shape[0] * longest * q.shape[3] * q.element_size()
-    if not q.is_cuda or heads * bytes_per_head <= LANE_BYTES:
+    if q.device.type == "cpu" or heads * bytes_per_head <= LANE_BYTES:
         return [slice(0, heads)]
     size = max(1, min(LANE_BYTES // bytes_per_head, -(-heads // 2)))
     return [slice(first, min(first + size, heads)) for first in range(0, heads, size)]

@@ -27,6 +27,8 @@ def choose(device: torch.device, head_dim: int) -> Choice:
         from qvg.ops.attention.fastest import fastest
 
         return Choice(usual.dtype, *fastest(device, head_dim, usual.attention))
+    if device.type == "meta":
+        return Choice(torch.bfloat16, "cuda-flash", "stands for a GPU: nothing is computed")
     if device.type != "cpu":
         return Choice(
             torch.float32, "math", f"no attention that returns its log-sum-exp is known on {device.type}"

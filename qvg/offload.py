@@ -106,8 +106,9 @@ class HostMemory:
     It comes in powers of two, which is what torch's allocator rounds pinned memory to.
     """
 
-    def __init__(self, pinned: bool) -> None:
+    def __init__(self, pinned: bool, home: str = "cpu") -> None:
         self.pinned = pinned  # a GPU's: copies are only issued, and must be waited for
+        self._home = home  # "meta": memory of nothing, for a cache that only shows what it would launch
         self._free: dict[int, list[Tensor]] = defaultdict(list)
 
     def take(self, size: int) -> Tensor:
@@ -118,7 +119,7 @@ class HostMemory:
             try:
                 # A tensor made in inference mode could not be written to outside of it.
                 with torch.inference_mode(False):
-                    memory = torch.empty(piece, dtype=torch.uint8, pin_memory=self.pinned)
+                    memory = torch.empty(piece, dtype=torch.uint8, device=self._home, pin_memory=self.pinned)
             except RuntimeError as error:
                 raise MemoryError(
                     f"out of memory: the host cannot pin {piece >> 20} MiB more for encoded history; raise "
@@ -145,7 +146,7 @@ class Offload:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._memory = HostMemory(pinned=device.type == "cuda")
+        self._memory = HostMemory(device.type == "cuda", "meta" if device.type == "meta" else "cpu")
         self._rooms: dict[tuple[torch.device, int], Room] = {}  # of each lane
 
     @property

@@ -64,6 +64,7 @@ RULES = (
     Rule("qvg.codecs*", ("qvg.codecs*", "qvg.config", "qvg.payload", "qvg.rope", "qvg.ops*"), ("torch",)),
     Rule("qvg.ops.attention.flash", ("qvg.ops*", "qvg.device"), ("torch",), FLASH_ATTENTION),
     Rule("qvg.ops*.triton", ("qvg.ops*", "qvg.device", "qvg.rope"), ("torch", "triton")),
+    Rule("qvg.ops.ahead", ("qvg.ops.card",), ("torch",), ("triton",)),
     Rule("qvg.ops*", ("qvg.ops*", "qvg.device", "qvg.rope"), ("torch",)),
     Rule("qvg.bench*", ("qvg", "qvg.*"), ("torch",), ("matplotlib",)),
     Rule("qvg*", ("qvg", "qvg.*"), ("torch", "numpy"), ("triton",)),

@@ -24,6 +24,9 @@ from backends.pocket.world import (
     Scenes,
     look_table,
 )
+from qvg.ops.triton import launch, tiles
+
+BLOCK = 256  # pixels of a program
 
 
 @triton.jit
@@ -223,11 +226,28 @@ def render(scenes: Scenes, poses: Tensor, height: int, width: int) -> Tensor:
     pictures = len(scenes)
     out = torch.empty(pictures, 3, height, width, device=poses.device)
     look = look_table(poses.device)[scenes.look].contiguous()
-    block = 256
-    _kernel[(pictures, triton.cdiv(height * width, block))](
-        look, scenes.objects.contiguous(), scenes.hills.contiguous(), scenes.ground.contiguous(),
-        poses.contiguous(), out, height, width, math.tan(HORIZONTAL_FOV / 2), TILE, FOG, EYE,
-        OBJECTS=OBJECTS, HARMONICS=HARMONICS, LOOK_VALUES=LOOK_VALUES,
-        RIPPLES=RIPPLES, TILES=TILES, ACROSS=RIPPLE_ACROSS, ALONG=RIPPLE_ALONG, BLOCK=block,
-    )  # fmt: skip
+    scene = (scenes.objects.contiguous(), scenes.hills.contiguous(), scenes.ground.contiguous())
+    launch(
+        _kernel,
+        (pictures, tiles(height * width, BLOCK), 1),
+        (look, *scene, poses.contiguous(), out),
+        (),
+        (
+            height,
+            width,
+            math.tan(HORIZONTAL_FOV / 2),
+            TILE,
+            FOG,
+            EYE,
+            OBJECTS,
+            HARMONICS,
+            LOOK_VALUES,
+            RIPPLES,
+            TILES,
+            RIPPLE_ACROSS,
+            RIPPLE_ALONG,
+            BLOCK,
+        ),
+        4,
+    )
     return out

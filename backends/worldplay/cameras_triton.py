@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from qvg.ops.rotate.triton import rotated
-from qvg.ops.triton import load_tokens, rows_contiguous, token_rows
+from qvg.ops.triton import launch, load_tokens, rows_contiguous, tiles, token_rows
 from qvg.rope import Rope
 
 TOKENS = 16  # of a program
@@ -25,24 +25,27 @@ def turn(
     batch, heads, tokens, head_dim = x.shape
     projected = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     turned = None if rope is None else torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _turn[(triton.cdiv(tokens, TOKENS), batch * heads)](
-        x,
-        projected if turned is None else turned,
-        projected,
-        matrices,
-        matrices if rope is None else rope.frame,
-        matrices if rope is None else rope.place,
-        tokens,
-        heads,
-        tokens // len(matrices),
-        first_frame,
-        *x.stride()[:3],
-        *projected.stride()[:3],
-        head_dim,
-        0 if rope is None else 2 * rope.frame.shape[1],
-        rope is not None,
-        TOKENS,
-        num_warps=4,
+    launch(
+        _turn,
+        (tiles(tokens, TOKENS), batch * heads, 1),
+        (
+            x,
+            projected if turned is None else turned,
+            projected,
+            matrices,
+            matrices if rope is None else rope.frame,
+            matrices if rope is None else rope.place,
+        ),
+        (tokens, heads, tokens // len(matrices), first_frame),
+        (
+            *x.stride()[:3],
+            *projected.stride()[:3],
+            head_dim,
+            0 if rope is None else 2 * rope.frame.shape[1],
+            rope is not None,
+            TOKENS,
+        ),
+        4,
     )
     return turned, projected
 

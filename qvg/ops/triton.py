@@ -13,31 +13,50 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from qvg.ops.ahead import note, notebook
+
 _compiled: dict[tuple[object, ...], Any] = {}
 
 
 def launch(
     kernel: Any,
     grid: tuple[int, int, int],
-    tensors: Sequence[Tensor | None],
+    tensors: Sequence[Any],
     numbers: Sequence[int],
     constants: tuple[int | float | bool | str, ...],
     warps: int,
+    stages: int | None = None,
 ) -> None:
     """`kernel[grid](*tensors, *numbers, *constants, num_warps=warps)`, of which the host makes less.
 
     Triton goes through all arguments of every launch to find which compiled kernel it takes. Here that
-    follows from `constants`, strides among them, the types of `tensors`, and whether they begin at multiples
-    of 16 bytes. `numbers` must be below 2 ** 31, and arguments that the kernel does not specialise.
+    follows from `constants`, strides among them, the types of `tensors` (or tensor descriptors, or None), and
+    whether they begin at multiples of 16 bytes. `numbers` must be below 2 ** 31, and arguments that the
+    kernel does not specialise. `stages` of loads are under way in a loop at once (None: Triton's choice).
+
+    Inside `qvg.ops.ahead.noted` nothing is launched.
     """
-    kinds = [x if x is None else (x.dtype, x.get_device(), x.data_ptr() % 16 == 0) for x in tensors]
-    key = (id(kernel), warps, constants, *kinds)
+    options = {"num_warps": warps} if stages is None else {"num_warps": warps, "num_stages": stages}
+    launches = notebook.get()
+    if launches is not None:
+        note(launches, kernel, tensors, len(numbers), constants, options)
+        return
+    kinds = [
+        (x.dtype, x.get_device(), x.data_ptr() % 16 == 0) if isinstance(x, Tensor) else _kind(x)
+        for x in tensors
+    ]
+    key = (id(kernel), warps, stages, constants, *kinds)
     compiled = _compiled.get(key)
     if compiled is None:
         # The interpreter returns None: it has nothing to keep.
-        _compiled[key] = kernel[grid](*tensors, *numbers, *constants, num_warps=warps)
+        _compiled[key] = kernel[grid](*tensors, *numbers, *constants, **options)
     else:
         compiled[grid](*tensors, *numbers, *constants)
+
+
+def _kind(x: Any) -> tuple[object, ...] | None:
+    """What a compiled kernel depends on of a tensor descriptor or None."""
+    return None if x is None else (x.base.dtype, x.base.get_device(), *x.block_shape)
 
 
 def tiles(count: int, size: int) -> int:

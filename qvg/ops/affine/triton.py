@@ -36,26 +36,17 @@ def quantise_affine(
     x = rows_contiguous(x)
     batch, heads, tokens, head_dim = x.shape
     along_tokens = axis == "tokens"
-    shape = (triton.cdiv(tokens, group), head_dim) if along_tokens else (tokens, head_dim // group)
+    shape = (tiles(tokens, group), head_dim) if along_tokens else (tokens, head_dim // group)
     codes = torch.empty(batch, heads, tokens, head_dim * bits // 8, dtype=torch.uint8, device=x.device)
     scales, zeros = (torch.empty(batch, heads, *shape, dtype=torch.uint8, device=x.device) for _ in range(2))
     block = group if along_tokens else BLOCK
-    _quantise[(triton.cdiv(tokens, block), batch * heads)](
-        x,
-        limit,
-        codes,
-        scales,
-        zeros,
-        tokens,
-        heads,
-        *x.stride()[:3],
-        head_dim,
-        group,
-        bits,
-        along_tokens,
-        limit is not None,
-        block,
-        num_warps=4,
+    launch(
+        _quantise,
+        (tiles(tokens, block), batch * heads, 1),
+        (x, limit, codes, scales, zeros),
+        (tokens, heads),
+        (*x.stride()[:3], head_dim, group, bits, along_tokens, limit is not None, block),
+        4,
     )
     return codes, scales.view(torch.float8_e4m3fn), zeros.view(torch.float8_e4m3fn)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from qvg.ops.attention.reference import Partial
+from qvg.ops.card import card_of
 
 HEAD_DIMS = (64, 128)
 LARGEST = 448.0  # of E4M3
@@ -30,17 +31,21 @@ def supports(device: torch.device, head_dim: int) -> str | None:
     """Why this cannot be used for `head_dim` channels on `device`; None where it can."""
     if head_dim not in HEAD_DIMS:
         return f"8-bit attention is for heads of {' or '.join(map(str, HEAD_DIMS))} channels, not {head_dim}"
-    if device.type != "cuda":
+    if device.type not in ("cuda", "meta"):
         return (
             f"8-bit attention needs an NVIDIA GPU of compute capability 9.0 or more; this is a {device.type}"
         )
-    capability = torch.cuda.get_device_capability(device)
+    capability = card_of(device).capability
     if capability < (9, 0):
         return (
             "8-bit attention needs an NVIDIA GPU of compute capability 9.0 or more; "
-            f"{torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}"
+            f"{_name_of(device)} has {capability[0]}.{capability[1]}"
         )
     return None
+
+
+def _name_of(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "this card"
 
 
 def query(q: Tensor) -> Query:

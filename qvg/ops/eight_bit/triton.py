@@ -15,6 +15,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from qvg.ops.triton import launch, tiles
+
 TILE = 128  # tokens that share a scale
 QUERIES, WARPS, STAGES = 64, 4, 3
 
@@ -23,44 +25,35 @@ def attention(q: Tensor, scale: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, T
     """q: e4m3 [B, H, Q, D], scale: fp32 [B, H, Q] -> bf16 [B, H, Q, D] and fp32 [B, H, Q]; see `__init__`."""
     batch, heads, queries, head_dim = q.shape
     tokens, n, device = k.shape[2], batch * heads, k.device
-    tiles = -(-tokens // TILE)
-    keys = torch.empty(n, tiles * TILE, head_dim, dtype=torch.float8_e4m3fn, device=device)
-    values = torch.empty(n, tiles * head_dim, TILE, dtype=torch.float8_e4m3fn, device=device)
-    scales = torch.empty(2, n, tiles, dtype=torch.float32, device=device)
-    _to_eight_bits[(tiles, n)](
-        k,
-        v,
-        keys,
-        values,
-        scales,
-        tokens,
-        heads,
-        *k.stride()[:3],
-        *v.stride()[:3],
-        head_dim,
-        TILE,
-        num_warps=8,
+    count = tiles(tokens, TILE)
+    keys = torch.empty(n, count * TILE, head_dim, dtype=torch.float8_e4m3fn, device=device)
+    values = torch.empty(n, count * head_dim, TILE, dtype=torch.float8_e4m3fn, device=device)
+    scales = torch.empty(2, n, count, dtype=torch.float32, device=device)
+    launch(
+        _to_eight_bits,
+        (count, n, 1),
+        (k, v, keys, values, scales),
+        (tokens, heads),
+        (*k.stride()[:3], *v.stride()[:3], head_dim, TILE),
+        8,
     )
     out = torch.empty(batch, heads, queries, head_dim, dtype=torch.bfloat16, device=device)
     lse = torch.empty(batch, heads, queries, dtype=torch.float32, device=device)
-    _attend[(-(-queries // QUERIES), n)](
-        q,
-        scale,
-        TensorDescriptor.from_tensor(keys, [1, TILE, head_dim]),
-        TensorDescriptor.from_tensor(values, [1, head_dim, TILE]),
-        scales,
-        out,
-        lse,
-        queries,
-        tokens,
-        heads,
-        *q.stride()[:3],
-        *scale.stride()[:2],
-        head_dim,
-        TILE,
-        QUERIES,
-        STAGES,
-        num_warps=WARPS,
+    launch(
+        _attend,
+        (tiles(queries, QUERIES), n, 1),
+        (
+            q,
+            scale,
+            TensorDescriptor.from_tensor(keys, [1, TILE, head_dim]),
+            TensorDescriptor.from_tensor(values, [1, head_dim, TILE]),
+            scales,
+            out,
+            lse,
+        ),
+        (queries, tokens, heads),
+        (*q.stride()[:3], *scale.stride()[:2], head_dim, TILE, QUERIES, STAGES),
+        WARPS,
     )
     return out, lse
 

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from qvg.ops.finite.reference import MAX_MAGNITUDE
-from qvg.ops.triton import rows_contiguous, token_rows
+from qvg.ops.triton import launch, rows_contiguous, tiles, token_rows
 
 BLOCK = 256  # tokens of a program
 
@@ -18,9 +18,13 @@ def largest(x: Tensor) -> Tensor:
     x = rows_contiguous(x)
     batch, heads, tokens, head_dim = x.shape
     out = torch.zeros(batch, heads, dtype=torch.float32, device=x.device)
-    grid = (triton.cdiv(tokens, BLOCK), batch * heads)
-    _largest[grid](
-        x, out.view(torch.int32), tokens, heads, *x.stride()[:3], MAX_MAGNITUDE, head_dim, BLOCK, num_warps=8
+    launch(
+        _largest,
+        (tiles(tokens, BLOCK), batch * heads, 1),
+        (x, out.view(torch.int32)),
+        (tokens, heads),
+        (*x.stride()[:3], MAX_MAGNITUDE, head_dim, BLOCK),
+        8,
     )
     return out
 

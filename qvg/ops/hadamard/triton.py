@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qvg.ops.triton import load_tokens, rows_contiguous, tiles
+from qvg.ops.triton import launch, load_tokens, rows_contiguous, tiles
 
 BLOCK = 64  # tokens of a program
 
@@ -22,20 +22,20 @@ def hadamard(x: Tensor, limit: Tensor | None = None) -> Tensor:
     x = rows_contiguous(x)
     batch, heads, tokens, head_dim = x.shape
     out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
-    _hadamard[(tiles(tokens, BLOCK), batch * heads)](
-        x,
-        limit,
-        signs(head_dim, x.device),
-        out,
-        tokens,
-        heads,
-        *x.stride()[:3],
-        head_dim,
-        head_dim**-0.5,
-        1 if x.dtype == torch.bfloat16 else 3,
-        limit is not None,
-        BLOCK,
-        num_warps=4,
+    launch(
+        _hadamard,
+        (tiles(tokens, BLOCK), batch * heads, 1),
+        (x, limit, signs(head_dim, x.device), out),
+        (tokens, heads),
+        (
+            *x.stride()[:3],
+            head_dim,
+            head_dim**-0.5,
+            1 if x.dtype == torch.bfloat16 else 3,
+            limit is not None,
+            BLOCK,
+        ),
+        4,
     )
     return out
 

@@ -8,16 +8,15 @@ read tokens once, but a program then needs all registers of a multiprocessor and
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from qvg.ops.card import card_of
 from qvg.ops.kmeans.reference import Clusters, stride_of
 from qvg.ops.seeding.triton import seed_centroids
-from qvg.ops.triton import load_tokens, rows_contiguous
+from qvg.ops.triton import launch, load_tokens, rows_contiguous, tiles
 
 TILE = 64  # tokens a program looks at together
 TOGETHER = 2  # programs of a multiprocessor, one at work while the other waits for tokens
@@ -52,21 +51,13 @@ def assign(x: Tensor, centroids: Tensor, limit: Tensor | None) -> Tensor:
     count = centroids.shape[2]
     labels = torch.empty(batch, heads, tokens, dtype=torch.uint8, device=x.device)
     parts, share = _divided(tokens, batch * heads, x.device)
-    _assign[(parts, batch * heads)](
-        x,
-        limit,
-        centroids,
-        labels,
-        tokens,
-        share,
-        heads,
-        count,
-        *x.stride()[:3],
-        head_dim,
-        max(16, triton.next_power_of_2(count)),
-        limit is not None,
-        TILE,
-        num_warps=4,
+    launch(
+        _assign,
+        (parts, batch * heads, 1),
+        (x, limit, centroids, labels),
+        (tokens, share, heads, count),
+        (*x.stride()[:3], head_dim, max(16, triton.next_power_of_2(count)), limit is not None, TILE),
+        4,
     )
     return labels
 
@@ -80,38 +71,29 @@ def update(x: Tensor, labels: Tensor, limit: Tensor | None, centroids: Tensor) -
     parts, share = _divided(tokens, n * (block // summed), x.device)
     sums = torch.empty(n, parts, block, head_dim, dtype=torch.float32, device=x.device)
     sizes = torch.empty(n, parts, block, dtype=torch.int32, device=x.device)
-    _sums[(block // summed, parts, n)](
-        x,
-        limit,
-        labels,
-        sums,
-        sizes,
-        tokens,
-        share,
-        heads,
-        *x.stride()[:3],
-        head_dim,
-        block,
-        summed,
-        limit is not None,
-        TILE,
-        num_warps=4,
+    launch(
+        _sums,
+        (block // summed, parts, n),
+        (x, limit, labels, sums, sizes),
+        (tokens, share, heads),
+        (*x.stride()[:3], head_dim, block, summed, limit is not None, TILE),
+        4,
     )
-    _means[(triton.cdiv(block, MEANS), n)](
-        sums, sizes, centroids, parts, count, head_dim, block, MEANS, num_warps=4
+    launch(
+        _means,
+        (tiles(block, MEANS), n, 1),
+        (sums, sizes, centroids),
+        (parts, count),
+        (head_dim, block, MEANS),
+        4,
     )
 
 
 def _divided(tokens: int, programs: int, device: torch.device) -> tuple[int, int]:
     """Into how many parts tokens are divided so that all `programs` of each run at once, and its tokens."""
-    parts = max(1, min(TOGETHER * _processors(device) // programs, triton.cdiv(tokens, 4 * TILE)))
-    share = TILE * triton.cdiv(tokens, TILE * parts)
-    return triton.cdiv(tokens, share), share
-
-
-@lru_cache(maxsize=16)
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 8
+    parts = max(1, min(TOGETHER * card_of(device).processors // programs, tiles(tokens, 4 * TILE)))
+    share = TILE * tiles(tokens, TILE * parts)
+    return tiles(tokens, share), share
 
 
 @triton.jit(do_not_specialize=["S", "TOKENS", "H", "K"])

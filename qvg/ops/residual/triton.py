@@ -10,7 +10,16 @@ from torch import Tensor
 from qvg.ops.groups.reference import BOUNDARY, SIZES
 from qvg.ops.kmeans.reference import Clusters
 from qvg.ops.pack.reference import TRITS, Code, bits_of
-from qvg.ops.triton import e4m3_bits, e4m3_value, inverse_or_zero, load_tokens, rounded, rows_contiguous
+from qvg.ops.triton import (
+    e4m3_bits,
+    e4m3_value,
+    inverse_or_zero,
+    launch,
+    load_tokens,
+    rounded,
+    rows_contiguous,
+    tiles,
+)
 
 BLOCK = 64  # rows of codes of a program
 BLOCK_TRITS = 8  # five tokens each
@@ -21,20 +30,13 @@ def subtract(x: Tensor, clusters: Clusters, limit: Tensor | None = None) -> Tens
     x = rows_contiguous(x)
     batch, heads, tokens, head_dim = x.shape
     out = torch.empty(x.shape, dtype=torch.bfloat16, device=x.device)
-    _subtract[(triton.cdiv(tokens, BLOCK), batch * heads)](
-        x,
-        limit,
-        clusters.labels,
-        clusters.centroids,
-        out,
-        tokens,
-        heads,
-        clusters.centroids.shape[2],
-        *x.stride()[:3],
-        head_dim,
-        limit is not None,
-        BLOCK,
-        num_warps=4,
+    launch(
+        _subtract,
+        (tiles(tokens, BLOCK), batch * heads, 1),
+        (x, limit, clusters.labels, clusters.centroids, out),
+        (tokens, heads, clusters.centroids.shape[2]),
+        (*x.stride()[:3], head_dim, limit is not None, BLOCK),
+        4,
     )
     return out
 
@@ -47,35 +49,31 @@ def quantise_residual(
     batch, heads, tokens, head_dim = x.shape
     together = TRITS if code == "trit" else 1
     bits = 8 if code == "trit" else bits_of(code)
-    rows = triton.cdiv(tokens, together)
+    rows = tiles(tokens, together)
     block = BLOCK_TRITS if code == "trit" else BLOCK
     codes = torch.empty(batch, heads, rows, head_dim * bits // 8, dtype=torch.uint8, device=x.device)
     scales = torch.empty(batch, heads, tokens, head_dim // group, dtype=torch.uint8, device=x.device)
     inner, outer = SIZES.get(code, (0.0, 0.0))
-    _quantise[(triton.cdiv(rows, block), batch * heads)](
-        x,
-        limit,
-        labels.contiguous(),
-        centroids.contiguous(),
-        codes,
-        scales,
-        tokens,
-        rows,
-        heads,
-        centroids.shape[3],
-        *x.stride()[:3],
-        head_dim,
-        group,
-        bits,
-        len(labels),
-        code,
-        limit is not None,
-        block,
-        together,
-        inner,
-        outer,
-        BOUNDARY.get(code, 0.0),
-        num_warps=4,
+    launch(
+        _quantise,
+        (tiles(rows, block), batch * heads, 1),
+        (x, limit, labels.contiguous(), centroids.contiguous(), codes, scales),
+        (tokens, rows, heads, centroids.shape[3]),
+        (
+            *x.stride()[:3],
+            head_dim,
+            group,
+            bits,
+            len(labels),
+            code,
+            limit is not None,
+            block,
+            together,
+            inner,
+            outer,
+            BOUNDARY.get(code, 0.0),
+        ),
+        4,
     )
     return codes, scales.view(torch.float8_e4m3fn)
 

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from qvg.ops.seeding.reference import REPLACED, SHARES, STEP, sample_size
-from qvg.ops.triton import hashed, load_tokens, rows_contiguous
+from qvg.ops.triton import hashed, launch, load_tokens, rows_contiguous
 
 TILE = 64
 
@@ -39,50 +39,33 @@ def seed_centroids(x: Tensor, count: int, seed: int, start: Tensor | None, limit
     centroids = torch.empty(tries, n, count, head_dim, dtype=torch.bfloat16, device=device)
     missed = torch.empty(tries, n, dtype=torch.float32, device=device)
     tiles = block // TILE
-    _sample[(tiles, n)](
-        x,
-        limit,
-        start,
-        sample,
-        gap,
-        label,
-        tokens,
-        heads,
-        count,
-        size,
-        seed,
-        *x.stride()[:3],
-        head_dim,
-        block_k,
-        block,
-        limit is not None,
-        start is not None,
-        TILE,
-        num_warps=8,
+    warm = start is not None
+    launch(
+        _sample,
+        (tiles, n, 1),
+        (x, limit, start, sample, gap, label),
+        (tokens, heads, count, size, seed),
+        (*x.stride()[:3], head_dim, block_k, block, limit is not None, warm, TILE),
+        8,
     )
-    _between[(tiles, tiles, n)](sample, between, head_dim, block, TILE, num_warps=4)
-    if start is not None:
-        _rank[(n,)](gap, label, order, size, count, block_k, block, num_warps=8)
-        _kept[(tiles, n, tries)](
-            sample, start, order, near, centroids, count, head_dim, block_k, block, TILE, num_warps=8
+    launch(_between, (tiles, tiles, n), (sample, between), (), (head_dim, block, TILE), 4)
+    if warm:
+        launch(_rank, (n, 1, 1), (gap, label, order), (size, count), (block_k, block), 8)
+        launch(
+            _kept,
+            (tiles, n, tries),
+            (sample, start, order, near, centroids),
+            (count,),
+            (head_dim, block_k, block, TILE),
+            8,
         )
-    _draw[(n, tries)](
-        sample,
-        between,
-        order,
-        near,
-        centroids,
-        missed,
-        size,
-        count,
-        seed,
-        head_dim,
-        block_k,
-        block,
-        start is not None,
-        SHARES,
-        STEP,
-        num_warps=8,
+    launch(
+        _draw,
+        (n, tries, 1),
+        (sample, between, order, near, centroids, missed),
+        (size, count, seed),
+        (head_dim, block_k, block, warm, SHARES, STEP),
+        8,
     )
     if start is None:
         return centroids.view(batch, heads, count, head_dim)

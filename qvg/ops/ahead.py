@@ -1,0 +1,209 @@
+"""Kernels compiled before they are launched, for any card and without one.
+
+`noted` runs code on tensors without memory (device "meta") and notes the launches of kernels instead of
+making them. `compile_for` compiles one of them as Triton would at that launch on a given card: through
+Triton's own path, with a driver that stands for the card. The result lies in Triton's cache on disk under the
+key that the launch looks up.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from threading import RLock
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from qvg.ops.card import Card, assumed
+
+
+class Memory(NamedTuple):
+    """What a compiled kernel depends on of a tensor it is given."""
+
+    dtype: torch.dtype
+    aligned: bool  # begins at a multiple of 16 bytes
+    tile: tuple[int, ...] | None = None  # of a tensor descriptor
+
+
+class Launch(NamedTuple):
+    """The arguments of a launch, as far as a compiled kernel depends on them."""
+
+    kernel: Any  # what `triton.jit` returns
+    tensors: tuple[Memory | None, ...]
+    numbers: int  # how many whole numbers that are not specialised follow
+    constants: tuple[int | float | bool | str, ...]
+    options: tuple[tuple[str, int], ...]  # num_warps and, where it is not Triton's own, num_stages
+
+    @property
+    def name(self) -> str:
+        """Module and function of the kernel, such as qvg.ops.kmeans._assign."""
+        function = self.kernel.fn
+        return f"{function.__module__.removesuffix('.triton')}.{function.__name__}"
+
+
+class Compiled(NamedTuple):
+    """A kernel compiled for one kind of card."""
+
+    kernel: str
+    capability: tuple[int, int]
+    shared_bytes: int  # of shared memory a block
+    key: str  # of Triton's cache on disk
+    cubin: bytes
+
+
+class Resources(NamedTuple):
+    """What a thread of a compiled kernel uses."""
+
+    registers: int
+    spilled_bytes: int  # kept in memory for want of registers
+
+
+# Launches are noted here, and not made, where it is set.
+notebook: ContextVar[dict[Launch, None] | None] = ContextVar("notebook", default=None)
+_substituted = RLock()
+
+
+@contextmanager
+def noted(card: Card) -> Iterator[dict[Launch, None]]:
+    """Collects the launches of the body, as on `card`, in place of making them: each once, in order.
+
+    Kernels are noted for tensors of the device "meta", which nothing else needs to compute on.
+    """
+    launches: dict[Launch, None] = {}
+    token = notebook.set(launches)
+    try:
+        with assumed(card):
+            yield launches
+    finally:
+        notebook.reset(token)
+
+
+def note(
+    launches: dict[Launch, None],
+    kernel: Any,
+    tensors: Any,
+    numbers: int,
+    constants: tuple[int | float | bool | str, ...],
+    options: dict[str, int],
+) -> None:
+    """Adds a launch to `launches`."""
+    memories = tuple(memory_of(x) for x in tensors)
+    launches[Launch(kernel, memories, numbers, constants, tuple(options.items()))] = None
+
+
+def memory_of(x: Any) -> Memory | None:
+    """What matters of a tensor, a tensor descriptor, or None."""
+    if x is None:
+        return None
+    if not isinstance(x, Tensor):
+        return Memory(x.base.dtype, True, tuple(x.block_shape))
+    # A tensor without memory begins where torch's allocator begins, at a multiple of more.
+    start = x.storage_offset() * x.element_size() if x.is_meta else x.data_ptr()
+    return Memory(x.dtype, start % 16 == 0)
+
+
+def compile_for(launch: Launch, capability: tuple[int, int]) -> Compiled:
+    """Compiles what `launch` launches for cards of compute `capability`, or finds it in Triton's cache.
+
+    Needs Triton, not its interpreter, and no GPU. While it runs, other threads must not launch kernels unless
+    `capability` is that of the current GPU. Raises Triton's errors where the kernel cannot be compiled.
+    """
+    with _card_in_place(capability):
+        compiled = launch.kernel.run(
+            *(None if x is None else _argument(x) for x in launch.tensors),
+            # A number that would be special in any other place: 1 and multiples of 16 are.
+            *(1,) * launch.numbers,
+            *launch.constants,
+            grid=(1, 1, 1),
+            warmup=True,
+            **dict(launch.options),
+        )
+    return Compiled(launch.name, capability, compiled.metadata.shared, compiled.hash, compiled.asm["cubin"])
+
+
+def resources_of(cubin: bytes) -> Resources:
+    """Registers and spills, read by the cuobjdump that comes with Triton."""
+    import triton
+
+    program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        ran = subprocess.run(
+            [program, "-res-usage", file.name], capture_output=True, text=True, check=True, timeout=60
+        )
+    found = re.search(r"REG:(\d+) STACK:(\d+)", ran.stdout)
+    if found is None:
+        raise RuntimeError(f"cuobjdump says nothing of registers: {ran.stdout.strip()}")
+    return Resources(int(found[1]), int(found[2]))
+
+
+class _StandIn:
+    """A tensor as Triton looks at it when it specialises a kernel."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.dtype = memory.dtype
+        self._pointer = 0 if memory.aligned else 1
+
+    def data_ptr(self) -> int:
+        return self._pointer
+
+    def ptr_range(self) -> int:
+        return 0
+
+
+def _argument(memory: Memory) -> Any:
+    stand_in = _StandIn(memory)
+    if memory.tile is None:
+        return stand_in
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    # Of a descriptor only the type and the tile are compiled in.
+    shape = list(memory.tile)
+    strides = [1]
+    for size in reversed(shape[1:]):
+        strides.insert(0, strides[0] * size)
+    return TensorDescriptor(stand_in, shape, strides, list(memory.tile))
+
+
+class _CardDriver:
+    """As much of a Triton driver as compiling asks for."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    def get_current_target(self) -> Any:
+        return self._target
+
+    def get_current_device(self) -> str:
+        # Kernels are kept by device: these must not be taken for a GPU's.
+        return f"ahead of sm_{self._target.arch}"
+
+    def get_current_stream(self, device: object) -> int:
+        return 0
+
+
+@contextmanager
+def _card_in_place(capability: tuple[int, int]) -> Iterator[None]:
+    """Makes Triton compile for cards of `capability`."""
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime.driver import driver
+
+    target = GPUTarget("cuda", 10 * capability[0] + capability[1], 32)
+    if torch.cuda.is_available() and driver.active.get_current_target() == target:
+        yield
+        return
+    with _substituted:
+        before = driver._active
+        driver.set_active(_CardDriver(target))
+        try:
+            yield
+        finally:
+            driver._active = before

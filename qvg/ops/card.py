@@ -1,0 +1,68 @@
+"""The graphics card that kernels are for: what a block of threads may use decides the size of their tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+
+
+class Card(NamedTuple):
+    """A kind of card."""
+
+    capability: tuple[int, int]
+    shared_bytes: int  # of shared memory that a block of threads may use
+    processors: int
+
+
+# Shared memory a block may opt in to, by compute capability: CUDA C++ Programming Guide, technical
+# specifications per compute capability. Used where torch does not say it; the others have what 7.5 has.
+SHARED_BYTES = {
+    (8, 0): 163 << 10,
+    (8, 6): 99 << 10,
+    (8, 7): 163 << 10,
+    (8, 9): 99 << 10,
+    (9, 0): 227 << 10,
+    (10, 0): 227 << 10,
+    (10, 3): 227 << 10,
+    (11, 0): 227 << 10,
+    (12, 0): 99 << 10,
+    (12, 1): 99 << 10,
+}
+LEAST_SHARED_BYTES = 64 << 10
+# What Triton's interpreter stands for on a CPU.
+INTERPRETED = Card((9, 0), 227 << 10, 8)
+
+_assumed: ContextVar[Card] = ContextVar("assumed", default=INTERPRETED)
+
+
+def card_of(device: torch.device) -> Card:
+    """The card of a CUDA `device`; for any other, the one assumed."""
+    return _read(device) if device.type == "cuda" else _assumed.get()
+
+
+@contextmanager
+def assumed(card: Card) -> Iterator[None]:
+    """Makes tensors that are on no card be treated as if they were on `card`."""
+    token = _assumed.set(card)
+    try:
+        yield
+    finally:
+        _assumed.reset(token)
+
+
+def kind_of_card(capability: tuple[int, int], processors: int = 100) -> Card:
+    """A card of compute capability `capability`, from the table."""
+    return Card(capability, SHARED_BYTES.get(capability, LEAST_SHARED_BYTES), processors)
+
+
+@lru_cache(maxsize=16)
+def _read(device: torch.device) -> Card:
+    properties = torch.cuda.get_device_properties(device)
+    card = kind_of_card((properties.major, properties.minor), properties.multi_processor_count)
+    # torch 2.5 and later say it.
+    return card._replace(shared_bytes=getattr(properties, "shared_memory_per_block_optin", card.shared_bytes))
