@@ -18,6 +18,31 @@ class Card(NamedTuple):
     shared_bytes: int  # of shared memory that a block of threads may use
     processors: int
 
+    def tiles(self, head_dim: int) -> Tiles:
+        """The tiles of kernels for heads of `head_dim` channels."""
+        return ROOMY if self.shared_bytes >= ROOMY_BYTES * max(128, head_dim) else TIGHT
+
+
+class Tiles(NamedTuple):
+    """Sizes that cards with little shared memory cannot all have.
+
+    The numbers of a token do not depend on them, except for the order in which `_sums` adds.
+    """
+
+    nearest: tuple[int, int, int] | None  # tokens, centroids and stages of `_nearest`; None: `_assign`
+    summed: int  # centroids of a program of `_sums`
+    summed_stages: int | None
+    rotated: tuple[int, int]  # tokens and warps of `_hadamard`
+    attended_stages: int  # of 8-bit attention
+
+
+# All centroids of a head lie in shared memory at once: 898 bytes a channel for 256 of them, 114,952 at 128.
+ROOMY_BYTES = 900
+ROOMY = Tiles(None, 128, None, (64, 4), 3)
+# For two programs side by side in 100 KiB, compute capability 8.6, 8.9 and 12.0: 49,280 bytes of `_nearest`,
+# 40,960 of `_sums`, neither short of registers.
+TIGHT = Tiles((128, 32, 3), 64, 2, (32, 8), 2)
+
 
 # Shared memory a block may opt in to, by compute capability: CUDA C++ Programming Guide, technical
 # specifications per compute capability. Used where torch does not say it; the others have what 7.5 has.

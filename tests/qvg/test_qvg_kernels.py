@@ -22,6 +22,7 @@ from qvg.ops.affine import (
     quantise_affine_reference,
 )
 from qvg.ops.attention import Partial, Total, merge
+from qvg.ops.card import ROOMY, TIGHT, Card
 from qvg.ops.finite import finite, largest, largest_reference
 from qvg.ops.hadamard import hadamard, hadamard_reference
 from qvg.ops.kmeans import Clusters, assigned, kmeans, kmeans_reference
@@ -134,6 +135,30 @@ def test_k_means(count: int, head_dim: int) -> None:
     chosen = distances.gather(3, again.labels.long().unsqueeze(-1)).squeeze(-1)
     # Scores are products of BF16 numbers added up in FP32: nearest up to that.
     assert (chosen <= distances.amin(-1) + 1e-2).all()
+
+
+@pytest.mark.parametrize(("count", "head_dim"), [*((count, 128) for count in LENGTHS), (63, 64), (200, 256)])
+def test_cards_with_little_shared_memory(count: int, head_dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smaller tiles give the labels of the larger, bit for bit, and means as near to the tokens."""
+    from qvg.ops.kmeans.triton import assign
+
+    generator = torch.Generator().manual_seed(6)
+    # Whole numbers: no order of adding changes a score, and many tokens are as near to one as to another.
+    whole = torch.randint(-3, 4, (1, HEADS, count + 9, head_dim), generator=generator)
+    whole = whole.to(DEVICE, torch.bfloat16)[:, :, 4 : 4 + count]
+    centroids = whole[:, :, : min(40, count)].contiguous()
+    bad = spoilt(tokens(count, head_dim))
+    limit = largest(bad)
+    found = []
+    for tiles in (ROOMY, TIGHT):
+        monkeypatch.setattr(Card, "tiles", lambda self, head_dim, tiles=tiles: tiles)
+        found.append([assign(whole, centroids, None), assign(bad, centroids, limit)])
+        x = tokens(count, head_dim)
+        clusters = kmeans(x, CLUSTERS, 2, seed=3)
+        assert error(x, clusters) < 1.02 * error(x, kmeans_reference(x, CLUSTERS, 2, seed=3)) + 1e-6
+        torch.testing.assert_close(hadamard(x.float()), hadamard_reference(x.float()), atol=1e-4, rtol=1e-4)
+    for labels, others in zip(*found, strict=True):
+        assert torch.equal(labels, others)
 
 
 def error(x: Tensor, clusters: Clusters) -> float:

@@ -15,10 +15,11 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from qvg.ops.card import card_of
 from qvg.ops.triton import launch, tiles
 
 TILE = 128  # tokens that share a scale
-QUERIES, WARPS, STAGES = 64, 4, 3
+QUERIES, WARPS = 64, 4
 
 
 def attention(q: Tensor, scale: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,6 +38,7 @@ def attention(q: Tensor, scale: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, T
         (*k.stride()[:3], *v.stride()[:3], head_dim, TILE),
         8,
     )
+    stages = card_of(device).tiles(head_dim).attended_stages
     out = torch.empty(batch, heads, queries, head_dim, dtype=torch.bfloat16, device=device)
     lse = torch.empty(batch, heads, queries, dtype=torch.float32, device=device)
     launch(
@@ -52,7 +54,7 @@ def attention(q: Tensor, scale: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, T
             lse,
         ),
         (queries, tokens, heads),
-        (*q.stride()[:3], *scale.stride()[:2], head_dim, TILE, QUERIES, STAGES),
+        (*q.stride()[:3], *scale.stride()[:2], head_dim, TILE, QUERIES, stages),
         WARPS,
     )
     return out, lse

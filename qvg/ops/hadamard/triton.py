@@ -12,19 +12,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from qvg.ops.card import card_of
 from qvg.ops.triton import launch, load_tokens, rows_contiguous, tiles
-
-BLOCK = 64  # tokens of a program
 
 
 def hadamard(x: Tensor, limit: Tensor | None = None) -> Tensor:
     """fp32 [B, H, S, D]; see the reference."""
     x = rows_contiguous(x)
     batch, heads, tokens, head_dim = x.shape
+    block, warps = card_of(x.device).tiles(head_dim).rotated
     out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
     launch(
         _hadamard,
-        (tiles(tokens, BLOCK), batch * heads, 1),
+        (tiles(tokens, block), batch * heads, 1),
         (x, limit, signs(head_dim, x.device), out),
         (tokens, heads),
         (
@@ -33,9 +33,9 @@ def hadamard(x: Tensor, limit: Tensor | None = None) -> Tensor:
             head_dim**-0.5,
             1 if x.dtype == torch.bfloat16 else 3,
             limit is not None,
-            BLOCK,
+            block,
         ),
-        4,
+        warps,
     )
     return out
 

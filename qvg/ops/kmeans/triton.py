@@ -4,6 +4,9 @@ A round is three launches. `_assign` multiplies tile after tile of tokens by all
 score; `_sums` multiplies one-hot labels by tokens; `_means` adds the programs' sums up in order. Nothing is
 added atomically: the same input gives the same bits on the same card. The first two in one kernel would
 read tokens once, but a program then needs all registers of a multiprocessor and waits alone: it took longer.
+
+256 centroids of 128 channels fill 64 KiB of shared memory, with tokens on their way 112 KiB: more than most
+cards have. There `_nearest` keeps a tile of tokens instead and goes through tiles of centroids.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from qvg.ops.triton import launch, load_tokens, rows_contiguous, tiles
 
 TILE = 64  # tokens a program looks at together
 TOGETHER = 2  # programs of a multiprocessor, one at work while the other waits for tokens
-SUMMED = 128  # centroids of a program that sums
+CHANNELS = 1 << 14  # of the tokens that a program of `_nearest` keeps, at most
 MEANS = 16  # centroids of a program that adds up
 
 
@@ -50,14 +53,29 @@ def assign(x: Tensor, centroids: Tensor, limit: Tensor | None) -> Tensor:
     batch, heads, tokens, head_dim = x.shape
     count = centroids.shape[2]
     labels = torch.empty(batch, heads, tokens, dtype=torch.uint8, device=x.device)
-    parts, share = _divided(tokens, batch * heads, x.device)
+    block = max(16, triton.next_power_of_2(count))
+    nearest = card_of(x.device).tiles(head_dim).nearest
+    if nearest is None:
+        parts, share = _divided(tokens, batch * heads, x.device)
+        launch(
+            _assign,
+            (parts, batch * heads, 1),
+            (x, limit, centroids, labels),
+            (tokens, share, heads, count),
+            (*x.stride()[:3], head_dim, block, limit is not None, TILE),
+            4,
+        )
+        return labels
+    many, some, stages = nearest
+    many = min(many, CHANNELS // head_dim)
     launch(
-        _assign,
-        (parts, batch * heads, 1),
+        _nearest,
+        (tiles(tokens, many), batch * heads, 1),
         (x, limit, centroids, labels),
-        (tokens, share, heads, count),
-        (*x.stride()[:3], head_dim, max(16, triton.next_power_of_2(count)), limit is not None, TILE),
+        (tokens, heads, count),
+        (*x.stride()[:3], head_dim, block, limit is not None, many, min(some, block)),
         4,
+        stages,
     )
     return labels
 
@@ -67,7 +85,8 @@ def update(x: Tensor, labels: Tensor, limit: Tensor | None, centroids: Tensor) -
     batch, heads, tokens, head_dim = x.shape
     n, count = batch * heads, centroids.shape[2]
     block = max(16, triton.next_power_of_2(count))
-    summed = min(SUMMED, block)
+    shape = card_of(x.device).tiles(head_dim)
+    summed = min(shape.summed, block)
     parts, share = _divided(tokens, n * (block // summed), x.device)
     sums = torch.empty(n, parts, block, head_dim, dtype=torch.float32, device=x.device)
     sizes = torch.empty(n, parts, block, dtype=torch.int32, device=x.device)
@@ -78,6 +97,7 @@ def update(x: Tensor, labels: Tensor, limit: Tensor | None, centroids: Tensor) -
         (tokens, share, heads),
         (*x.stride()[:3], head_dim, block, summed, limit is not None, TILE),
         4,
+        shape.summed_stages,
     )
     launch(
         _means,
@@ -120,19 +140,72 @@ def _assign(
     o_k = tl.arange(0, b_k)
     o_c = (n * K + o_k).to(tl.int64)[:, None] * D + tl.arange(0, D)[None, :]
     centroids = tl.load(p_centroids + o_c, mask=o_k[:, None] < K, other=0.0)  # [K, D]
-    wide = centroids.to(tl.float32)
-    half = tl.where(o_k < K, tl.sum(wide * wide, axis=1) * 0.5, float("inf"))
+    half = half_norms(centroids, o_k, K)
     across = tl.trans(centroids)
     for o_s in range(first, tl.minimum(first + TOKENS, S), b_s):
         rows = o_s + tl.arange(0, b_s)
         x = load_tokens(p_x, p_limit, n, H, rows, S, s_b, s_h, s_s, D, CLEAN).to(tl.bfloat16)
-        here = x.to(tl.float32)
-        # ||x - c||^2 / 2 and a little more, so that it is positive and its bits are in the order of its size.
-        # The last 8 of them make room for the number of the centroid: one integer minimum finds the nearest.
-        norm = tl.sum(here * here, axis=1) * 0.505 + 1e-30
-        score = (half[None, :] + norm[:, None]) - tl.dot(x, across)
-        label = tl.min((score.to(tl.int32, bitcast=True) & -256) | o_k[None, :], axis=1) & 255
+        label = least_score(x, half_norm(x), half, across, o_k) & 255
         tl.store(p_labels + n.to(tl.int64) * S + rows, label.to(tl.uint8), mask=rows < S)
+
+
+@triton.jit(do_not_specialize=["S", "H", "K"])
+def _nearest(
+    p_x,
+    p_limit,
+    p_centroids,
+    p_labels,
+    S,
+    H,
+    K,
+    s_b,
+    s_h,
+    s_s,
+    D: tl.constexpr,
+    b_k: tl.constexpr,
+    CLEAN: tl.constexpr,
+    b_s: tl.constexpr,
+    b_c: tl.constexpr,
+):
+    """Grid (tiles of tokens, heads): as `_assign`, b_c centroids at a time.
+
+    The least of all scores is that of the nearest centroid whichever tile it is in: labels are the same.
+    """
+    n = tl.program_id(1)
+    rows = tl.program_id(0) * b_s + tl.arange(0, b_s)
+    x = load_tokens(p_x, p_limit, n, H, rows, S, s_b, s_h, s_s, D, CLEAN).to(tl.bfloat16)
+    norm = half_norm(x)
+    least = tl.full((b_s,), 0x7FFFFFFF, tl.int32)
+    for first in range(0, b_k, b_c):
+        o_k = first + tl.arange(0, b_c)
+        o_c = (n * K + o_k).to(tl.int64)[:, None] * D + tl.arange(0, D)[None, :]
+        centroids = tl.load(p_centroids + o_c, mask=o_k[:, None] < K, other=0.0)
+        half = half_norms(centroids, o_k, K)
+        least = tl.minimum(least, least_score(x, norm, half, tl.trans(centroids), o_k))
+    tl.store(p_labels + n.to(tl.int64) * S + rows, (least & 255).to(tl.uint8), mask=rows < S)
+
+
+@triton.jit
+def half_norms(centroids, o_k, K):
+    """fp32 [len(o_k)]: half of the squared norms of centroids, infinite for those that there are not."""
+    wide = centroids.to(tl.float32)
+    return tl.where(o_k < K, tl.sum(wide * wide, axis=1) * 0.5, float("inf"))
+
+
+@triton.jit
+def half_norm(x):
+    """fp32 [len(x)]: half of the squared norms of tokens, and a little more."""
+    here = x.to(tl.float32)
+    return tl.sum(here * here, axis=1) * 0.505 + 1e-30
+
+
+@triton.jit
+def least_score(x, norm, half, across, o_k):
+    """int32 [len(x)]: the least score of tokens, and in its last 8 bits the number of its centroid."""
+    # ||x - c||^2 / 2 and a little more, so that it is positive and its bits are in the order of its size.
+    # The last 8 of them make room for the number of the centroid: one integer minimum finds the nearest.
+    score = (half[None, :] + norm[:, None]) - tl.dot(x, across)
+    return tl.min((score.to(tl.int32, bitcast=True) & -256) | o_k[None, :], axis=1)
 
 
 @triton.jit(do_not_specialize=["S", "TOKENS", "H"])
