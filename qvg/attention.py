@@ -9,6 +9,7 @@ used again for every span and every layer.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -96,12 +97,11 @@ def _some_heads(
         k, v = layer.read(stretch, choice.dtype, heads, rope, out, lane or 0)
         if rotate is not None and rope is None:
             k = rotate(k, stretch.first_frame).to(choice.dtype)
-        if small is not None and not isinstance(stretch.k, Tensor):
-            total.add(eight_bit_attention(small, k, v))
-        else:
-            total.add(partial_attention(together, k, v, choice.attention))
+        attention = partial(partial_attention, together, k, v, choice.attention)
+        eight_bit = small is not None and not isinstance(stretch.k, Tensor)
+        total.add(eight_bit_attention(small, k, v, attention) if eight_bit else attention())
         # Let go before the next span is decoded.
-        del k, v
+        del k, v, attention
     if working is None:
         return total.out
     k, v = (x[:, heads] for x in working)

@@ -23,6 +23,7 @@ from backends.pocket.world import (
     pattern,
     pixel_rays,
 )
+from qvg.ops.kernels import or_reference
 
 FOG = 26.0  # metres
 SAMPLES = ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))  # within a pixel
@@ -34,7 +35,9 @@ def render(scenes: Scenes, poses: Tensor, height: int, width: int) -> Tensor:
     if scenes.look.is_cuda:
         from backends.pocket.render_triton import render as on_gpu
 
-        return on_gpu(scenes, poses, height, width)
+        return or_reference(
+            lambda: on_gpu(scenes, poses, height, width), lambda: reference(scenes, poses, height, width)
+        )
     return reference(scenes, poses, height, width)
 
 

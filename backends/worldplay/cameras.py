@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from backends.worldplay.poses import Views
-from qvg.ops.kernels import use_kernels
+from qvg.ops.kernels import or_reference, use_kernels
 from qvg.rope import Rope
 
 
@@ -52,9 +52,10 @@ def rotate_and_project(x: Tensor, rope: Rope, first_frame: int, matrices: Tensor
     if use_kernels(x, x.shape[-1]):
         from backends.worldplay.cameras_triton import turn
 
-        rotated, projected = turn(x, matrices, rope, first_frame)
-        assert rotated is not None
-        return rotated, projected
+        return or_reference(
+            lambda: turn(x, matrices, rope, first_frame),
+            lambda: (rope(x, first_frame), project_reference(x, matrices)),
+        )
     return rope(x, first_frame), project_reference(x, matrices)
 
 
@@ -63,7 +64,7 @@ def project(x: Tensor, matrices: Tensor) -> Tensor:
     if use_kernels(x, x.shape[-1]):
         from backends.worldplay.cameras_triton import turn
 
-        return turn(x, matrices)[1]
+        return or_reference(lambda: turn(x, matrices)[1], lambda: project_reference(x, matrices))
     return project_reference(x, matrices)
 
 

@@ -1,9 +1,17 @@
-"""Which tensors the Triton kernels take; all others go through plain torch, on any device."""
+"""Which tensors the Triton kernels take; all others go through plain torch, on any device.
+
+A kernel that this GPU, its driver or this installation cannot run is refused: one sentence says so, once, and
+plain torch does its work from then on.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from functools import lru_cache
+from importlib import import_module
 from importlib.util import find_spec
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -11,6 +19,14 @@ from qvg.ops.ahead import notebook
 
 DEVICES = ("cuda",)
 HEAD_DIMS = (16, 32, 64, 128, 256)
+
+T = TypeVar("T")
+_refused: dict[str, None] = {}
+_log = logging.getLogger(__name__)
+
+
+class KernelUnavailable(RuntimeError):
+    """A kernel was not launched, and never will be here; nothing was written. The message is a sentence."""
 
 
 def use_kernels(x: Tensor, head_dim: int, group: int = 1) -> bool:
@@ -24,7 +40,39 @@ def use_kernels(x: Tensor, head_dim: int, group: int = 1) -> bool:
     )
 
 
+def or_reference(kernel: Callable[[], T], reference: Callable[[], T]) -> T:
+    """What `kernel` returns, or `reference` where one of its kernels cannot run here.
+
+    `kernel` must leave its inputs as they are until its last launch: `reference` begins anew from them. Any
+    other error, such as of memory, is raised.
+    """
+    try:
+        return kernel()
+    except KernelUnavailable as error:
+        _refuse(str(error))
+        return reference()
+
+
+def refused() -> list[str]:
+    """A sentence for every kernel that plain torch stands in for in this process."""
+    return list(_refused)
+
+
 @lru_cache(maxsize=1)
 def _has_triton() -> bool:
     # torch for CUDA brings Triton on Linux and not everywhere else.
-    return find_spec("triton") is not None
+    if find_spec("triton") is None:
+        return False
+    try:
+        import_module("qvg.ops.triton")
+    except (ImportError, OSError, AttributeError) as error:
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        _refuse(f"Triton cannot be used here ({why}): plain torch does the work of all kernels, slower.")
+        return False
+    return True
+
+
+def _refuse(sentence: str) -> None:
+    if sentence not in _refused:
+        _refused[sentence] = None
+        _log.warning("%s", sentence)

@@ -6,14 +6,19 @@ lack it and under Triton's interpreter.
 
 from __future__ import annotations
 
+import errno
+import subprocess
 from collections.abc import Sequence
 from typing import Any
 
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.errors import TritonError
+from triton.runtime.errors import InterpreterError, OutOfResources
 
 from qvg.ops.ahead import note, notebook
+from qvg.ops.kernels import KernelUnavailable
 
 _compiled: dict[tuple[object, ...], Any] = {}
 
@@ -34,7 +39,8 @@ def launch(
     whether they begin at multiples of 16 bytes. `numbers` must be below 2 ** 31, and arguments that the
     kernel does not specialise. `stages` of loads are under way in a loop at once (None: Triton's choice).
 
-    Inside `qvg.ops.ahead.noted` nothing is launched.
+    Inside `qvg.ops.ahead.noted` nothing is launched. Raises KernelUnavailable, before anything is written,
+    where the kernel cannot be compiled or loaded here; that is tried once for arguments of a kind.
     """
     options = {"num_warps": warps} if stages is None else {"num_warps": warps, "num_stages": stages}
     launches = notebook.get()
@@ -47,11 +53,70 @@ def launch(
     ]
     key = (id(kernel), warps, stages, constants, *kinds)
     compiled = _compiled.get(key)
-    if compiled is None:
+    if isinstance(compiled, KernelUnavailable):
+        raise KernelUnavailable(*compiled.args)
+    if compiled is not None:
+        compiled[grid](*tensors, *numbers, *constants)
+        return
+    try:
         # The interpreter returns None: it has nothing to keep.
         _compiled[key] = kernel[grid](*tensors, *numbers, *constants, **options)
-    else:
-        compiled[grid](*tensors, *numbers, *constants)
+    except Exception as error:
+        why = why_unavailable(error)
+        if why is None:
+            raise
+        sentence = f"The kernel {name_of(kernel)} cannot run here ({why}): plain torch does its work, slower."
+        _compiled[key] = KernelUnavailable(sentence)
+        raise KernelUnavailable(sentence) from error
+
+
+def name_of(kernel: Any) -> str:
+    """Module and function of a kernel, such as qvg.ops.kmeans._assign."""
+    function = getattr(kernel, "fn", kernel)
+    return f"{function.__module__.removesuffix('.triton')}.{function.__name__}"
+
+
+# What Triton and the CUDA driver say, as RuntimeError, where a kernel cannot be built or loaded. Not among
+# them: memory that has run out, and what an earlier kernel did wrong.
+_CANNOT_BUILD = (
+    "failed to find c compiler",
+    "cannot find ptxas",
+    "passmanager::run failed",
+    "failed to translate module",
+    "failed to load newly compiled",
+    "active drivers",
+    "no kernel image",
+    "kernel image is invalid",
+    "unsupported ptx version",
+    "unsupported toolchain",
+    "jit compilation failed",
+    "ptx jit compiler library not found",
+    "invalid device function",
+    "named symbol not found",
+    "too many resources requested",
+    "operation not supported",
+)
+
+
+def why_unavailable(error: Exception) -> str | None:
+    """Why a kernel cannot be launched here, in some words; None where `error` is of another kind."""
+    if isinstance(error, OutOfResources):
+        what = f"{error.required:,} of {error.name}" if error.name != "shared memory" else ""
+        return f"it needs {what or f'{error.required:,} bytes of shared memory'}, the GPU has {error.limit:,}"
+    if isinstance(error, InterpreterError):
+        return None
+    first = next(iter(str(error).strip().splitlines()), "")[:160].rstrip(".:")
+    if isinstance(error, TritonError):
+        return f"it cannot be compiled: {type(error).__name__}" + (f", {first}" if first else "")
+    if isinstance(error, subprocess.CalledProcessError):
+        return "Triton's launcher cannot be built: it needs a C compiler and Python's headers"
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return None
+    if isinstance(error, (OSError, ImportError)):
+        return f"Triton cannot build it: {first}"
+    if isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _CANNOT_BUILD):
+        return first
+    return None
 
 
 def _kind(x: Any) -> tuple[object, ...] | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from qvg.ops.affine.reference import Axis, dequantise_affine_reference, quantise_affine_reference
-from qvg.ops.kernels import use_kernels
+from qvg.ops.kernels import or_reference, use_kernels
 from qvg.ops.pack.reference import Bits
 from qvg.rope import Rope
 
@@ -25,7 +27,10 @@ def quantise_affine(
     if x.ndim == 4 and use_kernels(x, x.shape[-1], group):
         from qvg.ops.affine.triton import quantise_affine as kernel
 
-        return kernel(x, group, bits, axis, limit)
+        return or_reference(
+            lambda: kernel(x, group, bits, axis, limit),
+            lambda: quantise_affine_reference(x, group, bits, axis, limit),
+        )
     return quantise_affine_reference(x, group, bits, axis, limit)
 
 
@@ -44,19 +49,12 @@ def dequantise_affine(
     out: Tensor | None = None,
 ) -> Tensor:
     """See `dequantise_affine_reference`."""
-    kernel = dequantise_affine_reference
+    encoded = (codes, scales, zeros, group, bits, axis, dtype, start)
+    place: dict[str, Any] = {"rope": rope, "first_frame": first_frame, "out": out}
     if codes.ndim == 4 and use_kernels(codes, codes.shape[-1] * 8 // bits, group) and start < codes.shape[2]:
         from qvg.ops.affine.triton import dequantise_affine as kernel
-    return kernel(
-        codes,
-        scales,
-        zeros,
-        group,
-        bits,
-        axis,
-        dtype,
-        start,
-        rope=rope,
-        first_frame=first_frame,
-        out=out,
-    )
+
+        return or_reference(
+            lambda: kernel(*encoded, **place), lambda: dequantise_affine_reference(*encoded, **place)
+        )
+    return dequantise_affine_reference(*encoded, **place)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qvg.device import AttentionName
 from qvg.ops.attention.reference import Partial, merge, partial_attention_reference
-from qvg.ops.kernels import use_kernels
+from qvg.ops.kernels import or_reference, use_kernels
 
 __all__ = ["Partial", "Total", "merge", "partial_attention", "partial_attention_reference"]
 
@@ -62,6 +62,11 @@ class Total:
         elif use_kernels(piece.out, piece.out.shape[-1]):
             from qvg.ops.attention.triton import merge as kernel
 
-            self._sum = kernel(self._sum, piece)
+            before = self._sum
+            self._sum = or_reference(lambda: kernel(before, piece), lambda: _merged(before, piece))
         else:
-            self._sum = merge(Partial(self._sum.out.float(), self._sum.lse), piece)
+            self._sum = _merged(self._sum, piece)
+
+
+def _merged(total: Partial, piece: Partial) -> Partial:
+    return merge(Partial(total.out.float(), total.lse), piece)

@@ -6,14 +6,16 @@ which adds less to the error of attention than encoding did. See `triton.py` for
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import log
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from qvg.ops.attention.reference import Partial
+from qvg.ops.attention.reference import Partial, partial_attention_reference
 from qvg.ops.card import card_of
+from qvg.ops.kernels import or_reference
 
 HEAD_DIMS = (64, 128)
 LARGEST = 448.0  # of E4M3
@@ -56,8 +58,22 @@ def query(q: Tensor) -> Query:
     return Query(values, most.squeeze(-1) * (LOG2_E / (LARGEST * q.shape[-1] ** 0.5)))
 
 
-def eight_bit_attention(q: Query, k: Tensor, v: Tensor) -> Partial:
-    """k, v: bf16 [B, H, S, D], channels side by side. Scores are scaled by D ** -0.5; the result is BF16."""
+def eight_bit_attention(
+    q: Query, k: Tensor, v: Tensor, otherwise: Callable[[], Partial] | None = None
+) -> Partial:
+    """k, v: bf16 [B, H, S, D], channels side by side. Scores are scaled by D ** -0.5; the result is BF16.
+
+    Where the kernels cannot run here it is what `otherwise` returns (None: plain torch's in 16 bits).
+    """
     from qvg.ops.eight_bit.triton import attention
 
-    return Partial(*attention(q.values, q.scale, k, v))
+    return or_reference(
+        lambda: Partial(*attention(q.values, q.scale, k, v)),
+        otherwise or (lambda: partial_attention_reference(as_bf16(q), k, v)),
+    )
+
+
+def as_bf16(q: Query) -> Tensor:
+    """bf16 [B, H, Q, D]: the queries as 8 bits hold them."""
+    factor = q.scale * (q.values.shape[-1] ** 0.5 / LOG2_E)
+    return (q.values.float() * factor.unsqueeze(-1)).bfloat16()

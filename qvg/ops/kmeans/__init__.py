@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from qvg.ops.kernels import use_kernels
+from qvg.ops.kernels import or_reference, use_kernels
 from qvg.ops.kmeans.reference import Clusters, assigned, check_start, kmeans_reference
 
 __all__ = ["Clusters", "assigned", "kmeans", "kmeans_reference"]
@@ -23,5 +23,8 @@ def kmeans(
         from qvg.ops.kmeans.triton import kmeans as kernel
 
         check_start(x, min(clusters, x.shape[2]), start)
-        return kernel(x, clusters, iterations, seed, start, limit)
+        return or_reference(
+            lambda: kernel(x, clusters, iterations, seed, start, limit),
+            lambda: kmeans_reference(x, clusters, iterations, seed, start, limit),
+        )
     return kmeans_reference(x, clusters, iterations, seed, start, limit)

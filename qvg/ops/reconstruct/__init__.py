@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from qvg.ops.kernels import use_kernels
+from qvg.ops.kernels import or_reference, use_kernels
 from qvg.ops.pack.reference import Code
 from qvg.ops.reconstruct.reference import reconstruct_reference
 from qvg.rope import Rope
@@ -29,20 +31,13 @@ def reconstruct(
 ) -> Tensor:
     """See `reconstruct_reference`."""
     head_dim = centroids.shape[-1]
+    encoded = (codes, scales, labels, centroids, code, dtype, start)
+    place: dict[str, Any] = {"rope": rope, "first_frame": first_frame, "out": out}
     if use_kernels(codes, head_dim, head_dim // scales.shape[-1]) and start < labels.shape[-1]:
         from qvg.ops.reconstruct.triton import reconstruct as kernel
-    else:
-        kernel = reconstruct_reference
-    return kernel(
-        codes,
-        scales,
-        labels,
-        centroids,
-        code,
-        dtype,
-        start,
-        powers=powers,
-        rope=rope,
-        first_frame=first_frame,
-        out=out,
-    )
+
+        return or_reference(
+            lambda: kernel(*encoded, powers=powers, **place),
+            lambda: reconstruct_reference(*encoded, powers=powers, **place),
+        )
+    return reconstruct_reference(*encoded, powers=powers, **place)

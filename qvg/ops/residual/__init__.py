@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from qvg.ops.kernels import use_kernels
+from qvg.ops.kernels import or_reference, use_kernels
 from qvg.ops.kmeans import Clusters
 from qvg.ops.pack.reference import Code
 from qvg.ops.residual.reference import quantise_residual_reference, subtract_reference
@@ -17,7 +17,9 @@ def subtract(x: Tensor, clusters: Clusters, limit: Tensor | None = None) -> Tens
     if use_kernels(x, x.shape[-1]):
         from qvg.ops.residual.triton import subtract as kernel
 
-        return kernel(x, clusters, limit)
+        return or_reference(
+            lambda: kernel(x, clusters, limit), lambda: subtract_reference(x, clusters, limit).bfloat16()
+        )
     return subtract_reference(x, clusters, limit)
 
 
@@ -33,5 +35,8 @@ def quantise_residual(
     if use_kernels(x, x.shape[-1], group):
         from qvg.ops.residual.triton import quantise_residual as kernel
 
-        return kernel(x, labels, centroids, group, code, limit)
+        return or_reference(
+            lambda: kernel(x, labels, centroids, group, code, limit),
+            lambda: quantise_residual_reference(x, labels, centroids, group, code, limit),
+        )
     return quantise_residual_reference(x, labels, centroids, group, code, limit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from qvg.ops.kernels import use_kernels
+from qvg.ops.kernels import or_reference, use_kernels
 from qvg.ops.rotate.reference import check_out, rotate_reference
 from qvg.rope import Rope
 
@@ -16,5 +16,7 @@ def rotate(x: Tensor, rope: Rope | None, first_frame: int = 0, out: Tensor | Non
     if rope is not None and use_kernels(x, x.shape[-1]):
         from qvg.ops.rotate.triton import rotate as kernel
 
-        return kernel(x, rope, first_frame, out)
+        return or_reference(
+            lambda: kernel(x, rope, first_frame, out), lambda: rotate_reference(x, rope, first_frame, out)
+        )
     return rotate_reference(x, rope, first_frame, out)

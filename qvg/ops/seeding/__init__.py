@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from qvg.ops.kernels import use_kernels
+from qvg.ops.kernels import or_reference, use_kernels
 from qvg.ops.seeding.reference import seed_centroids_reference
 
 __all__ = ["seed_centroids", "seed_centroids_reference"]
@@ -17,5 +17,8 @@ def seed_centroids(
     if use_kernels(x, x.shape[-1]):
         from qvg.ops.seeding.triton import seed_centroids as kernel
 
-        return kernel(x, count, seed, start, limit)
+        return or_reference(
+            lambda: kernel(x, count, seed, start, limit),
+            lambda: seed_centroids_reference(x, count, seed, start, limit).bfloat16(),
+        )
     return seed_centroids_reference(x, count, seed, start, limit)
