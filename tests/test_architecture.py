@@ -52,7 +52,7 @@ RULES = (
     ),
     Rule(
         "ui*",
-        ("ui", "ui.*", "backends", *PAGE_SIDE, *PLAIN_QVG, "qvg.metrics"),
+        ("ui", "ui.*", "backends", "backends.media*", *PAGE_SIDE, *PLAIN_QVG, "qvg.metrics"),
         ("gradio", "starlette", "numpy", "PIL", "imageio", "av"),
     ),
     Rule("qvg.config", ()),
@@ -83,6 +83,7 @@ RULES = (
             *PLAIN_QVG,
         ),
     ),
+    Rule("backends.media*", ("backends.media", "backends.media.*"), ("numpy", "PIL", "av")),
     Rule("backends.session", ("backends.*", "qvg", "qvg.*"), ("torch",)),
     Rule("backends.machine", ("qvg", "qvg.device"), (), ("torch",)),
     Rule("backends.peak", (), (), ("torch",)),
@@ -132,13 +133,14 @@ RULES = (
             "backends.base",
             "backends.camera",
             "backends.hub",
+            "backends.media*",
             "backends.wan*",
             "{own}*",
             "qvg",
             "qvg.*",
         ),
         MODEL_LIBRARIES,
-        ("torchao", "accelerate", "av"),
+        ("torchao", "accelerate"),
     ),
 )
 
@@ -291,6 +293,8 @@ def test_modules_import_only_what_the_table_allows():
         ("qvg.cache", "from backends.base import Segment", "backends.base"),
         ("backends.pocket.model", "from backends.longcat import model", "backends.longcat"),
         ("backends.pocket.model", "import ui.text", "ui.text"),
+        ("backends.pocket.model", "import av", "may not import av at all"),
+        ("backends.media.clips", "import torch", "may not import torch at all"),
         (
             "backends.pocket.render",
             "from backends.pocket.render_triton import render",

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from fractions import Fraction
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from backends.base import BackendSpec
+from backends.media.video import VideoWriter
 from ui import history, media, text
 from ui.history import Past
 from ui.reel import Figures
@@ -72,22 +71,13 @@ def sides_of(videos: Sequence[Path], figures: Sequence[Figures], spec: BackendSp
 
 def write_mp4(sides: Sequence[Side], target: Path, fps: int, settings: Mapping[str, Any]) -> None:
     """All sides at full size, in step; one that ends early stays on its last frame."""
-    with av.open(str(target), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        container.metadata["comment"] = json.dumps(settings, ensure_ascii=False)
-        stream = None
-        for index, picture in enumerate(_pictures(sides, None)):
-            if stream is None:
-                stream = container.add_stream("libx264", rate=fps)
-                context = stream.codec_context
-                context.height, context.width = picture.shape[:2]
-                context.pix_fmt, context.time_base = "yuv420p", Fraction(1, fps)
-                context.options = {"preset": "veryfast", "crf": "16"}
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, fps)
-            container.mux(stream.encode(frame))
-        if stream is None:
+    comment = json.dumps(settings, ensure_ascii=False)
+    with VideoWriter(
+        target, fps, 16, container={"movflags": "faststart"}, encoder={"preset": "veryfast"}, comment=comment
+    ) as writer:
+        writer.add(_pictures(sides, None))
+        if not writer.frames:
             raise ValueError("there is no frame to export")
-        container.mux(stream.encode(None))
 
 
 def write_gif(sides: Sequence[Side], target: Path, fps: int) -> None:

@@ -16,19 +16,16 @@ from typing import Any, BinaryIO, NamedTuple
 import av
 import numpy as np
 from av.error import FFmpegError
-from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
+from backends.media import video
+from backends.media.video import TICKS, VideoWriter
 from ui import sound
 
-_BT709 = 1  # H.273 code of primaries, transfer and matrix alike
-_TICKS = 1000  # time base units a frame, so that any frame rate divides evenly
 _SMALL_PIXELS = 320 * 240  # below this a low crf costs a few kB and keeps edges crisp when scaled up
-# By content, whatever the name: a playlist would have other files opened, of other people or hosts.
-FROM_STRANGERS = {
-    "format_whitelist": "mov,mp4,matroska,webm,avi,ogg,mpegts,flv,gif",
-    "protocol_whitelist": "file",
-}
 _FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+# zerolatency: no B-frames, hence no reordering gap between appended segments.
+# A fixed key frame interval keeps the header the same for blocks of any length: `join` needs that.
+_ALONE = {"preset": "veryfast", "tune": "zerolatency", "g": "1000"}
 
 
 class Segmented(NamedTuple):
@@ -44,41 +41,18 @@ def encode_segment(frames: np.ndarray, fps: int) -> Segmented:
         raise ValueError(
             f"a segment is uint8 [T, H, W, 3] with T > 0, not {frames.dtype} {list(frames.shape)}"
         )
-    _, height, width, _ = frames.shape
-    if height % 2 or width % 2:
-        raise ValueError(f"H.264 in yuv420p needs even sides, not {width}x{height}")
-    crf = 14 if height * width <= _SMALL_PIXELS else 18
+    crf = 14 if frames.shape[1] * frames.shape[2] <= _SMALL_PIXELS else 18
     sink = io.BytesIO()
-    with av.open(sink, "w", format="mp4", options=_FRAGMENTED) as container:
-        stream = container.add_stream("libx264", rate=fps)
-        context = stream.codec_context
-        context.width, context.height, context.pix_fmt = width, height, "yuv420p"
-        context.time_base = Fraction(1, fps * _TICKS)
-        # Untagged video is BT.601 in one browser and BT.709 in the next.
-        context.colorspace = context.color_primaries = context.color_trc = _BT709
-        context.color_range = ColorRange.MPEG
-        # zerolatency: no B-frames, hence no reordering gap between appended segments.
-        # A fixed key frame interval keeps the header the same for blocks of any length: `join` needs that.
-        context.options = {"preset": "veryfast", "tune": "zerolatency", "crf": str(crf), "g": "1000"}
-        if height * width <= _SMALL_PIXELS:
-            context.thread_count = 1  # starting threads costs more than they save
-        convert = VideoReformatter()
-        for index, pixels in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            frame = convert.reformat(
-                frame, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
-            )
-            frame.pts, frame.time_base = index * _TICKS, context.time_base
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-        codec = _codec_string(context.extradata)
+    with VideoWriter(sink, fps, crf, container=_FRAGMENTED, encoder=_ALONE) as writer:
+        writer.add(frames)
+        codec = _codec_string(writer.header)
     return Segmented(sink.getvalue(), codec)
 
 
-def _codec_string(extradata: bytes | None) -> str:
+def _codec_string(extradata: bytes) -> str:
     """RFC 6381 name of an H.264 stream: profile, constraints and level of its sequence parameter set."""
-    at = (extradata or b"").find(b"\x67")
-    if extradata is None or at < 0:
+    at = extradata.find(b"\x67")
+    if at < 0:
         raise ValueError("the encoder gave no sequence parameter set")
     return f"avc1.{extradata[at + 1 : at + 4].hex()}"
 
@@ -98,17 +72,17 @@ def join(segments: Sequence[bytes], target: Path | BinaryIO, fps: int, settings:
         stream = None
         for data in segments:
             with av.open(io.BytesIO(data)) as source:
-                video = source.streams.video[0]
+                track = source.streams.video[0]
                 if stream is None:
-                    stream = container.add_stream_from_template(video)
-                    stream.time_base = Fraction(1, fps * _TICKS)
-                for packet in source.demux(video):
+                    stream = container.add_stream_from_template(track)
+                    stream.time_base = Fraction(1, fps * TICKS)
+                for packet in source.demux(track):
                     if packet.size == 0:
                         continue
                     packet.stream = stream
-                    packet.pts = packet.dts = count * _TICKS
-                    packet.duration = _TICKS
-                    packet.time_base = Fraction(1, fps * _TICKS)
+                    packet.pts = packet.dts = count * TICKS
+                    packet.duration = TICKS
+                    packet.time_base = Fraction(1, fps * TICKS)
                     container.mux(packet)
                     count += 1
     return count
@@ -125,7 +99,7 @@ def is_whole(data: bytes) -> bool:
 def read_settings(path: Path) -> dict[str, Any]:
     """What `join` kept in the comment; empty where there is none. Raises ValueError for what is no video."""
     try:
-        with av.open(str(path), options=dict(FROM_STRANGERS)) as container:
+        with video.open_untrusted(path) as container:
             comment = container.metadata.get("comment", "")
     except FFmpegError as error:
         raise ValueError(f"{path.name} is not a video that can be read: {error}") from error
@@ -140,4 +114,4 @@ def decode(source: Path | bytes) -> Iterator[np.ndarray]:
     """Frames of a video as uint8 [H, W, 3]."""
     with av.open(str(source) if isinstance(source, Path) else io.BytesIO(source)) as container:
         for frame in container.decode(video=0):
-            yield frame.to_ndarray(format="rgb24")
+            yield video.to_rgb(frame)

@@ -11,11 +11,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import torch
@@ -27,84 +25,50 @@ from backends.longcat.settings import FPS, FULL, NEGATIVE, Settings
 from backends.longcat.spec import SPEC
 from backends.longcat.tiny import TINY_SETTINGS
 from backends.longcat.world import World, load_world
+from backends.media import clips, images
+from backends.media.clips import ClipError, Limits
+from backends.media.images import PictureError
+from backends.media.video import VideoWriter
 from qvg import PRESETS, KVCache
 from qvg.config import CacheGeometry
 
 MOST_FRAMES = 600  # of a clip, where all of it is looked back on
+_MOST_BYTES = 8 << 30  # of a file of one's own
+# Every frame is complete on the disk: a video takes hours, and may be ended by anything.
+_COMPLETE = {"movflags": "empty_moov+default_base_moof+frag_every_frame", "flush_packets": "1"}
+_AT_ONCE = {"tune": "zerolatency"}  # no frame waits for those after it
 
 
-class Film:
+class Film(VideoWriter):
     """An mp4 that can be played up to where it is, all but one frame, even if nobody ever closes it."""
 
     def __init__(self, path: Path) -> None:
         """Raises ValueError where nothing can be written."""
-        import av
-
-        # Every frame is complete on the disk: a video takes hours, and may be ended by anything.
-        options = {"movflags": "empty_moov+default_base_moof+frag_every_frame", "flush_packets": "1"}
         try:
             # Now, not when the first block is done.
             path.touch()
         except OSError as error:
             raise ValueError(f"{path} cannot be written: {error}") from error
-        self._container = av.open(str(path), "w", format="mp4", options=options)
-        # No frame waits for those after it.
-        self._stream = self._container.add_stream(
-            "libx264", rate=FPS, options={"crf": "18", "tune": "zerolatency"}
-        )
-
-    def add(self, frames: np.ndarray) -> None:
-        """uint8 [T, H, W, 3]; all of one size, with even sides."""
-        import av
-
-        if not self._stream.codec_context.is_open:
-            self._stream.height, self._stream.width = frames.shape[1:3]
-            self._stream.pix_fmt = "yuv420p"
-        for pixels in frames:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            self._container.mux(self._stream.encode(frame))
-
-    def __enter__(self) -> Film:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._stream.codec_context.is_open:
-            self._container.mux(self._stream.encode(None))
-        self._container.close()
+        super().__init__(path, FPS, 18, container=_COMPLETE, encoder=_AT_ONCE)
 
 
 def read_clip(path: Path, frames: int) -> np.ndarray:
-    """The last `frames` frames uint8 [T, H, W, 3] of a video, at about 15 a second as upstream takes them.
+    """Returns the last `frames` frames of a video, uint8 [T, H, W, 3], at 15 a second as upstream takes them.
 
-    Raises ValueError for a file that holds no video.
+    They are no larger than the model needs. Raises ValueError for a file that holds no video.
     """
-    import av
-
+    size = (SPEC.width, SPEC.height)
     try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            stride = max(1, round(float(stream.average_rate or FPS) / FPS))
-            last: deque[np.ndarray] = deque(maxlen=frames)
-            for index, frame in enumerate(container.decode(stream)):
-                if index % stride == 0:
-                    last.append(frame.to_ndarray(format="rgb24"))
-    except (av.FFmpegError, IndexError) as error:
+        return clips.read_clip(path, FPS, size, frames, Limits(file_bytes=_MOST_BYTES))
+    except ClipError as error:
         raise ValueError(f"{path} cannot be read as a video: {error}") from error
-    if not last:
-        raise ValueError(f"{path} holds no frames.")
-    return np.stack(last)
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """uint8 [H, W, 3]. Raises ValueError for a file that holds no picture."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
+    """Returns uint8 [H, W, 3]. Raises ValueError for a file that holds no picture."""
     try:
-        with Image.open(path) as picture:
-            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
+        return images.read_picture(path, min_side=1, most_bytes=_MOST_BYTES)
+    except PictureError as error:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
 
 

@@ -55,7 +55,7 @@ def test_cmyk_jpeg_keeps_its_colours(tmp_path):
 
 
 def test_deep_greys_are_scaled_and_not_clipped(tmp_path):
-    ramp = np.linspace(0, 60_000, 64 * 40, dtype=np.uint16).reshape(40, 64)
+    ramp = np.linspace(0, 65_535, 64 * 40, dtype=np.uint16).reshape(40, 64)
     pixels = read_picture(saved(tmp_path / "a.png", Image.fromarray(ramp)))
     assert pixels.min() < 5
     assert pixels.max() > 250

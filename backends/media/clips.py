@@ -1,0 +1,302 @@
+"""The last frames of a video file as a player shows them: upright, with square pixels, at a given rate.
+
+A file is read twice: first its packets, which say how long it is and what must be decoded for its end; then
+that part, frame by frame, each frame scaled down before the next one is decoded.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
+
+from backends.media import decoding, hdr, video
+
+_PREROLL_S = 1.0  # decoded before the first frame that is kept: a key frame may need some time to be whole
+_LONGEST_GAP_S = 10.0  # in a broadcast's timestamps; beyond, the clock was set anew
+_TS_DISCONT = 0x0200  # AVFMT_TS_DISCONT, of formats whose clock may be set anew
+_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
+
+
+class ClipError(ValueError):
+    """The clip cannot be used; the message is a sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is read of a file; more is refused before anything is decoded."""
+
+    frame_pixels: int = 8192 * 4320  # a small file can claim gigabytes
+    frames: int = 30_000  # beyond, reading takes minutes
+    pixels: int = 30_000 * 1280 * 720  # of all frames together
+    file_bytes: int = decoding.MOST_BYTES
+
+
+def read_clip(
+    path: Path, fps: int, size: tuple[int, int], keep: int, limits: Limits | None = None
+) -> np.ndarray:
+    """Returns the last frames, `keep` at most, as uint8 [T, H, W, 3] at `fps`.
+
+    They cover `size` (width, height), and are never enlarged. At most two pictures and clips are decoded at a
+    time in a process; others wait here. Raises ClipError.
+    """
+    with decoding.turn:
+        try:
+            return _read(path, fps, size, keep, limits or Limits())
+        except ClipError:
+            raise
+        # FFmpeg fails in many ways, and so does what reads its tags and formats; to a user they are one.
+        except Exception as error:
+            raise ClipError(
+                "This file is not a video that can be read here. Use mp4, webm or mov."
+            ) from error
+
+
+def _read(path: Path, fps: int, size: tuple[int, int], keep: int, limits: Limits) -> np.ndarray:
+    if refusal := decoding.too_many_bytes(path, limits.file_bytes):
+        raise ClipError(refusal)
+    with video.open_untrusted(path, limits.frame_pixels) as container:
+        survey = _survey(container, _stream_of(container), keep / fps, limits)
+    last = _Last(keep)
+    with video.open_untrusted(path, limits.frame_pixels) as container:
+        stream = container.streams[survey.stream]
+        assert isinstance(stream, VideoStream)
+        look = None
+        frames = _decoded(container, stream, survey, limits)
+        for frame, first, end in _ticks(frames, container, stream, survey, fps):
+            look = look or _Look(frame, stream, size)
+            # Only what is kept is worth the time to scale it.
+            if end > survey.kept_from_s * fps - 1:
+                last.add(look.pixels(frame), end - first)
+    if not last.count:
+        raise ClipError("This video has no frames in it.")
+    return last.in_order()
+
+
+class _Last:
+    """The last `keep` frames of any number, each of them in memory once."""
+
+    def __init__(self, keep: int) -> None:
+        self._keep = keep
+        self._frames = np.empty(0, np.uint8)
+        self.count = 0
+
+    def add(self, frame: np.ndarray, times: int) -> None:
+        if not self.count:
+            # The system gives memory to what is written, and no earlier.
+            self._frames = np.empty((self._keep, *frame.shape), np.uint8)
+        for _ in range(min(times, self._keep)):
+            self._frames[self.count % self._keep] = frame
+            self.count += 1
+
+    def in_order(self) -> np.ndarray:
+        """The first one first; to be called once."""
+        if self.count <= self._keep:
+            return self._frames[: self.count]
+        oldest = self.count % self._keep
+        # Turned around in place: both parts, and then the whole.
+        for part in (self._frames[:oldest], self._frames[oldest:], self._frames):
+            for number in range(len(part) // 2):
+                part[[number, -1 - number]] = part[[-1 - number, number]]
+        return self._frames
+
+
+def _stream_of(container: InputContainer) -> VideoStream:
+    """The stream that a player shows. Cover art is none; one that cannot be decoded here has no codec."""
+    readable = [
+        stream
+        for stream in container.streams.video
+        if stream.codec_context is not None and not stream.disposition & _PICTURES
+    ]
+    if not readable:
+        raise ClipError("This file has no video in it that can be read here. Pick another one.")
+    return next((stream for stream in readable if stream.disposition & Disposition.default), readable[0])
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """What the packets of a file say of its video."""
+
+    stream: int
+    first_s: float  # when the first frame is shown
+    kept_from_s: float  # the earliest time to keep, after `first_s`; 0 where the clock cannot be trusted
+    skipped: int  # packets before the key frame at which decoding begins
+
+
+def _survey(container: InputContainer, stream: VideoStream, keep_s: float, limits: Limits) -> _Survey:
+    """Raises ClipError for more than is allowed."""
+    pixels = stream.codec_context.width * stream.codec_context.height
+    if pixels > limits.frame_pixels:
+        raise ClipError(f"This video has {pixels / 1e6:.0f} megapixels a frame: scale it down first.")
+    most = min(limits.frames, limits.pixels // max(pixels, 1))
+    shown: list[float | None] = []  # when, by packet in the order of decoding
+    keys: list[int] = []
+    decoded_at = -math.inf
+    trusted = True
+    for packet in _packets(container, stream):
+        if len(shown) == most:
+            raise ClipError(
+                f"This video has more than {most:,} frames of this size: cut it to its end first."
+            )
+        if packet.is_keyframe:
+            keys.append(len(shown))
+        if packet.pts is None or packet.time_base is None or packet.is_discard:
+            shown.append(None)
+            trusted = trusted and packet.is_discard
+            continue
+        shown.append(float(packet.pts * packet.time_base))
+        if packet.dts is not None:
+            trusted = trusted and packet.dts > decoded_at
+            decoded_at = packet.dts
+    times = [time for time in shown if time is not None]
+    first_s = min(times, default=0.0)
+    kept_from_s = max(times, default=0.0) - first_s - keep_s
+    gaps = np.diff(np.sort(times)) if trusted else np.zeros(0)
+    if not trusted or kept_from_s <= 0 or not len(gaps) or gaps.min() <= 0 or _is_jump(container, gaps.max()):
+        return _Survey(stream.index, first_s, 0.0, 0)
+    begin = first_s + kept_from_s - _PREROLL_S
+    early = [key for key in keys if (time := shown[key]) is not None and time <= begin]
+    return _Survey(stream.index, first_s, kept_from_s, max(early, default=0))
+
+
+def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
+    """Ends where the file does, in the middle of it or not."""
+    try:
+        yield from (packet for packet in container.demux(stream) if packet.size)
+    except FFmpegError:
+        return
+
+
+def _is_jump(container: InputContainer, gap_s: float) -> bool:
+    """Whether the clock was set anew, by the rule of FFmpeg's own programs."""
+    return gap_s > _LONGEST_GAP_S and bool(container.format.flags & _TS_DISCONT)
+
+
+def _decoded(
+    container: InputContainer, stream: VideoStream, survey: _Survey, limits: Limits
+) -> Iterator[av.VideoFrame]:
+    """Frames from the key frame on that `survey` found; packets that are damaged are left out."""
+    decoder = _decoder(stream)
+    decoder.options = {"max_pixels": str(limits.frame_pixels)}
+    for number, packet in enumerate(_packets(container, stream)):
+        if number >= survey.skipped:
+            yield from _frames(decoder, packet)
+    yield from _frames(decoder, None)
+
+
+def _decoder(stream: VideoStream) -> VideoCodecContext:
+    """FFmpeg's own decoders of VP8 and VP9 do not know transparency; libvpx does."""
+    context = stream.codec_context
+    if stream.metadata.get("alpha_mode") == "1" and context.name in ("vp8", "vp9"):
+        name = "libvpx" if context.name == "vp8" else "libvpx-vp9"
+        context = av.CodecContext.create(name, "r")
+        assert isinstance(context, VideoCodecContext)
+    return context
+
+
+def _frames(decoder: VideoCodecContext, packet: av.Packet | None) -> list[av.VideoFrame]:
+    try:
+        return decoder.decode(packet)
+    except FFmpegError:
+        return []
+
+
+def _ticks(
+    frames: Iterator[av.VideoFrame], container: InputContainer, stream: VideoStream, survey: _Survey, fps: int
+) -> Iterator[tuple[av.VideoFrame, int, int]]:
+    """Yields frames with the ticks of `fps` they are shown for: from the one to before the other.
+
+    At a tick a player shows the last frame whose time has come. The last one of all lasts up to its own time.
+    """
+    rate = float(stream.average_rate or stream.guessed_rate or fps)
+    if not 0.1 <= rate <= 1000:
+        rate = float(fps)
+    # Containers round times, to milliseconds for instance.
+    slack = 0.25 * fps / max(fps, rate)
+    shown, shown_s, shift, taken = None, 0.0, 0.0, 0
+    for frame in frames:
+        time = None
+        if frame.pts is not None and stream.time_base is not None:
+            time = float(frame.pts * stream.time_base) - survey.first_s + shift
+        if shown is None:
+            # Also the first one there is, where those before it are missing.
+            time = max(time or 0.0, 0.0)
+        elif time is None or time <= shown_s or _is_jump(container, time - shown_s):
+            expected = shown_s + 1 / rate
+            if time is not None and abs(time - shown_s) > 1:
+                shift += expected - time
+            time = expected
+        tick = math.ceil(time * fps - slack)
+        if shown is None:
+            taken = tick
+        elif tick > taken:
+            yield shown, taken, tick
+            taken = tick
+        shown, shown_s = frame, time
+    if shown is not None and (end := math.floor(shown_s * fps + slack) + 1) > taken:
+        yield shown, taken, end
+
+
+class _Look:
+    """How frames are turned into pictures, as the first one says."""
+
+    def __init__(self, frame: av.VideoFrame, stream: VideoStream, size: tuple[int, int]) -> None:
+        self._turned, self._mirrored, self._upended = _orientation(frame)
+        wide = float(stream.sample_aspect_ratio or 1)
+        if not 0.1 < wide < 10:
+            wide = 1.0
+        width, height = frame.width * wide, float(frame.height)
+        scale = _scale((height, width) if self._turned else (width, height), size)
+        self._size = max(2, round(width * scale)), max(2, round(height * scale))
+        context = stream.codec_context
+        self._colors = int(context.color_primaries or 0), int(context.color_trc or 0)
+
+    def pixels(self, frame: av.VideoFrame) -> np.ndarray:
+        """uint8 [H, W, 3], upright."""
+        width, height = self._size
+        if any(component.is_alpha for component in frame.format.components):
+            deep = video.to_rgb(frame, format="rgba", width=width, height=height).astype(np.uint16)
+            alpha = deep[..., 3:]
+            picture = ((deep[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+        elif hdr.is_needed(*self._colors):
+            picture = hdr.to_bt709(
+                video.to_rgb(frame, format="rgb48le", width=width, height=height), *self._colors
+            )
+        else:
+            picture = video.to_rgb(frame, width=width, height=height)
+        if self._turned:
+            picture = picture.transpose(1, 0, 2)
+        if self._mirrored:
+            picture = picture[:, ::-1]
+        if self._upended:
+            picture = picture[::-1]
+        return np.ascontiguousarray(picture)
+
+
+def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """Whether to swap rows and columns, and then to reverse columns, and rows; by the nearest right angle."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None or len(bytes(matrix)) != 36:
+        return False, False, False
+    # x' = a x + c y and y' = b x + d y, in 16.16.
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return False, a < 0, d < 0
+    return True, c < 0, b < 0
+
+
+def _scale(shown: tuple[float, float], size: tuple[int, int]) -> float:
+    """What covers `size`, both (width, height), but for very long pictures; never more than there is."""
+    width, height = shown
+    covering = max(size[0] / width, size[1] / height)
+    return min(1.0, covering, math.sqrt(4 * size[0] * size[1] / (width * height)))

@@ -1,0 +1,20 @@
+"""Limits shared by all decoding of untrusted files: how many at once, and how many bytes each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from threading import BoundedSemaphore
+
+AT_ONCE = 2
+MOST_BYTES = 64 << 20  # of a file; what the page lets upload
+
+# Held while a picture or a clip is decoded: one of them may take hundreds of megabytes, whoever sent it.
+turn = BoundedSemaphore(AT_ONCE)
+
+
+def too_many_bytes(path: Path, most: int) -> str:
+    """Returns a sentence for a file of more than `most` bytes, and nothing for others. Raises OSError."""
+    size = path.stat().st_size
+    if size <= most:
+        return ""
+    return f"This file has {size / (1 << 20):,.0f} MiB; the limit is {most >> 20}. Make it smaller first."

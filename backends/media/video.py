@@ -1,0 +1,122 @@
+"""The H.264 writer, and how a video file from anywhere is opened.
+
+Everything is written as BT.709 in limited range and tagged so: untagged video is BT.601 in one player and
+BT.709 in the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+
+TICKS = 1000  # time base units per frame, so that any frame rate divides evenly
+# Codes of H.273: 1 for primaries, transfer and matrix alike.
+_BT709, _UNSPECIFIED = 1, 2
+_SMALL_PIXELS = 320 * 240  # below this, starting threads costs more than they save
+_HD_WIDTH, _SD_HEIGHT = 1280, 576
+# By content, whatever the name: a playlist would have FFmpeg open other files, local or remote.
+_UNTRUSTED = {
+    "format_whitelist": "mov,mp4,matroska,webm,avi,ogg,mpegts,flv,gif,apng",
+    "protocol_whitelist": "file",
+}
+
+
+class VideoWriter:
+    """An mp4 of uint8 RGB frames, encoded as they come. Leaving its context completes the file."""
+
+    def __init__(
+        self,
+        target: Path | BinaryIO,
+        fps: int,
+        crf: int,
+        *,
+        container: Mapping[str, str],
+        encoder: Mapping[str, str] | None = None,
+        comment: str = "",
+    ) -> None:
+        """`container` and `encoder` are FFmpeg's options for the mp4 muxer and for libx264, `crf` apart.
+
+        Raises OSError where the file cannot be created.
+        """
+        destination = str(target) if isinstance(target, Path) else target
+        self._container = av.open(destination, "w", format="mp4", options=dict(container))
+        if comment:
+            self._container.metadata["comment"] = comment
+        self._stream = self._container.add_stream("libx264", rate=fps)
+        self._context = self._stream.codec_context
+        self._context.options = {"crf": str(crf), **(encoder or {})}
+        self._context.time_base = Fraction(1, fps * TICKS)
+        self._convert = VideoReformatter()
+        self.frames = 0
+
+    def add(self, frames: Iterable[np.ndarray]) -> None:
+        """Encodes `frames`: each uint8 [H, W, 3], all of one size. Raises ValueError for odd sides."""
+        for pixels in frames:
+            if not self.frames:
+                self._begin(*pixels.shape[:2])
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame = self._convert.reformat(
+                frame, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            )
+            frame.pts, frame.time_base = self.frames * TICKS, self._context.time_base
+            self._container.mux(self._stream.encode(frame))
+            self.frames += 1
+
+    def _begin(self, height: int, width: int) -> None:
+        if height % 2 or width % 2:
+            raise ValueError(f"H.264 in yuv420p needs even sides, not {width}x{height}")
+        context = self._context
+        context.width, context.height, context.pix_fmt = width, height, "yuv420p"
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = ColorRange.MPEG
+        if height * width <= _SMALL_PIXELS:
+            context.thread_count = 1
+
+    @property
+    def header(self) -> bytes:
+        """The encoder's parameter sets; empty before the first frame."""
+        return bytes(self._context.extradata or b"")
+
+    def close(self) -> None:
+        if self.frames:
+            self._container.mux(self._stream.encode(None))
+        self._container.close()
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_untrusted(path: Path, max_pixels: int | None = None) -> InputContainer:
+    """Opens a video file whose content may be anything, also tags that are no UTF-8.
+
+    `max_pixels` bounds the frames that FFmpeg decodes to find out what the streams are. Raises FFmpegError,
+    OSError or ValueError.
+    """
+    options = dict(_UNTRUSTED)
+    if max_pixels is not None:
+        options["max_pixels"] = str(max_pixels)
+    return av.open(str(path), options=options, metadata_errors="replace")
+
+
+def to_rgb(frame: av.VideoFrame, **options: Any) -> np.ndarray:
+    """Returns a decoded frame as an array, of `format="rgb24"` by default, its matrix guessed as players do.
+
+    Without a tag that is BT.709 for HD and BT.601 below.
+    """
+    matrix: dict[str, Any] = {}
+    if frame.colorspace == _UNSPECIFIED and (frame.width >= _HD_WIDTH or frame.height > _SD_HEIGHT):
+        matrix["src_colorspace"] = Colorspace.ITU709
+    return frame.to_ndarray(**{"format": "rgb24", **matrix, **options})
