@@ -10,6 +10,7 @@ import gradio as gr
 from gradio.themes import Base
 
 from backends import registry
+from backends.media import decoding
 from ui import api, chips, controls, examples, form, gauge, lists, models, refusals, stage, text
 from ui.controls import Controls
 from ui.desk import Desk, WorkerLike
@@ -26,6 +27,8 @@ _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 # Unless told so, Gradio drops a click that comes before the last one of its kind has been answered.
 _EVERY: dict[str, Any] = {**_QUIET, "trigger_mode": "multiple"}
 _RUNNING: dict[str, Any] = {**_EVERY, "concurrency_limit": _VIEWERS}
+# In the queue and not in a thread each: no more files are decoded at once anyway.
+_DECODING: dict[str, Any] = {**_QUIET, "concurrency_limit": decoding.AT_ONCE, "concurrency_id": "decoding"}
 
 
 class Studio(gr.Blocks):
@@ -54,7 +57,7 @@ class Studio(gr.Blocks):
             "run_history": False,
             "footer_links": ["api", "settings"],
             "ssr_mode": False,
-            "max_file_size": "64mb",
+            "max_file_size": decoding.MOST_BYTES,
             # Half of them may watch, and the page still has some to answer with.
             "max_threads": 2 * _VIEWERS,
             "app_kwargs": {"exception_handlers": refusals.handlers()},
@@ -235,8 +238,8 @@ def _connect_form(widgets: Controls, screen: Stage, forms: Forms) -> None:
         trigger_mode="always_last",
         **_QUIET,
     )
-    widgets.clip.change(forms.look_at_clip, [widgets.model, widgets.clip], widgets.clip_note, **_QUIET)
-    widgets.picture.change(forms.look_at_picture, widgets.picture, widgets.picture_note, **_QUIET)
+    widgets.clip.change(forms.look_at_clip, [widgets.model, widgets.clip], widgets.clip_note, **_DECODING)
+    widgets.picture.change(forms.look_at_picture, widgets.picture, widgets.picture_note, **_DECODING)
     # For a listener that fell behind, Gradio fires its event again, with all listeners: two of one event keep
     # each other busy for ever. Behind a step in the browser, this one is fired again by itself.
     changed = gr.on(

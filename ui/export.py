@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,6 +23,8 @@ Kind = Literal["mp4", "gif", "json"]
 _GAP = 8
 _MIN_WIDTH = 320  # of a side: below, its label would not fit
 _GIF_FPS, _GIF_SIDE = 12, 480  # a GIF is for a page or a chat
+# DejaVu Sans without its rarer scripts. Pillow's own font has neither × nor ·.
+_FONT = Path(__file__).resolve().parents[1] / "assets" / "fonts" / "DejaVuSans.ttf"
 _INK, _PAPER, _MUTED = (240, 240, 238), (18, 19, 22), (160, 164, 172)
 
 
@@ -129,18 +133,40 @@ def _pictures(sides: Sequence[Side], width: int | None) -> Iterator[np.ndarray]:
 def _labels(sides: Sequence[Side], width: int) -> np.ndarray:
     """The strip over the pictures: names, and figures in as many lines as they take."""
     large_size, small_size = max(15, width // 24), max(11, width // 36)
-    large, small = ImageFont.load_default(large_size), ImageFont.load_default(small_size)
-    lines = [_wrapped(side.note, small, width - 2 * _GAP) for side in sides]
+    large, small = ImageFont.truetype(_FONT, large_size), ImageFont.truetype(_FONT, small_size)
+    lines = [_wrapped(drawable(side.note), small, width - 2 * _GAP) for side in sides]
     head, step = int(large_size * 1.35), int(small_size * 1.3)
     height = _GAP + head + step * max(map(len, lines)) + _GAP
     strip = Image.new("RGB", (width * len(sides) + _GAP * (len(sides) - 1), height), _PAPER)
     pen = ImageDraw.Draw(strip)
     for number, (side, notes) in enumerate(zip(sides, lines, strict=True)):
         x = number * (width + _GAP) + (_GAP if number == 0 else 2)
-        pen.text((x, _GAP - 2), side.name, _INK, font=large)
+        pen.text((x, _GAP - 2), drawable(side.name), _INK, font=large)
         for line, words in enumerate(notes):
             pen.text((x, _GAP + head + line * step), words, _MUTED, font=small)
     return np.asarray(strip)
+
+
+def drawable(words: str) -> str:
+    """Returns `words` without boxes: what the font lacks becomes what it resembles, or a question mark."""
+    return "".join(each if has_glyph(each) else _stand_in(each) for each in words)
+
+
+def _stand_in(character: str) -> str:
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return ""  # of the character before it
+    alike = "".join(filter(has_glyph, unicodedata.normalize("NFKD", character)))
+    return alike or "?"
+
+
+@lru_cache(maxsize=4096)
+def has_glyph(character: str) -> bool:
+    """Whether exports can draw a character."""
+    return _mask(character) != _mask("\uffff")
+
+
+def _mask(character: str) -> bytes:
+    return bytes(ImageFont.truetype(_FONT, 24).getmask(character))
 
 
 def _wrapped(words: str, font: Any, width: int) -> list[str]:

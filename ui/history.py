@@ -266,10 +266,9 @@ def own(outputs: Path) -> IO[str] | None:
 def read_settings(file: Path) -> dict[str, Any]:
     """What a dropped file, a video or a JSON of ours, remembers. Raises FormError with a sentence."""
     try:
-        if file.suffix.lower() == ".json":
-            found = sound.loads(file.read_text(encoding="utf-8"))
-        else:
-            found = media.read_settings(file)
+        found = sound.read(file) if file.suffix.lower() == ".json" else media.read_settings(file)
+    except sound.TooLong:
+        raise FormError(text.SETTINGS_TOO_LONG) from None
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict) or not isinstance(found.get("form"), dict):

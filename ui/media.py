@@ -17,7 +17,7 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from backends.media import video
+from backends.media import decoding, video
 from backends.media.video import TICKS, VideoWriter
 from ui import sound
 
@@ -97,12 +97,17 @@ def is_whole(data: bytes) -> bool:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """What `join` kept in the comment; empty where there is none. Raises ValueError for what is no video."""
+    """What `join` kept in the comment; empty where there is none.
+
+    Raises ValueError for what is no video, and `sound.TooLong` for a comment that is.
+    """
     try:
-        with video.open_untrusted(path) as container:
+        with decoding.turn, video.open_untrusted(path) as container:
             comment = container.metadata.get("comment", "")
     except FFmpegError as error:
         raise ValueError(f"{path.name} is not a video that can be read: {error}") from error
+    if len(comment.encode("utf-8", "replace")) > sound.MOST_BYTES:
+        raise sound.TooLong
     try:
         found = sound.loads(comment)
     except ValueError:

@@ -185,6 +185,7 @@ NO_BLOCKS = "Extend by one block or more."
 STILL_RUNNING = "This video is still being made: stop it first, or wait."
 INTERRUPTED = "The program ended before this video did. What was made until then is kept."
 NO_SETTINGS = "This file holds no settings of QVG Studio: drop a video it made, or the .json beside one."
+SETTINGS_TOO_LONG = "The settings in this file are longer than 1 MiB: drop a file that QVG Studio made."
 UNEXPECTED = "Something went wrong on this page's side, and the log says where. What was made so far is kept."
 
 

@@ -36,7 +36,7 @@ class ClipError(ValueError):
 class Limits:
     """What is read of a file; more is refused before anything is decoded."""
 
-    frame_pixels: int = 8192 * 4320  # a small file can claim gigabytes
+    frame_pixels: int = video.MOST_PIXELS
     frames: int = 30_000  # beyond, reading takes minutes
     pixels: int = 30_000 * 1280 * 720  # of all frames together
     file_bytes: int = decoding.MOST_BYTES

@@ -17,6 +17,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
+MOST_PIXELS = 8192 * 4320  # of a frame: a small file can claim gigabytes
 TICKS = 1000  # time base units per frame, so that any frame rate divides evenly
 # Codes of H.273: 1 for primaries, transfer and matrix alike.
 _BT709, _UNSPECIFIED = 1, 2
@@ -99,15 +100,13 @@ class VideoWriter:
         self.close()
 
 
-def open_untrusted(path: Path, max_pixels: int | None = None) -> InputContainer:
+def open_untrusted(path: Path, max_pixels: int = MOST_PIXELS) -> InputContainer:
     """Opens a video file whose content may be anything, also tags that are no UTF-8.
 
     `max_pixels` bounds the frames that FFmpeg decodes to find out what the streams are. Raises FFmpegError,
     OSError or ValueError.
     """
-    options = dict(_UNTRUSTED)
-    if max_pixels is not None:
-        options["max_pixels"] = str(max_pixels)
+    options = {**_UNTRUSTED, "max_pixels": str(max_pixels)}
     return av.open(str(path), options=options, metadata_errors="replace")
 
 
