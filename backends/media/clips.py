@@ -221,8 +221,8 @@ def _ticks(
     rate = float(stream.average_rate or stream.guessed_rate or fps)
     if not 0.1 <= rate <= 1000:
         rate = float(fps)
-    # Containers round times, to milliseconds for instance.
-    slack = 0.25 * fps / max(fps, rate)
+    # Containers round times to their unit, often a millisecond.
+    slack = fps * min(0.25 / max(fps, rate), float(stream.time_base or 0))
     shown, shown_s, shift, taken = None, 0.0, 0.0, 0
     for frame in frames:
         time = None
