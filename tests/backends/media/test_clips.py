@@ -191,7 +191,7 @@ def test_cover_art_is_no_video(tmp_path):
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         cover = container.add_stream("mjpeg", rate=1)
         cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
-        cover.disposition = int(Disposition.attached_pic)
+        cover.disposition = Disposition.attached_pic.value
         film = container.add_stream("libx264", rate=FPS)
         film.width, film.height, film.pix_fmt = 64, 48, "yuv420p"
         container.mux(cover.encode(av.VideoFrame.from_ndarray(tagged, format="rgb24")))
@@ -204,7 +204,7 @@ def test_cover_art_is_no_video(tmp_path):
         sound = container.add_stream("aac", rate=44_100)
         cover = container.add_stream("mjpeg", rate=1)
         cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
-        cover.disposition = int(Disposition.attached_pic)
+        cover.disposition = Disposition.attached_pic.value
         silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
         silence.sample_rate = 44_100
         for stream, frame in ((sound, silence), (cover, av.VideoFrame.from_ndarray(tagged, format="rgb24"))):
