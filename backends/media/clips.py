@@ -216,7 +216,8 @@ def _ticks(
 ) -> Iterator[tuple[av.VideoFrame, int, int]]:
     """Yields frames with the ticks of `fps` they are shown for: from the one to before the other.
 
-    At a tick a player shows the last frame whose time has come. The last one of all lasts up to its own time.
+    At a tick a player shows the last frame whose time has come. The last one of all is shown once, if a tick
+    comes while it lasts.
     """
     rate = float(stream.average_rate or stream.guessed_rate or fps)
     if not 0.1 <= rate <= 1000:
@@ -243,8 +244,8 @@ def _ticks(
             yield shown, taken, tick
             taken = tick
         shown, shown_s = frame, time
-    if shown is not None and (end := math.floor(shown_s * fps + slack) + 1) > taken:
-        yield shown, taken, end
+    if shown is not None and (not taken or taken < (shown_s + 1 / rate) * fps - slack):
+        yield shown, taken, taken + 1
 
 
 class _Look:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import threading
 from collections.abc import Callable, Iterable
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from PIL import Image
 
 from backends.media import clips, decoding
 from backends.media.clips import ClipError, Limits
@@ -155,7 +157,7 @@ def test_variable_rates_are_resampled_by_time(tmp_path):
         )  # fmt: skip
         shown = [
             max(number for number, start in enumerate(starts) if start <= 1000 * tick / FPS + 1)
-            for tick in range(int(starts[-1] * FPS / 1000) + 1)
+            for tick in range(math.ceil(starts[-1] * FPS / 1000) + 1)
         ]
         assert numbers(read(path)) == shown, name
 
@@ -166,6 +168,15 @@ def test_other_rates(tmp_path, fps):
     clip = read(path, fps=fps)
     assert abs(len(clip) - 24 * fps / FPS) <= max(1, fps / FPS)
     assert numbers(clip, 8) == [min(23, tick * FPS // fps) for tick in range(len(clip))]
+
+
+def test_the_last_frame_is_part_of_a_slow_animation(tmp_path):
+    pictures = [Image.new("P", (64, 48), index) for index in range(5)]
+    for picture in pictures:
+        picture.putpalette([value for gray in (20, 30, 40, 50, 60) for value in (gray,) * 3])
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=200)
+    # At 0, 3.2, 6.4, 9.6 and 12.8 of a sixteenth.
+    assert numbers(read(tmp_path / "a.gif")) == [0] * 4 + [1] * 3 + [2] * 3 + [3] * 3 + [4]
 
 
 def test_the_last_frames_are_kept_and_the_others_not_decoded(tmp_path, monkeypatch):
