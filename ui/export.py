@@ -162,11 +162,13 @@ def _stand_in(character: str) -> str:
 @lru_cache(maxsize=4096)
 def has_glyph(character: str) -> bool:
     """Whether exports can draw a character."""
-    return _mask(character) != _mask("\uffff")
+    return _drawn(character) != _drawn("\uffff")
 
 
-def _mask(character: str) -> bytes:
-    return bytes(ImageFont.truetype(_FONT, 24).getmask(character))
+def _drawn(character: str) -> bytes:
+    image = Image.new("L", (48, 48))
+    ImageDraw.Draw(image).text((8, 8), character, 255, font=ImageFont.truetype(_FONT, 24))
+    return image.tobytes()
 
 
 def _wrapped(words: str, font: Any, width: int) -> list[str]:
