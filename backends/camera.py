@@ -1,9 +1,11 @@
 """Camera paths as typed moves: from text, from a recorded trajectory, from a line drawn on a map.
 
-Text is `w-8, right-4`, HY-WorldPlay's pose grammar. A segment is `keys-duration`: keys are w s a d (walk) and
+Text is `w-8, right-4`, HY-WorldPlay's pose grammar. A move is `keys-duration`: keys are w s a d (walk) and
 left right up down (turn), joined by `+` when held together; the duration counts latent frames, 1 where it is
-left out. `still` holds no key. Text that begins with `{` is a trajectory, JSON as HY-WorldPlay reads it; text
-that begins with `[` is moves as JSON: `[{"keys": ["w", "right"], "n": 4}]`.
+left out. `still` holds no key. Moves are separated by commas, semicolons or lines. Text that begins with `{`
+is a trajectory, JSON as HY-WorldPlay reads it; text that begins with `[` is moves as JSON:
+`[{"keys": ["w", "right"], "n": 4}]`. Text may come as it was pasted: with the signs that `plain_text.PLAIN`
+knows, in quotes or a code fence, in upper case, `8.0` for 8. The browser reads moves alike (ui/path.js).
 """
 
 from __future__ import annotations
@@ -13,18 +15,27 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, product
-from typing import Any, NamedTuple
+from functools import lru_cache
+from itertools import chain, combinations_with_replacement, groupby, product
+from operator import mul, sub
+from typing import Any, NamedTuple, TypeGuard
+
+from backends.plain_text import excerpt, plain, read_number
 
 KEYS = ("w", "s", "a", "d", "left", "right", "up", "down")
 MAX_PATH_LATENTS = 4096
 MAX_TEXT = 4_000_000  # characters
-_MAX_DIGITS = 9  # of a number that counts latents: Python refuses to read thousands of them
+MAX_MOVE_TEXT = 64  # characters of one move
 METRES_PER_LATENT, DEGREES_PER_LATENT = 0.08, 3.0  # what a held key does, unless a generator says otherwise
 PICTURE = (1920, 1080)  # pixels K counts in, and the focal length in widths and heights: HY-WorldPlay's own
 FOCAL = (969.697 / 1920, 969.697 / 1080)
+_MAX_DIGITS = 9  # of the number of a camera
+_MOST_LATENTS = 10**_MAX_DIGITS  # of a move, as it is told that it is too long
 _STRAYED = 4  # latents' worth of motion: a trajectory further than this from what keys can do is refused
-_SEGMENT = re.compile(r"\s*([A-Za-z+ ]*?)\s*(?:-\s*(\d+))?\s*\Z")
+_EDGES = " \n'\"`"  # what may be around a text, or around one of its moves
+_FENCE = re.compile(r"[ \n'\"]*```[A-Za-z]* *\n")  # the first line of a code fence
+_SEPARATOR = re.compile("[,;\n]")
+_TRAILING_COMMA = re.compile(r",(?=[ \n]*[\]}])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +46,13 @@ class CameraMove:
     latents: int = 1
 
     def __post_init__(self) -> None:
+        if len(self.keys) > len(KEYS):
+            raise ValueError(f"a move holds at most {len(KEYS)} keys, not {len(self.keys):,}")
         for key in self.keys:
             if key not in KEYS:
-                raise ValueError(f"unknown camera key {key!r}: use one of {', '.join(KEYS)}")
+                raise ValueError(f"unknown camera key {excerpt(key)}: use one of {', '.join(KEYS)}")
+        if len(set(self.keys)) < len(self.keys):
+            raise ValueError(f"a move holds a key once, not {'+'.join(self.keys)}")
         if self.latents < 1:
             raise ValueError(f"a move lasts at least 1 latent frame, not {self.latents}")
 
@@ -57,50 +72,89 @@ class PathError(ValueError):
         self.column = column
 
 
+@lru_cache(maxsize=8)  # a form asks for its path several times
 def parse_path(
     text: str, metres: float = METRES_PER_LATENT, degrees: float = DEGREES_PER_LATENT
 ) -> tuple[CameraMove, ...]:
-    """Moves of `text`; an empty text is an empty path. Raises PathError with the position of the mistake.
+    """Returns the moves of `text`; an empty text is an empty path.
 
-    `metres` and `degrees` are what a key does in a latent frame, for a trajectory to be followed.
+    `metres` and `degrees` are what a key does in a latent frame, for a trajectory to be followed. Raises
+    PathError with the position of the mistake, in characters of the plain text.
     """
-    if not text.strip():
-        return ()
     if len(text) > MAX_TEXT:
         raise PathError(1, 1, f"this is {len(text):,} characters long; the limit is {MAX_TEXT:,}")
-    if text.lstrip().startswith("{"):
-        return follow_trajectory(parse_trajectory(text), metres, degrees)
-    if text.lstrip().startswith("["):
-        return parse_moves(text)
+    words = plain(text)
+    body = _unwrapped(words)
+    if body.startswith("{"):
+        return follow_trajectory(parse_trajectory(body), metres, degrees)
+    if body.startswith("["):
+        return parse_moves(body)
     moves: list[CameraMove] = []
-    column, total = 1, 0
-    for index, part in enumerate(text.split(","), start=1):
-        start = column + len(part) - len(part.lstrip())
-        column += len(part) + 1
-        shown = part.strip()[:24]
-        match = _SEGMENT.match(part)
-        if not part.strip():
-            raise PathError(index, start, "there is nothing between the commas; write a move such as w-4")
-        if match is None:
-            raise PathError(index, start, f"cannot read {shown!r}; write key-duration, such as w-4 or left-2")
-        keys = tuple(word.strip().lower() for word in match[1].split("+"))
-        if keys == ("still",):
-            keys = ()
-        for key in keys:
-            if key not in KEYS:
+    start, total = words.find(body), 0
+    for part in _SEPARATOR.split(body):
+        typed = part.strip(_EDGES)
+        if typed:
+            index, column = len(moves) + 1, start + part.find(typed) + 1
+            move = _parse_move(typed, index, column)
+            total += move.latents
+            if total > MAX_PATH_LATENTS:
                 raise PathError(
-                    index, start, f"{key or shown!r} is not a key; use {', '.join(KEYS)} or still"
+                    index,
+                    column,
+                    f"the path is {total:,} latents long here; the limit is {MAX_PATH_LATENTS:,}",
                 )
-        latents = int(match[2][:_MAX_DIGITS]) if match[2] else 1
-        if latents < 1:
-            raise PathError(index, start, "the duration must be at least 1")
-        total += latents
-        if total > MAX_PATH_LATENTS:
-            raise PathError(
-                index, start, f"the path is {total:,} latents long here; the limit is {MAX_PATH_LATENTS:,}"
-            )
-        moves.append(CameraMove(keys, latents))
+            moves.append(move)
+        start += len(part) + 1
     return tuple(moves)
+
+
+def is_json(text: str) -> bool:
+    """Returns whether `parse_path` reads `text` as JSON."""
+    return _unwrapped(plain(text))[:1] in ("{", "[")
+
+
+def _unwrapped(words: str) -> str:
+    """Returns what of a plain text is inside quotes or a code fence, without the full stop of a sentence."""
+    fence = _FENCE.match(words)
+    return (words[fence.end() :] if fence else words).strip(_EDGES).rstrip(f".{_EDGES}")
+
+
+def _parse_move(typed: str, index: int, column: int) -> CameraMove:
+    """Returns the move `keys-duration`. Raises PathError, which gets `index` and `column`."""
+    if len(typed) > MAX_MOVE_TEXT:
+        raise PathError(
+            index,
+            column,
+            f"{excerpt(typed)} is {len(typed):,} characters long; write key-duration, such as w-4, with "
+            "commas between moves",
+        )
+    held, dash, duration = typed.partition("-")
+    keys = tuple(word.strip(" ").lower() for word in held.split("+"))
+    if keys == ("still",):
+        keys = ()
+    if len(keys) > len(KEYS):
+        raise PathError(index, column, f"{excerpt(typed)} holds {len(keys)} keys; there are {len(KEYS)}")
+    for key in keys:
+        if key not in KEYS:
+            raise PathError(
+                index, column, f"{excerpt(key or typed)} is not a key; use {', '.join(KEYS)} or still"
+            )
+    latents = read_number(duration) if duration.strip(" ")[:1].isdecimal() else None
+    if not dash:
+        latents = 1
+    if latents is None:
+        raise PathError(
+            index,
+            column,
+            f"cannot read {excerpt(typed)}; write key-duration, such as w-4, with commas between moves",
+        )
+    if not isinstance(latents, int):
+        raise PathError(
+            index, column, f"{excerpt(typed)} lasts {latents:g} latents; a move lasts a whole number of them"
+        )
+    if latents < 1:
+        raise PathError(index, column, "the duration must be at least 1")
+    return CameraMove(tuple(dict.fromkeys(keys)), min(latents, _MOST_LATENTS))
 
 
 def format_path(moves: Iterable[CameraMove]) -> str:
@@ -109,25 +163,33 @@ def format_path(moves: Iterable[CameraMove]) -> str:
 
 
 def parse_moves(text: str) -> tuple[CameraMove, ...]:
-    """Moves of `[{"keys": ["w", "right"], "n": 4}, ...]`. Raises PathError naming the move."""
-    entries = _json(text)
+    """Returns the moves of `[{"keys": ["w", "right"], "n": 4}, ...]`. Raises PathError naming the move."""
+    entries = _parse_json(text)
     if not isinstance(entries, list):
         raise PathError(1, 1, 'moves are [{"keys": ["w"], "n": 4}, ...]')
     moves: list[CameraMove] = []
+    total = 0
     for index, entry in enumerate(entries, start=1):
         keys = entry.get("keys") if isinstance(entry, dict) else None
         latents = entry.get("n") if isinstance(entry, dict) else None
-        if not isinstance(keys, list) or type(latents) is not int:
+        if not isinstance(keys, list) or not _is_whole(latents):
             raise PathError(index, 1, 'a move is {"keys": ["w", "right"], "n": 4}')
+        if len(keys) > len(KEYS):
+            raise PathError(index, 1, f"a move holds at most {len(KEYS)} keys, not {len(keys):,}")
+        names = [str(key).lower() for key in keys]
+        if latents < 1:
+            raise PathError(index, 1, "the duration must be at least 1")
         try:
-            moves.append(CameraMove(tuple(map(str, keys)), latents))
+            held = () if names == ["still"] else tuple(dict.fromkeys(names))
+            move = CameraMove(held, int(min(latents, _MOST_LATENTS)))
         except ValueError as error:
             raise PathError(index, 1, str(error)) from error
-    total = sum(move.latents for move in moves)
-    if total > MAX_PATH_LATENTS:
-        raise PathError(
-            len(moves), 1, f"the path is {total:,} latents long; the limit is {MAX_PATH_LATENTS:,}"
-        )
+        total += move.latents
+        if total > MAX_PATH_LATENTS:
+            raise PathError(
+                index, 1, f"the path is {total:,} latents long here; the limit is {MAX_PATH_LATENTS:,}"
+            )
+        moves.append(move)
     return tuple(moves)
 
 
@@ -157,7 +219,7 @@ def parse_trajectory(text: str) -> tuple[TrajectoryFrame, ...]:
 
     Raises PathError naming the entry and what is wrong with it.
     """
-    entries = _json(text)
+    entries = _parse_json(text)
     if not isinstance(entries, dict) or not entries:
         raise PathError(1, 1, 'a trajectory is {"0": {"extrinsic": ..., "K": ...}, "1": ...}')
     if len(entries) > MAX_PATH_LATENTS:
@@ -165,10 +227,13 @@ def parse_trajectory(text: str) -> tuple[TrajectoryFrame, ...]:
             MAX_PATH_LATENTS + 1, 1, f"{len(entries):,} cameras; the limit is {MAX_PATH_LATENTS:,}"
         )
     frames: list[tuple[int, TrajectoryFrame]] = []
+    column, found = 1, True
     for index, (name, entry) in enumerate(entries.items(), start=1):
-        column = text.find(json.dumps(name)) + 1
+        # From the last one on, and no more once a name is written with escapes: the text is searched once.
+        column = text.find(json.dumps(name), column - 1) + 1 if found else 0
+        column, found = max(1, column), column > 0
         if not name.isdecimal() or len(name) > _MAX_DIGITS:
-            raise PathError(index, column, f"{name[:24]!r} is not the number of a latent frame")
+            raise PathError(index, column, f"{excerpt(name)} is not the number of a latent frame")
         c2w = _matrix(entry, "extrinsic", 4, index, column)
         pixels = _matrix(entry, "K", 3, index, column)
         if pixels[0][2] <= 0 or pixels[1][2] <= 0 or pixels[0][0] <= 0 or pixels[1][1] <= 0:
@@ -211,23 +276,20 @@ def follow_trajectory(
 
     `metres` and `degrees` are what a key does in a latent frame. Raises PathError where keys cannot keep up.
     """
+    turns = [(held, _turn(held, degrees)) for held in _pairs("left", "right", "up", "down")]
     keys: list[tuple[str, ...]] = []
     rotation, place = _rotation(frames[0].c2w), _place(frames[0].c2w)
     for frame in frames[1:]:
-        turn, rotation = min(
-            (
-                (held, _times(rotation, _turn(held, degrees)))
-                for held in _pairs("left", "right", "up", "down")
-            ),
-            key=lambda after: _angle(after[1], _rotation(frame.c2w)) + 1e-6 * len(after[0]),
-        )
-        walk, place = min(
-            ((held, _shift(place, rotation, held, metres)) for held in _pairs("w", "s", "a", "d")),
-            key=lambda after: math.dist(after[1], _place(frame.c2w)) + 1e-9 * len(after[0]),
-        )
+        wanted = _rotation(frame.c2w)
+        # Two rotations are the closer the larger the trace of one's inverse times the other.
+        between = _times(tuple(zip(*rotation, strict=True)), wanted)
+        turn, turned = max(turns, key=lambda each: _trace(each[1], between) - 1e-9 * len(each[0]))
+        rotation = _times(rotation, turned)
+        walk = _nearest_walk(place, _place(frame.c2w), rotation, metres)
+        place = _shift(place, rotation, walk, metres)
         keys.append(walk + turn)
         off_metres = math.dist(place, _place(frame.c2w))
-        off_degrees = _angle(rotation, _rotation(frame.c2w))
+        off_degrees = _angle(rotation, wanted)
         if off_metres > _STRAYED * metres or off_degrees > _STRAYED * degrees:
             raise PathError(
                 frame.segment,
@@ -267,15 +329,22 @@ def follow_drawing(
     return _moves(keys)
 
 
-def _json(text: str) -> Any:
+def _parse_json(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(_TRAILING_COMMA.sub(" ", _unwrapped(plain(text))), parse_int=_parse_whole)
     except json.JSONDecodeError as error:
         raise PathError(1, error.pos + 1, f"this is not JSON: {error.msg}") from error
-    except ValueError:
-        raise PathError(1, 1, "a number in this JSON has too many digits") from None
     except RecursionError:
         raise PathError(1, 1, "this JSON is nested too deeply") from None
+
+
+def _parse_whole(digits: str) -> int | float:
+    """Returns a whole number of JSON, as a float where it has many digits, which `int` is slow to read."""
+    return int(digits) if len(digits) <= 2 * _MAX_DIGITS else float(digits)
+
+
+def _is_whole(value: object) -> TypeGuard[int | float]:
+    return type(value) is int or (type(value) is float and value.is_integer())
 
 
 _Matrix = tuple[tuple[float, ...], ...]
@@ -294,19 +363,19 @@ def _pairs(a: str, b: str, c: str, d: str) -> list[tuple[str, ...]]:
 def _matrix(entry: object, name: str, size: int, index: int, column: int) -> _Matrix:
     rows = entry.get(name) if isinstance(entry, dict) else None
     try:
-        matrix = tuple(tuple(float(value) for value in row) for row in rows)  # type: ignore[union-attr]
+        matrix = tuple(tuple(map(float, row)) for row in rows) if isinstance(rows, list) else ()
     except (TypeError, ValueError, OverflowError):
         matrix = ()
     square = len(matrix) == size and all(len(row) == size for row in matrix)
-    if not square or not all(math.isfinite(value) for row in matrix for value in row):
+    if not square or not all(map(math.isfinite, chain(*matrix))):
         raise PathError(index, column, f"{name} is not {size} rows of {size} numbers")
     return matrix
 
 
 def _is_rigid(c2w: _Matrix) -> bool:
-    axes = list(zip(*_rotation(c2w), strict=True))
-    dots = [sum(p * q for p, q in zip(a, b, strict=True)) for a in axes for b in axes]
-    close = all(math.isclose(dot, i % 4 == 0, abs_tol=1e-2) for i, dot in enumerate(dots))
+    axes = tuple(zip(*_rotation(c2w), strict=True))
+    pairs = combinations_with_replacement(range(3), 2)
+    close = all(abs(_dot(axes[i], axes[j]) - (i == j)) <= 1e-2 for i, j in pairs)
     return close and math.dist(c2w[3], (0, 0, 0, 1)) < 1e-6
 
 
@@ -318,13 +387,21 @@ def _place(c2w: _Matrix) -> _Triple:
     return c2w[0][3], c2w[1][3], c2w[2][3]
 
 
+def _dot(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    return sum(map(mul, a, b))
+
+
 def _times(a: _Matrix, b: _Matrix) -> _Matrix:
-    columns = list(zip(*b, strict=True))
-    return tuple(
-        tuple(sum(p * q for p, q in zip(row, column, strict=True)) for column in columns) for row in a
-    )
+    columns = tuple(zip(*b, strict=True))
+    return tuple(tuple(x * p + y * q + z * r for p, q, r in columns) for x, y, z in a)
 
 
+def _trace(a: _Matrix, b: _Matrix) -> float:
+    """Returns the trace of the inverse of the rotation `a` times `b`."""
+    return sum(map(_dot, a, b))
+
+
+@lru_cache(maxsize=256)  # of the keys that are held together and the few step sizes
 def _turn(keys: tuple[str, ...], degrees: float) -> _Matrix:
     yaw = math.radians(degrees) * (("right" in keys) - ("left" in keys))
     pitch = math.radians(degrees) * (("up" in keys) - ("down" in keys))
@@ -344,7 +421,19 @@ def _shift(place: _Triple, rotation: _Matrix, keys: tuple[str, ...], metres: flo
     return x, y, z
 
 
+def _nearest_walk(place: _Triple, wanted: _Triple, rotation: _Matrix, metres: float) -> tuple[str, ...]:
+    """Returns the walking keys that come closest to `wanted`; none where that is as close."""
+    way = tuple(map(sub, wanted, place))
+    aside, _, ahead = (_dot(way, axis) for axis in zip(*rotation, strict=True))
+    half = metres / 2 + 1e-9
+    held = (
+        "w" if ahead > half else "s" if ahead < -half else "",
+        "d" if aside > half else "a" if aside < -half else "",
+    )
+    return tuple(filter(None, held))
+
+
 def _angle(a: _Matrix, b: _Matrix) -> float:
     """Degrees between two rotations, from the length of their difference: exact for small ones too."""
-    difference = math.dist([value for row in a for value in row], [value for row in b for value in row])
+    difference = math.dist(tuple(chain(*a)), tuple(chain(*b)))
     return math.degrees(2 * math.asin(min(1.0, difference / math.sqrt(8))))

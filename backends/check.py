@@ -6,6 +6,7 @@ import numpy as np
 
 from backends.base import BackendSpec, Request
 from backends.camera import MAX_PATH_LATENTS
+from backends.plain_text import excerpt
 
 MAX_PROMPT = 2_000  # characters
 MAX_SEED = 2**31 - 1
@@ -26,7 +27,7 @@ def check(request: Request, spec: BackendSpec) -> None:
             raise ValueError(f"The prompt has {len(prompt):,} characters; shorten it to {MAX_PROMPT:,}.")
     if request.mode and request.mode not in (ids := [mode.id for mode in spec.modes]):
         choices = f"choose {', '.join(ids)}" if ids else "leave it empty"
-        raise ValueError(f"{spec.title} has no mode {request.mode!r}: {choices}.")
+        raise ValueError(f"{spec.title} has no mode {excerpt(request.mode)}: {choices}.")
     if request.reseeds and not spec.resumable:
         raise ValueError(f"{spec.title} cannot draw other noise inside a video: make a new one.")
     if request.moves:
@@ -54,9 +55,11 @@ def _check_path(request: Request, spec: BackendSpec) -> None:
 def _check_option(name: str, value: str, spec: BackendSpec) -> None:
     option = next((option for option in spec.options if option.name == name), None)
     if option is None:
-        raise ValueError(f"{spec.title} has no setting {name!r}: leave it out.")
+        raise ValueError(f"{spec.title} has no setting {excerpt(name)}: leave it out.")
     if value not in option.values:
-        raise ValueError(f"{option.title} is one of {', '.join(option.values)}, not {value!r}: choose one.")
+        raise ValueError(
+            f"{option.title} is one of {', '.join(option.values)}, not {excerpt(value)}: choose one."
+        )
 
 
 def _check_image(image: np.ndarray, spec: BackendSpec) -> None:

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from backends.base import Backend, BackendSpec, BackendUnavailable
+from backends.plain_text import excerpt
 
 if TYPE_CHECKING:
     import torch
@@ -61,5 +62,5 @@ def _entry(backend_id: str) -> Entry:
 
 def _described(backend_id: str) -> ModuleType:
     if backend_id not in IDS:
-        raise UnknownBackend(f"there is no generator {backend_id!r}: choose one of {', '.join(IDS)}")
+        raise UnknownBackend(f"there is no generator {excerpt(backend_id)}: choose one of {', '.join(IDS)}")
     return importlib.import_module(f"backends.{backend_id}.spec")

@@ -16,7 +16,18 @@ PACKAGES = ("qvg", "backends", "ui")
 
 PAGE_SIDE = tuple(
     f"backends.{name}"
-    for name in ["artifacts", "base", "camera", "check", "jobs", "machine", "plan", "registry", "worker"]
+    for name in [
+        "artifacts",
+        "base",
+        "camera",
+        "check",
+        "jobs",
+        "machine",
+        "plain_text",
+        "plan",
+        "registry",
+        "worker",
+    ]
 )
 PLAIN_QVG = ("qvg.config", "qvg.policy", "qvg.stats")
 MODEL_LIBRARIES = (
@@ -69,7 +80,8 @@ RULES = (
     Rule("qvg.bench*", ("qvg", "qvg.*"), ("torch",), ("matplotlib",)),
     Rule("qvg*", ("qvg", "qvg.*"), ("torch", "numpy"), ("triton",)),
     Rule("backends", ()),
-    Rule("backends.camera", ()),
+    Rule("backends.plain_text", ()),
+    Rule("backends.camera", ("backends.plain_text",)),
     Rule("backends.base", ("backends.camera", "qvg.cache", *PLAIN_QVG), ("numpy",)),
     Rule(
         "backends.*.spec",
@@ -78,6 +90,7 @@ RULES = (
             "backends.artifacts",
             "backends.base",
             "backends.camera",
+            "backends.plain_text",
             "backends.wan.spec",
             "{own}.*",
             *PLAIN_QVG,
@@ -89,8 +102,8 @@ RULES = (
     Rule("backends.peak", (), (), ("torch",)),
     Rule("backends.child", (*PAGE_SIDE, "backends.failure", "backends.session"), (), ("torch",)),
     Rule("backends.failure", ("backends.base",)),
-    Rule("backends.registry", ("backends.base",)),
-    Rule("backends.check", ("backends.base", "backends.camera"), ("numpy",)),
+    Rule("backends.registry", ("backends.base", "backends.plain_text")),
+    Rule("backends.check", ("backends.base", "backends.camera", "backends.plain_text"), ("numpy",)),
     Rule("backends.jobs", ("backends.base", "backends.camera", *PLAIN_QVG)),
     Rule("backends.plan", ("backends.base", "backends.machine", *PLAIN_QVG)),
     Rule("backends.worker", ("backends", "backends.child", "backends.failure", *PAGE_SIDE)),
@@ -117,6 +130,7 @@ RULES = (
             "backends.base",
             "backends.camera",
             "backends.hub",
+            "backends.plain_text",
             "backends.wan*",
             "backends.self_forcing.transformer",
             "{own}*",

@@ -16,6 +16,7 @@ from gradio.components.api_component import Api as ApiValue
 
 from backends import registry
 from backends.base import BackendSpec
+from backends.plain_text import excerpt, read_number
 from qvg.config import PRESETS
 from ui import export
 from ui.budget import WhenFull
@@ -288,7 +289,11 @@ def with_settings(form: Form, spec: BackendSpec, settings: Any) -> Form:
     known = f"{', '.join(NUMBERS)} and options"
     if not isinstance(settings, Mapping) or not set(settings) <= {*NUMBERS, "options"}:
         raise FormError(f"settings is an object with some of {known}.")
-    numbers = {name: value for name, value in settings.items() if name != "options"}
+    numbers = {
+        name: read_number(value) if isinstance(value, str) else value
+        for name, value in settings.items()
+        if name != "options"
+    }
     if not all(isinstance(value, (int, float)) for value in numbers.values()):
         raise FormError(f"settings: {', '.join(NUMBERS)} are numbers.")
     options = settings.get("options") or {}
@@ -296,7 +301,7 @@ def with_settings(form: Form, spec: BackendSpec, settings: Any) -> Form:
     for name, value in options.items() if isinstance(options, Mapping) else [("options", options)]:
         if value not in offered.get(name, ()):
             told = "; ".join(f"{name}: {', '.join(values)}" for name, values in offered.items()) or "none"
-            raise FormError(f"{spec.title} has no option {name}={value!r}; it has {told}.")
+            raise FormError(f"{spec.title} has no option {str(name)[:40]}={excerpt(value)}; it has {told}.")
     chosen = tuple(options.get(option.name, option.values[0]) for option in spec.options)
     return replace(form, **numbers, options=chosen)
 

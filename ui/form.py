@@ -11,6 +11,7 @@ from backends.base import BackendSpec, PromptChange, Request
 from backends.camera import CameraMove, PathError, parse_path
 from backends.check import MAX_SEED, check
 from backends.machine import DeviceInfo
+from backends.plain_text import COLON, excerpt, read_number
 from backends.plan import Plan, codec_for, plan
 from qvg.config import PRESETS, BF16Config, CodecConfig, PRQConfig
 from qvg.policy import CachePolicy
@@ -89,12 +90,13 @@ class Form:
         """In a video of `blocks` blocks, counted from 1 on the page."""
         found: dict[int, str] = {}
         for line in filter(str.strip, (self.changes or "").splitlines()):
-            number, colon, prompt = line.partition(":")
-            if not (colon and number.strip().isdecimal() and len(number.strip()) < 10 and prompt.strip()):
+            number, *prompt = COLON.split(line, maxsplit=1)
+            block, said = read_number(number), "".join(prompt).strip()
+            if not isinstance(block, int) or not said:
                 raise FormError(text.no_prompt_change(line.strip()[:40]))
-            if not 2 <= int(number) <= blocks:
-                raise FormError(text.no_such_block(int(number), blocks))
-            found[int(number) - 1] = prompt.strip()
+            if not 2 <= block <= blocks:
+                raise FormError(text.no_such_block(block, blocks))
+            found[block - 1] = said
         return tuple(PromptChange(block, found[block]) for block in sorted(found))
 
     def own_settings(self, spec: BackendSpec) -> tuple[tuple[str, str], ...]:
@@ -118,7 +120,7 @@ class Form:
         """The preset `name`; the one chosen in the form has the form's own numbers."""
         config = PRESETS.get(name)
         if config is None:
-            raise FormError(f"There is no preset {name!r}: choose one of {', '.join(PRESETS)}.")
+            raise FormError(f"There is no preset {excerpt(name)}: choose one of {', '.join(PRESETS)}.")
         if name != self.preset:
             return codec_for(spec, name)
         if not isinstance(config, PRQConfig):

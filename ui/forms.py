@@ -9,7 +9,8 @@ import gradio as gr
 
 from backends import registry
 from backends.base import BackendSpec
-from backends.camera import PathError, format_path, parse_path
+from backends.camera import PathError, format_path, is_json, parse_path
+from backends.plain_text import read_number
 from backends.worker import DeviceInfo
 from qvg.config import PRESETS, PRQConfig
 from ui import budget, chips, controls, dial, gauge, pose, sound, text
@@ -27,6 +28,7 @@ PLANNED = (
     "path", "memory", "sides", "budget", "when_full", "preset", "blocks", "as_path",
     *CODEC_NUMBERS, *POLICY_NUMBERS,
 )  # fmt: skip
+NUMBERS = ("seed", "budget", "blocks", *CODEC_NUMBERS, *POLICY_NUMBERS)
 OPTIONS = tuple(f"option{number}" for number in range(1, controls.MOST_OPTIONS + 1))
 ASKED = ("prompt", "picture", "clip", "changes", "preview", "seed", "mode", *OPTIONS, *PLANNED)
 
@@ -38,9 +40,16 @@ def widgets_of(ui: Controls, names: tuple[str, ...]) -> list[Any]:
 
 
 def read(names: tuple[str, ...], values: tuple[Any, ...]) -> Form:
-    given = {name: sound.number(value) for name, value in zip(names, values, strict=True)}
+    given = {
+        name: _number(value) if name in NUMBERS else value for name, value in zip(names, values, strict=True)
+    }
     chosen = [given.pop(name, None) for name in OPTIONS]
     return Form(**given, options=tuple(chosen))
+
+
+def _number(value: Any) -> Any:
+    """Returns what a number field holds; a text is read as typed."""
+    return sound.number(read_number(value) if isinstance(value, str) else value)
 
 
 def filled(ui: Controls, spec: BackendSpec, form: Form) -> Changes:
@@ -161,7 +170,7 @@ class Forms:
         except PathError as error:
             return {ui.path_note: controls.note(str(error), "bad")}
         changes: Changes = {ui.path_note: controls.path_note(moves)}
-        if (path or "").lstrip()[:1] in ("{", "["):
+        if is_json(path or ""):
             changes[ui.path] = format_path(moves)
         return changes
 

@@ -1,22 +1,56 @@
-// A camera path as text, as moves and as the places it leads through. The grammar is backends/camera.py's.
-const KEYS = ["w", "s", "a", "d", "left", "right", "up", "down"];
-const MOST = 4096;
+// A camera path as text, as moves and as the places it leads through. What is read is what backends/camera.py
+// reads: KEYS, MOST, MOST_TEXT, MOST_MOVE_TEXT and PLAIN come from there, written before this by ui/pose.py.
+const EDGES = " \n'\"`";
 
-// [{keys, n}], or null where the text is not a path.
+const plainText = (text) => Array.from(text, (sign) => PLAIN[sign] ?? sign).join("");
+
+// By hand: a regular expression for the end of a text begins anew at every space inside.
+function stripped(text, front = EDGES, end = front) {
+  let from = 0, to = text.length;
+  while (from < to && front.includes(text[from])) from++;
+  while (to > from && end.includes(text[to - 1])) to--;
+  return text.slice(from, to);
+}
+
+// [{keys, n}], or null where the text is not a path, or a trajectory, which the program writes out as moves.
 function parsePath(text) {
-  if (!text.trim()) return [];
-  const moves = [];
-  for (const part of text.split(",")) {
-    const match = part.match(/^\s*([A-Za-z+ ]*?)\s*(?:-\s*(\d+))?\s*$/);
-    if (!match || !part.trim()) return null;
-    let keys = match[1].split("+").map((key) => key.trim().toLowerCase());
-    if (keys.length === 1 && keys[0] === "still") keys = [];
-    if (!keys.every((key) => KEYS.includes(key))) return null;
-    const n = match[2] ? Number(match[2]) : 1;
-    if (!(n >= 1 && n <= MOST)) return null;
-    moves.push({ keys, n });
+  if (text.length > MOST_TEXT) return null;
+  const words = plainText(text), fence = words.match(/^[ \n'"]*```[A-Za-z]* *\n/);
+  const body = stripped(fence ? words.slice(fence[0].length) : words, EDGES, `.${EDGES}`);
+  if (body.startsWith("{")) return null;
+  const moves = body.startsWith("[")
+    ? parseMoves(body)
+    : body.split(/[,;\n]/).map((part) => stripped(part)).filter(Boolean).map(parseMove);
+  return moves.every(Boolean) && latentsOf(moves) <= MOST ? moves : null;
+}
+
+// One move, or null.
+function parseMove(typed) {
+  if (typed.length > MOST_MOVE_TEXT) return null;
+  const dash = typed.indexOf("-");
+  const held = dash < 0 ? typed : typed.slice(0, dash);
+  const duration = dash < 0 ? "1" : stripped(typed.slice(dash + 1), " ");
+  return /^[0-9]+(\.0*)?$/.test(duration)
+    ? moveOf(held.split("+").map((key) => stripped(key, " ")), Number(duration))
+    : null;
+}
+
+// Moves as JSON, null for each that is none; [null] for what is no list of them.
+function parseMoves(body) {
+  try {
+    const entries = JSON.parse(body.replace(/,(?=[ \n]*[\]}])/g, " "));
+    return entries.map((entry) => moveOf(entry?.keys, entry?.n));
+  } catch {
+    return [null];
   }
-  return latentsOf(moves) <= MOST ? moves : null;
+}
+
+function moveOf(keys, n) {
+  if (!Array.isArray(keys) || keys.length > KEYS.length || !Number.isInteger(n) || n < 1) return null;
+  if (!keys.every((key) => typeof key === "string")) return null;
+  let held = [...new Set(keys.map((key) => key.toLowerCase()))];
+  if (keys.length === 1 && held[0] === "still") held = [];
+  return held.every((key) => KEYS.includes(key)) ? { keys: held, n } : null;
 }
 
 const latentsOf = (moves) => moves.reduce((sum, move) => sum + move.n, 0);

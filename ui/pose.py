@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,10 @@ import gradio as gr
 from backends import registry
 from backends.base import BackendSpec
 from backends.camera import (
+    KEYS,
+    MAX_MOVE_TEXT,
+    MAX_PATH_LATENTS,
+    MAX_TEXT,
     CameraMove,
     follow_drawing,
     format_moves,
@@ -19,13 +24,28 @@ from backends.camera import (
     parse_path,
     trace_trajectory,
 )
+from backends.plain_text import PLAIN
 from ui import text
 
 _HERE = Path(__file__).parent
-SCRIPT = "\n".join(
-    (_HERE / name).read_text(encoding="utf-8") for name in ("path.js", "map.js", "timeline.js")
+# What path.js takes from Python: the keys, the limits, and the signs that stand for plain characters.
+_CONSTANTS = {
+    "KEYS": KEYS,
+    "MOST": MAX_PATH_LATENTS,
+    "MOST_TEXT": MAX_TEXT,
+    "MOST_MOVE_TEXT": MAX_MOVE_TEXT,
+    "PLAIN": PLAIN,
+}
+PATH_SCRIPT = "\n".join(
+    [
+        *(f"const {name} = {json.dumps(value)};" for name, value in _CONSTANTS.items()),
+        (_HERE / "path.js").read_text(encoding="utf-8"),
+    ]
 )
-MAX_POINTS, MAX_TEXT = 5_000, 4_000_000  # of a drawing, and characters of a file
+SCRIPT = "\n".join(
+    [PATH_SCRIPT, *((_HERE / name).read_text(encoding="utf-8") for name in ("map.js", "timeline.js"))]
+)
+MAX_POINTS = 5_000  # of a drawing
 
 
 class PadKey(NamedTuple):
@@ -116,11 +136,9 @@ def follow(asked: dict[str, Any]) -> dict[str, Any]:
         spec, points = _asked_of(asked), asked.get("points")
         if not isinstance(points, list) or not 2 <= len(points) <= MAX_POINTS:
             raise ValueError(text.NO_LINE)
-        line = [(float(x), float(y)) for x, y in points]
-        if not all(math.isfinite(value) for point in line for value in point):
-            raise ValueError(text.NO_LINE)
+        line = _points(points)
         moves = follow_drawing(line, spec.metres_per_latent, spec.degrees_per_latent)
-    except (LookupError, OverflowError, TypeError, ValueError) as error:
+    except (LookupError, ValueError) as error:
         return {"error": str(error)}
     return {"moves": [{"keys": list(move.keys), "n": move.latents} for move in moves]}
 
@@ -146,6 +164,17 @@ def write(asked: dict[str, Any]) -> dict[str, Any]:
     if asked.get("kind") == "moves":
         return {"text": format_moves(moves)}
     return {"text": trace_trajectory(moves, spec.metres_per_latent, spec.degrees_per_latent)}
+
+
+def _points(points: list[Any]) -> list[tuple[float, float]]:
+    """Returns the points of a drawing. Raises ValueError for what is no finite pair of numbers."""
+    try:
+        line = [(float(x), float(y)) for x, y in points]
+    except (OverflowError, TypeError, ValueError):
+        raise ValueError(text.NO_LINE) from None
+    if not all(math.isfinite(value) for point in line for value in point):
+        raise ValueError(text.NO_LINE)
+    return line
 
 
 def _asked_of(asked: object) -> BackendSpec:

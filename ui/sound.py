@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 MOST_BYTES = 1 << 20  # of a file's JSON: a megabyte takes a second and tens of megabytes of memory
 _EXACT = 1 << 53  # beyond, a browser does not know one whole number from the next
+_MAX_DIGITS = 17  # no whole number of more is below that
+_HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")  # a half of a character, or the escape of one
 
 
 class TooLong(ValueError):
@@ -19,13 +22,20 @@ def read(file: Path) -> Any:
     """Returns a file's JSON as `loads` does. Raises OSError, ValueError, and TooLong before it is read."""
     if file.stat().st_size > MOST_BYTES:
         raise TooLong
-    return loads(file.read_text(encoding="utf-8"))
+    return loads(file.read_bytes())
 
 
-def loads(text: str) -> Any:
-    """Half characters are replaced; what is no number, or a number too large, is None. Raises ValueError."""
+def loads(text: str | bytes) -> Any:
+    """Returns what the JSON `text` holds; bytes are UTF-8, UTF-16 or UTF-32. A byte order mark may be first.
+
+    Half characters are replaced; what is no number, or a number too large, is None. Raises ValueError.
+    """
+    words = text.decode(json.detect_encoding(text)) if isinstance(text, bytes) else text
     try:
-        return _sound(json.loads(text))
+        found = json.loads(
+            words.removeprefix("\ufeff"), parse_int=_whole, parse_float=_real, parse_constant=_none
+        )
+        return _mended(found) if _HALF.search(words) else found
     except RecursionError:
         raise ValueError("this JSON is nested too deeply") from None
 
@@ -36,16 +46,27 @@ def number(value: Any) -> Any:
     return None if absurd else value
 
 
-def _sound(value: Any) -> Any:
+def _whole(digits: str) -> int | None:
+    return number(int(digits)) if len(digits) <= _MAX_DIGITS else None
+
+
+def _real(digits: str) -> float | None:
+    return number(float(digits))
+
+
+def _none(_: str) -> None:
+    """NaN and the infinities, which are no JSON."""
+
+
+def _mended(value: Any) -> Any:
+    """Returns `value` with a question mark for every half of a character."""
     match value:
         case str():
             return value.encode("utf-8", "replace").decode("utf-8")
-        case int() | float():
-            return number(value)
         case list():
-            return [_sound(each) for each in value]
+            return [_mended(each) for each in value]
         case dict():
-            return {_sound(name): _sound(each) for name, each in value.items()}
+            return {_mended(name): _mended(each) for name, each in value.items()}
     return value
 
 

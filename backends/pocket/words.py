@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from backends.plain_text import plain
+
 PLACES = ("meadow", "desert", "snow", "stone")
 TIMES = ("day", "dusk", "night")
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
@@ -13,6 +15,7 @@ SIDES = ("left", "right", "ahead", "behind")
 REACHES = ("near", "far")
 MAX_COUNT = 4
 MAX_THINGS = 9
+_LONGEST = 24  # characters shown of a word that is not known
 
 VOCABULARY = (
     ("places", PLACES),
@@ -94,7 +97,7 @@ class PromptWords:
         note = f"Understood: {', '.join(heard)}." if heard else "No word of the prompt is known here."
         if self.too_many:
             note += f" The first {MAX_THINGS} things are used."
-        missed = ", ".join(self.unknown[:8]) + (" ..." if len(self.unknown) > 8 else "")
+        missed = ", ".join(map(_short, self.unknown[:8])) + (" ..." if len(self.unknown) > 8 else "")
         return f"{note} Not in its vocabulary: {missed}." if self.unknown else note
 
 
@@ -105,7 +108,7 @@ class _Parser:
         self.place: int | None = None
         self.time: int | None = None
         self.groups: list[tuple[Thing, int]] = []
-        self.unknown: list[str] = []
+        self.unknown: dict[str, None] = {}  # in the order of the prompt
         self._begin_phrase()
 
     def _begin_phrase(self) -> None:
@@ -158,22 +161,29 @@ class _Parser:
             self._put(reach=word)
         elif raw in _NUMBERS:
             self.count = _NUMBERS[raw]
-        elif raw.isdigit():
+        elif raw.isdecimal():
             self.count = max(1, min(int(raw[:4]), MAX_COUNT))
-        elif raw not in _FILLER and raw not in self.unknown:
-            self.unknown.append(raw)
+        elif raw not in _FILLER:
+            self.unknown[raw] = None
 
 
 def parse_prompt(text: str) -> PromptWords:
-    """What `text` asks for: `two blue pillars far away` are two things, blue, pillars, far."""
+    """Returns what `text` asks for: `two blue pillars far away` are two things, blue, pillars, far.
+
+    Signs are those of `plain_text.PLAIN`, so that `，` ends a phrase as a comma does.
+    """
     parser = _Parser()
-    for raw in re.findall(r"[^\W_]+|[,.;]", text.lower()):
+    for raw in re.findall(r"[^\W_]+|[,.;]", plain(text).lower()):
         parser.read(raw)
     parser.end_phrase()
     things = tuple(thing for thing, count in parser.groups for _ in range(count))
     return PromptWords(
         parser.place, parser.time, things[:MAX_THINGS], tuple(parser.unknown), len(things) > MAX_THINGS
     )
+
+
+def _short(word: str) -> str:
+    return word if len(word) <= _LONGEST else f"{word[:_LONGEST]}…"
 
 
 def _known(raw: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -15,11 +16,15 @@ from backends.camera import (
     follow_trajectory,
     format_moves,
     format_path,
+    is_json,
     parse_moves,
     parse_path,
     parse_trajectory,
     trace_trajectory,
 )
+
+# Texts as people paste them, and what they are read as or words of the refusal; also for the page's script.
+PASTED = json.loads((Path(__file__).parents[1] / "data" / "camera_paths.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(
@@ -46,8 +51,8 @@ def test_reads_moves(text, moves):
     [
         ("jump-2", 1, 1, "jump"),
         ("w-2, jump-2", 2, 6, "jump"),
-        ("w-2,, s-1", 2, 5, "between the commas"),
-        ("w-2,", 2, 5, "between the commas"),
+        ("w-2,, jump-1", 2, 7, "jump"),
+        ("\ufeff'w-2', \u200bjump-1", 2, 8, "jump"),
         ("w-2,   a--3", 2, 8, "a--3"),
         ("w-2, s-0.5", 2, 6, "s-0.5"),
         ("w-0", 1, 1, "at least 1"),
@@ -55,7 +60,10 @@ def test_reads_moves(text, moves):
         ("w+still-2", 1, 1, "still"),
         ("w-4000, s-97", 2, 9, "4,097"),
         ("w-99999999999999999999", 1, 1, "limit"),
-        ("w ; s", 1, 1, "w ; s"),
+        ("w ; s : d", 2, 5, "s : d"),
+        ("w-2, " + "w" * 1_000_000, 2, 6, "1,000,000 characters long"),
+        ("w-2, s-" + "9" * 1_000_000, 2, 6, "1,000,002 characters long"),
+        ("x" * 4_000_001, 1, 1, "4,000,001 characters long; the limit is 4,000,000"),
     ],
 )
 def test_says_where_the_mistake_is(text, segment, column, words):
@@ -64,6 +72,37 @@ def test_says_where_the_mistake_is(text, segment, column, words):
     assert (caught.value.segment, caught.value.column) == (segment, column)
     assert words in str(caught.value)
     assert f"move {segment} (character {column})" in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("row", PASTED, ids=[row["name"] for row in PASTED])
+def test_text_is_read_as_pasted(row):
+    if "path" in row:
+        assert format_path(parse_path(row["text"])) == row["path"]
+        return
+    with pytest.raises(PathError) as caught:
+        parse_path(row["text"])
+    assert row["refused"] in str(caught.value)
+    assert len(str(caught.value)) < 250
+
+
+def test_as_many_moves_as_latents():
+    assert len(parse_path("w," * MAX_PATH_LATENTS)) == MAX_PATH_LATENTS
+    with pytest.raises(PathError, match="4,097 latents long here"):
+        parse_path("w," * (MAX_PATH_LATENTS + 1))
+
+
+@pytest.mark.parametrize("around", ["{}", "\ufeff{}", "```json\n{}\n```", "`{}`", " \u3000{}\u00a0\r\n"])
+def test_json_is_found_in_what_is_around_it(around):
+    moves = parse_path("w-3, right-2")
+    for text in (
+        format_moves(moves),
+        trace_trajectory(moves),
+        json.dumps(json.loads(format_moves(moves)), indent=4),
+    ):
+        assert is_json(around.format(text))
+        assert parse_path(around.format(text)) == moves
+    assert not is_json(around.format("w-3, right-2"))
 
 
 @pytest.mark.parametrize("text", ["", "w-8", "w+right-4, still-2, a-1, down+left-3"])
@@ -80,9 +119,11 @@ def test_each_latent_repeats_the_keys():
     ]
 
 
-@pytest.mark.parametrize(("keys", "latents"), [(("fly",), 1), (("w",), 0), ((), -1)])
+@pytest.mark.parametrize(
+    ("keys", "latents"), [(("fly",), 1), (("w",), 0), ((), -1), (("w", "w"), 1), (("w",) * 100_000, 4096)]
+)
 def test_a_move_is_checked_when_made(keys, latents):
-    with pytest.raises(ValueError, match=r"unknown camera key|at least 1 latent"):
+    with pytest.raises(ValueError, match=r"unknown camera key|at least 1 latent|key once|at most 8 keys"):
         CameraMove(keys, latents)
 
 
@@ -103,12 +144,22 @@ def test_moves_as_json_are_read_back(text):
         ('[{"keys": ["w"], "n": 2}, {"keys": ["fly"], "n": 2}]', 2, "unknown camera key 'fly'"),
         ('[{"keys": ["w"], "n": 0}]', 1, "at least 1"),
         ('[{"keys": ["w"], "n": 4000}, {"keys": ["s"], "n": 97}]', 2, "4,097"),
+        (
+            '[{"keys": ["' + "w" * 1_000_000 + '"], "n": 1}]',
+            1,
+            "unknown camera key 'wwwwwwwwwwwwwwwwwwwwwwww…'",
+        ),
+        ('[{"keys": [' + '"w", ' * 100_000 + '"w"], "n": 4096}]', 1, "at most 8 keys, not 100,001"),
+        ('[{"keys": ["w"], "n": ' + "9" * 100_000 + "}]", 1, "a move is"),
+        ('[{"keys": ["w"], "n": 1}' + ', {"keys": ["s"], "n": 1}' * 4096 + "]", 4097, "4,097"),
     ],
+    ids=lambda value: str(value)[:40],
 )
 def test_says_which_move_of_json_is_wrong(text, segment, words):
     with pytest.raises(PathError, match=words) as caught:
         parse_path(text)
     assert caught.value.segment == segment
+    assert len(str(caught.value)) < 200
 
 
 PATHS = ["w-4", "w-3, right-1, d-4", "w+right-9, still-2, up-5, s+left-12, a+down-7", "left-120"]
@@ -166,6 +217,10 @@ SKEWED = [[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
         ({"0": camera(K=[[0, 0, 960], [0, 900, 540], [0, 0, 1]])}, 1, "must be positive"),
         ({"0": camera(extrinsic=[[10**400] * 4] * 4)}, 1, "extrinsic is not 4 rows of 4 numbers"),
         ({"0": camera(extrinsic=SKEWED)}, 1, "not a rotation and a shift"),
+        ({"0": camera(extrinsic=[[math.inf] * 4] * 4)}, 1, "extrinsic is not 4 rows of 4 numbers"),
+        ({"0": camera(extrinsic=[[1e308] * 4] * 4)}, 1, "not a rotation and a shift"),
+        ({"0": camera(K="969")}, 1, "K is not 3 rows of 3 numbers"),
+        ({"9" * 100_000: camera()}, 1, "'999999999999999999999999…' is not the number"),
         ({"0": camera(), "1": camera(extrinsic=FAR)}, 2, "9.00 m and 0 degrees from where keys can be"),
         ({str(number): 0 for number in range(MAX_PATH_LATENTS + 1)}, MAX_PATH_LATENTS + 1, "the limit is"),
     ],

@@ -2,12 +2,12 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 
 from backends.camera import parse_path, trace_trajectory
 from backends.pocket.spec import SPEC
+from tests.backends.test_camera import PASTED
 from tests.browser.conftest import at_rest
 from ui import pose
 
@@ -107,19 +107,40 @@ def test_quick_changes_do_not_keep_the_page_busy(page):
 
 def test_where_the_text_leads_is_where_the_map_draws_it(page):
     """The browser's own arithmetic, against Python's."""
-    source = (Path(pose.__file__).parent / "path.js").read_text()
     for text in ("w-8, right-4, d-3", "w+left-9, still-2, s+right-12, a-7", pose.FIRST):
         found = page.evaluate(
             "([source, text, metres, degrees]) => new Function('text', 'metres', 'degrees', source +"
             " 'const m = parsePath(text); return [tracePath(m, metres, degrees), formatPath(m)];')"
             "(text, metres, degrees)",
-            [source, text, SPEC.metres_per_latent, SPEC.degrees_per_latent],
+            [pose.PATH_SCRIPT, text, SPEC.metres_per_latent, SPEC.degrees_per_latent],
         )
         expected = pose.trace(parse_path(text), SPEC)
         assert found[1] == text
         assert len(found[0]) == len(expected)
         for one, two in zip(found[0], expected, strict=True):
             assert math.dist((one["x"], one["y"], one["heading"]), two) < 1e-9
+
+
+def test_the_browser_reads_text_as_pasted_as_python_does(page):
+    found = page.evaluate(
+        "([source, texts]) => new Function('texts', source +"
+        " 'return texts.map(parsePath).map((moves) => moves && formatPath(moves));')(texts)",
+        [pose.PATH_SCRIPT, [row["text"] for row in PASTED]],
+    )
+    assert found == [row.get("path") for row in PASTED]
+
+
+def test_what_is_pasted_is_drawn_as_it_is_understood(page):
+    for text in ("ｗ－８，ｒｉｇｈｔ－４。", "`w–8.0, right–4.0,`"):
+        clear(page)
+        page.fill(PATH, text)
+        page.wait_for_function(
+            "document.querySelector('#path-note').textContent.trim().startsWith('2 moves, 12 latent')"
+        )
+        page.wait_for_function("document.querySelectorAll('#camera .move').length === 2")
+        assert page.input_value(PATH) == text
+    page.fill(PATH, "w-8.5")
+    page.wait_for_function("document.querySelector('#path-note').textContent.includes('whole number')")
 
 
 def test_a_line_is_drawn_and_the_camera_turned_by_mouse(page, picture):

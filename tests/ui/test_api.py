@@ -164,10 +164,13 @@ def test_options_of_a_model_are_named():
     option = longcat.options[0]
     chosen = api.with_settings(form, longcat, {"options": {option.name: option.values[-1]}})
     assert (option.name, option.values[-1]) in chosen.own_settings(longcat)
+    assert api.with_settings(form, longcat, {"every": "２.0"}).every == 2
     with pytest.raises(FormError, match="are numbers"):
         api.with_settings(form, longcat, {"every": "two"})
-    with pytest.raises(FormError, match="has no option"):
-        api.with_settings(form, longcat, {"options": ["x"]})
+    for options in (["x"], {"x" * 100_000: "x"}, {option.name: "x" * 100_000}):
+        with pytest.raises(FormError, match="has no option") as caught:
+            api.with_settings(form, longcat, {"options": options})
+        assert len(str(caught.value)) < 300
 
 
 def test_the_endpoints_are_tools_of_an_mcp_server(address):

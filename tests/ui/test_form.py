@@ -79,7 +79,8 @@ def test_as_long_as_the_path(path, blocks):
     ("changes", "words"),
     [
         ({"path": "w-8, fly-3"}, "move 2 (character 6): 'fly' is not a key"),
-        ({"path": "w-8,,d-1"}, "nothing between the commas"),
+        ({"path": "w-8,,d-1.5"}, "'d-1.5' lasts 1.5 latents; a move lasts a whole number"),
+        ({"path": "w-8, " + "x" * 1_000_000}, "move 2 (character 6): 'xxxxxxxxxxxxxxxxxxxxxxxx…'"),
         ({"path": "w-9999999999"}, "the limit is 4,096"),
         ({"path": "w-4000", "as_path": True}, "makes 1 to 120 blocks, not 1,000"),
         ({"blocks": 0}, "makes 1 to 120 blocks, not 0"),
@@ -105,6 +106,7 @@ def test_as_long_as_the_path(path, blocks):
         ({"on_card": -2}, "Cache policy: device_bytes=-2097152"),
         ({"attention_bits": 4}, "Cache policy: attention_bits=4 must be 16, or 8."),
         ({"preset": "None"}, "There is no preset 'None'"),
+        ({"preset": "x" * 1_000_000}, "There is no preset 'xxxxxxxxxxxxxxxxxxxxxxxx…'"),
     ],
 )
 def test_what_cannot_run_is_one_sentence(changes, words):
@@ -112,6 +114,7 @@ def test_what_cannot_run_is_one_sentence(changes, words):
         job_of(**changes)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
 
 
 def test_a_bad_picture_is_one_sentence(tmp_path):
@@ -220,6 +223,26 @@ def test_prompts_change_at_blocks_counted_from_one():
     ):
         with pytest.raises(FormError, match=words):
             dataclasses.replace(asked, changes=line).commission(SELF_FORCING)
+
+
+@pytest.mark.parametrize(
+    "line", ["３：snow falls", " 03 ﹕ snow falls", "3.0: snow falls", "\ufeff3\u200b:\u00a0snow falls"]
+)
+def test_a_prompt_change_is_read_as_pasted(line):
+    asked = dataclasses.replace(form.default_form(SELF_FORCING), blocks=9, changes=line)
+    (change,) = asked.prompt_changes(9)
+    assert (change.block, change.prompt) == (2, "snow falls")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["3.5: snow", "three: snow", "3 snow", "3:", ": snow", "9" * 100_000 + ": snow", "3" + " " * 9_999],
+)
+def test_what_is_no_prompt_change_is_one_sentence(line):
+    asked = dataclasses.replace(form.default_form(SELF_FORCING), blocks=9, changes=line)
+    with pytest.raises(FormError, match="is not `block: prompt`") as caught:
+        asked.prompt_changes(9)
+    assert len(str(caught.value)) < 200
 
 
 def test_a_models_own_settings_are_told_where_they_are_not_as_usual():

@@ -1,11 +1,19 @@
 """Where a path leads, and paths drawn, read and written. The map is in tests/browser/test_camera.py."""
 
+import json
 import math
+import re
+import shutil
+import subprocess
+import unicodedata
+from pathlib import Path
 
 import pytest
 
-from backends.camera import parse_path
+from backends.camera import KEYS, parse_path
+from backends.plain_text import PLAIN
 from backends.pocket.spec import SPEC
+from tests.backends.test_camera import PASTED
 from ui import pose
 
 WALK = SPEC.metres_per_latent
@@ -63,7 +71,8 @@ def test_a_line_drawn_becomes_moves_at_the_models_own_scale():
         ({"points": [[0, 0]], "model": "pocket"}, "two points or more"),
         ({"points": "x", "model": "pocket"}, "two points or more"),
         ({"points": [[0, 0], [1, float("nan")]], "model": "pocket"}, "two points or more"),
-        ({"points": [[0, 0], [1]], "model": "pocket"}, "values to unpack"),
+        ({"points": [[0, 0], [1]], "model": "pocket"}, "two points or more"),
+        ({"points": [[0, 0], ["9" * 100_000, "x" * 100_000]], "model": "pocket"}, "two points or more"),
         ({"points": [[0, 0], [0, 1e6]], "model": "pocket"}, "more than 4,096 latents"),
         ({"points": [[0, 0], [0, 1]], "model": "gone"}, "there is no generator"),
         ({}, "there is no generator"),
@@ -86,3 +95,37 @@ def test_files_that_cannot_be_read_or_written_are_sentences():
     assert "too long" in pose.read({"text": "w" * (pose.MAX_TEXT + 1), "model": "pocket"})["error"]
     assert "there is no generator" in pose.read({"text": "w-1"})["error"]
     assert "'fly' is not a key" in pose.write({"path": "fly-2", "kind": "moves", "model": "pocket"})["error"]
+
+
+def test_the_page_reads_text_as_pasted_as_python_does(tmp_path):
+    """In node where there is one; tests/browser/test_camera.py does so in a browser."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs node")
+    script = tmp_path / "read.js"
+    script.write_text(
+        f"{pose.PATH_SCRIPT}\nconst texts = {json.dumps([row['text'] for row in PASTED])};"
+        "console.log(JSON.stringify(texts.map(parsePath).map((moves) => moves && formatPath(moves))));",
+        encoding="utf-8",
+    )
+    ran = subprocess.run([node, str(script)], capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(ran.stdout) == [row.get("path") for row in PASTED]
+
+
+def test_every_key_of_a_keyboard_is_a_key_of_the_camera_wherever_it_is_pressed():
+    found = [
+        dict(re.findall(r'(Key[A-Z]|Arrow\w+): "(\w+)"', (Path(pose.__file__).parent / name).read_text()))
+        for name in ("map.js", "drive.js")
+    ]
+    assert found[0] == found[1]
+    assert {*found[0].values()} == {*KEYS}
+
+
+def test_signs_stand_for_one_plain_character_and_digits_for_their_value():
+    assert all(len(sign) == 1 and len(plain) <= 1 and plain.isascii() for sign, plain in PLAIN.items())
+    assert not any(sign.isascii() for sign in PLAIN if sign not in "\t\r\v\f")
+    for sign in map(chr, range(0x80, 0x10000)):
+        # Scripts that came after Unicode 13 are not in every Python's table.
+        value = unicodedata.decimal(sign, None)
+        assert value is None or PLAIN[sign] == str(value)
+        assert unicodedata.category(sign) != "Zs" or PLAIN[sign] == " "

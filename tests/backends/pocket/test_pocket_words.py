@@ -65,6 +65,29 @@ def test_unknown_words_are_named_once_and_not_refused() -> None:
     assert "dragon" in parsed.note() and "red box" in parsed.note()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a red box on the left，two blue pillars far。snow、dusk",
+        "Ａ ＲＥＤ ＢＯＸ on the left；２ blue pillars far，snow，dusk",
+        "“a red\u00a0box on the left, two blue\u2009pillars far”, \ufeffsnow, du\u200bsk.",
+        "a red box — on the left، ٢ blue pillars far، snow، dusk",
+    ],
+)
+def test_a_prompt_is_read_as_pasted(text: str) -> None:
+    assert parse_prompt(text) == parse_prompt("a red box on the left, two blue pillars far, snow, dusk")
+
+
+@pytest.mark.parametrize("number", ["²", "①", "½", "九", "0", "9" * 5_000])
+def test_what_is_no_count_is_no_error(number: str) -> None:
+    assert parse_prompt(f"{number} red boxes").things
+
+
+def test_a_long_word_is_not_repeated_whole() -> None:
+    note = parse_prompt("x" * 100_000).note()
+    assert "xxx…" in note and len(note) < 200
+
+
 def test_things_are_bounded() -> None:
     parsed = parse_prompt("9999999 red boxes " * 50)
     assert len(parsed.things) == words.MAX_THINGS and parsed.too_many
