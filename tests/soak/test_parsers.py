@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from collections.abc import Callable
 from dataclasses import fields, replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends import registry
-from backends.camera import PathError, format_moves, format_path, parse_path
+from backends.camera import (
+    KEYS,
+    CameraMove,
+    PathError,
+    each_latent,
+    follow_drawing,
+    follow_trajectory,
+    format_moves,
+    format_path,
+    parse_path,
+    parse_trajectory,
+    trace_trajectory,
+)
+from backends.plain_text import read_number
+from backends.pocket.words import parse_prompt
 from tests.soak import nasty
 from tests.soak.conftest import FULL
+from tests.soak.growth import MOST, RUNS, exponent, run_of
 from tests.ui.fake_worker import INFO, FakeWorker
 from tests.ui.page import widgets
 from ui import api, budget, history, lists, media, pose, sound
@@ -274,6 +292,109 @@ SIDE = {
     "psnr_by_block": [None, None], "ssim_by_block": [None, None], "psnr_by_span": [None, None],
     "revisit_psnr": None, "revisit_frames": 0,
 }  # fmt: skip
+
+
+CAMERAS = (4, 13, 41, 130, 410, 1_296, 4_096)  # three decades, up to the longest path
+
+
+def _words_of(text: str) -> None:
+    parse_prompt(text).note()
+
+
+def _path_of(text: str) -> None:
+    """As a form and the map ask for it, each anew."""
+    parse_path.cache_clear()
+    form = replace(default_form(POCKET), path=text, as_path=True)
+    with _ShortRefusal():
+        form.length(POCKET)
+    for function in (pose.read, pose.write):
+        sendable(function({"text": text, "path": text, "kind": "moves", "model": "pocket"}))
+
+
+def _prompts_of(text: str) -> None:
+    form = replace(default_form(_wan), prompt=text, changes=text)
+    with _ShortRefusal():
+        form.commission(_wan)
+
+
+def _settings_of(text: str) -> None:
+    with _ShortRefusal():
+        found = sound.loads(text)
+        with _ShortRefusal():
+            api.with_settings(default_form(POCKET), POCKET, found)
+        form = Form.recalled(dict.fromkeys(_FIELDS, found), POCKET)
+        form.commission(POCKET)
+
+
+_FIELDS = tuple(field.name for field in fields(Form))
+
+
+class _ShortRefusal:
+    """Lets a refusal pass, if it does not repeat what was refused."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        return isinstance(error, ValueError) and len(str(error)) < 400
+
+
+@pytest.mark.parametrize("parse", [_words_of, _path_of, _prompts_of, _settings_of, read_number])
+def test_time_grows_with_the_length_of_a_text_and_no_faster(parse: Callable[[str], None], tell: Any):
+    runs = (
+        RUNS
+        if parse in (_path_of, _settings_of)
+        else [run for run in RUNS if not {*run[0], *run[1]} & {*"[{"}]
+    )
+    found = {run: exponent(parse, run_of(run)) for run in runs}
+    assert {run: steep for run, steep in found.items() if steep > MOST} == {}
+    tell(f"exponent of {parse.__name__.strip('_')}", runs=len(runs), steepest=f"{max(found.values()):.2f}")
+
+
+def test_a_grammar_that_takes_the_cube_of_its_text_is_found():
+    overlapping = re.compile(r"\s*([A-Za-z+ ]*?)\s*(?:-\s*(\d+))?\s*\Z")
+    assert exponent(overlapping.match, run_of(("w", " ", "!"))) > MOST
+
+
+def _keys_read_of(moves: list[CameraMove]) -> None:
+    text = trace_trajectory(moves)
+    assert sum(move.latents for move in follow_trajectory(parse_trajectory(text))) == len(moves)
+
+
+@pytest.mark.parametrize(
+    ("call", "make"),
+    [
+        (_keys_read_of, lambda n: [CameraMove((key,)) for key in islice(cycle(KEYS), n - 1)]),
+        (parse_path, lambda n: format_path(CameraMove((key,)) for key in islice(cycle(KEYS), n))),
+        (parse_path, lambda n: format_moves(CameraMove((key,)) for key in islice(cycle(KEYS), n))),
+        (follow_drawing, lambda n: [(0.01 * (i % 2), 0.05 * i) for i in range(n)]),
+        (follow_drawing, lambda n: [(0.0, 0.0), (0.0, 0.08 * n)]),
+        (list, lambda n: each_latent([CameraMove(KEYS, n)])),
+    ],
+    ids=[
+        "cameras",
+        "moves",
+        "moves as JSON",
+        "points of a drawing",
+        "length of a drawing",
+        "length of a move",
+    ],
+)
+def test_time_grows_with_the_latents_of_a_path_and_no_faster(call: Any, make: Any):
+    def anew(given: Any) -> None:
+        parse_path.cache_clear()
+        call(given)
+
+    assert exponent(anew, make, CAMERAS) <= MOST
+
+
+def test_time_grows_with_the_comment_of_a_video_and_no_faster(tmp_path_factory: Any, video: bytes):
+    def told(length: int) -> Path:
+        file = tmp_path_factory.getbasetemp() / f"told-{length}.mp4"
+        media.join([video], file, 8, {"form": {"prompt": "\\ud800 " * length, "options": [[]] * length}})
+        return file
+
+    assert exponent(_drop, told) <= MOST
 
 
 def test_how_many_were_tried(tell):
