@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 
 from backends.base import BackendSpec
@@ -75,8 +76,14 @@ def in_words(memory_bytes: int) -> str:
 
 
 def most_bytes(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> int:
-    """The most a cache holds at any time of a video of `blocks` blocks."""
-    return max((held_bytes(spec, codec, policy, block) for block in range(1, blocks + 1)), default=0)
+    """Returns the most bytes a cache holds at any time of a video of `blocks` blocks.
+
+    What it holds follows from the number of its spans. That grows as spans are encoded, until a window begins
+    to drop others, and repeats from there on: it is largest when the last span was encoded.
+    """
+    waiting = blocks - policy.sink - policy.recent
+    last_encoded = blocks - waiting % policy.every if waiting >= policy.every else blocks
+    return held_bytes(spec, codec, policy, last_encoded) if blocks else 0
 
 
 def _prompt_bytes(spec: BackendSpec, device: DeviceInfo | None) -> int:
@@ -122,14 +129,19 @@ def block_bytes(spec: BackendSpec) -> int:
     return 2 * geometry.layers * BF16.stored_bytes(1, geometry.heads, tokens, geometry.head_dim)
 
 
+def blocks_within(
+    spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int, room_bytes: int
+) -> int:
+    """Returns how many of `blocks` blocks can be made before the cache holds more than `room_bytes`."""
+    return bisect_right(
+        range(1, blocks + 1), room_bytes, key=lambda made: most_bytes(spec, codec, policy, made)
+    )
+
+
 def _blocks_that_fit(
     spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int, memory_bytes: int
 ) -> int:
-    room = memory_bytes - spec.working_bytes
-    for block in range(1, blocks + 1):
-        if held_bytes(spec, codec, policy, block) > room:
-            return block - 1
-    return blocks
+    return blocks_within(spec, codec, policy, blocks, memory_bytes - spec.working_bytes)
 
 
 def _without(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from backends.base import BackendSpec
-from backends.plan import block_bytes, cache_after, held_bytes, most_bytes
+from backends.plan import block_bytes, blocks_within, cache_after, held_bytes, most_bytes
 from qvg.config import BF16, CodecConfig
 from qvg.policy import CachePolicy
 
@@ -49,6 +50,7 @@ def share_of(spec: BackendSpec, blocks: int, percent: int) -> int:
     return 0 if percent >= 100 else max(1, round(bf16_bytes(spec, blocks) * percent / 100 / MIB))
 
 
+@lru_cache(maxsize=64)  # the page asks twice for every change of the form
 def live_within(
     spec: BackendSpec,
     codec: CodecConfig,
@@ -71,23 +73,16 @@ def live_within(
         )
     if when_full == "stop":
         longest = max(
-            _candidates(spec, policy, budget), key=lambda each: lasts(spec, codec, each, blocks, budget)
+            _candidates(spec, policy, budget),
+            key=lambda each: blocks_within(spec, codec, each, blocks, budget),
         )
-        made = lasts(spec, codec, longest, blocks, budget)
+        made = blocks_within(spec, codec, longest, blocks, budget)
         if not made:
             least = held_bytes(spec, codec, replace(policy, every=1), 1)
             raise TooSmall(f"not one block fits: {_least(spec, least)}")
         return Fate(longest, ends_after=None if made == blocks else made)
     widest = _widest(spec, codec, policy, blocks, budget)
     return Fate(widest, drops_from=first_miss(widest, blocks))
-
-
-def lasts(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int, budget: int) -> int:
-    """Of `blocks` blocks, those that can be made before the cache holds more than `budget` bytes."""
-    return next(
-        (block - 1 for block in range(1, blocks + 1) if held_bytes(spec, codec, policy, block) > budget),
-        blocks,
-    )
 
 
 def first_miss(policy: CachePolicy, blocks: int) -> int | None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from backends.base import BackendSpec, Request
 from backends.camera import CameraMove, each_latent, format_path
 from backends.jobs import Job, Side
-from backends.plan import most_bytes
+from backends.plan import blocks_within, most_bytes
 from qvg.config import CodecConfig
 from ui import text
-from ui.budget import MIB, Fate, TooSmall, first_miss, lasts, windowed
+from ui.budget import MIB, Fate, TooSmall, first_miss, windowed
 
 if TYPE_CHECKING:
     from ui.form import Form
@@ -117,7 +117,7 @@ def _going_on(side: NamedSide, made: Commission, blocks: int, total: int) -> Nam
     if not budget or most_bytes(made.spec, side.codec, policy, total) <= budget:
         return side._replace(fate=side.fate._replace(drops_from=first_miss(policy, total)))
     if made.asked.when_full == "stop":
-        return side._replace(fate=Fate(policy, lasts(made.spec, side.codec, policy, total, budget)))
+        return side._replace(fate=Fate(policy, blocks_within(made.spec, side.codec, policy, total, budget)))
     fitting = windowed(made.spec, side.codec, replace(policy, window=None), total, budget)
     # A window that is wider than what was made has not been noticed yet.
     if policy.window is not None or fitting is None or (fitting.window or 0) + fitting.sink < blocks:

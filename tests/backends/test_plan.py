@@ -1,20 +1,22 @@
 """What a run is said to cost, against what a cache of that run reports."""
 
 import dataclasses
+import random
 
 import pytest
 import torch
 
 from backends import registry
 from backends.machine import DeviceInfo
-from backends.plan import codec_for, in_words, plan
+from backends.plan import blocks_within, codec_for, held_bytes, in_words, most_bytes, plan
 from qvg.cache import KVCache
 from qvg.config import BF16, QVG
 from qvg.policy import CachePolicy, cache_bytes
 from tests.fake_backend import SPEC
 
 GIB = 1 << 30
-SELF_FORCING = registry.find("self_forcing")
+POCKET, SELF_FORCING, LONGCAT = map(registry.find, ("pocket", "self_forcing", "longcat"))
+PAPER = CachePolicy(every=8)  # spans of 24 latents
 FEW = dataclasses.replace(QVG, clusters=64)
 
 
@@ -23,10 +25,8 @@ def device(gib: float, kind="cuda") -> DeviceInfo:
 
 
 def test_bytes_are_those_of_the_policy():
-    made = plan(SELF_FORCING, QVG, SELF_FORCING.policy, 60, None)
-    assert (made.kv_bytes, made.bf16_bytes) == cache_bytes(
-        SELF_FORCING.geometry, QVG, SELF_FORCING.policy, 60, 3
-    )
+    made = plan(SELF_FORCING, QVG, PAPER, 60, None)
+    assert (made.kv_bytes, made.bf16_bytes) == cache_bytes(SELF_FORCING.geometry, QVG, PAPER, 60, 3)
     assert made.bf16_bytes == pytest.approx(48.20 * GIB, rel=1e-3)
     assert made.fits is None
     assert made.blocks_that_fit is None
@@ -61,31 +61,50 @@ def test_needs_are_the_most_a_real_cache_holds(policy, blocks):
     assert made.host_bytes == stats.host_bytes
 
 
+def test_the_most_is_that_of_every_block():
+    numbers = random.Random(1)
+    for _ in range(150):
+        every, recent, blocks = numbers.randint(1, 6), numbers.randint(0, 3), numbers.randint(1, 40)
+        policy = CachePolicy(
+            every=every,
+            sink=numbers.randint(0, 4),
+            recent=recent,
+            window=numbers.choice([None, every + recent + numbers.randint(0, 12)]),
+            device_bytes=numbers.choice([None, 0, 300_000]),
+        )
+        spec = numbers.choice([SPEC, POCKET, LONGCAT])
+        held = [held_bytes(spec, FEW, policy, block) for block in range(1, blocks + 1)]
+        assert most_bytes(spec, FEW, policy, blocks) == max(held), (spec.id, policy, blocks)
+        for room in (0, max(held) - 1, max(held), numbers.choice(held)):
+            fits = next((made for made, count in enumerate(held) if count > room), blocks)
+            assert blocks_within(spec, FEW, policy, blocks, room) == fits, (spec.id, policy, blocks)
+
+
 def test_a_run_that_fits():
-    made = plan(SELF_FORCING, QVG, SELF_FORCING.policy, 7, device(24))
+    made = plan(SELF_FORCING, QVG, PAPER, 7, device(24))
     assert made.fits
     assert made.blocks_that_fit == 7
     assert made.sentence.endswith("of this GPU's 24.0 GiB: fits.")
 
 
 def test_a_run_that_does_not_says_where_it_ends_and_what_would_fit():
-    made = plan(SELF_FORCING, BF16, SELF_FORCING.policy, 60, device(32))
+    made = plan(SELF_FORCING, BF16, PAPER, 60, device(32))
     assert made.fits is False
     assert 0 < made.blocks_that_fit < 60
     frame = SELF_FORCING.video_frames(made.blocks_that_fit) + 1
     assert f"of this GPU's 32.0 GiB: would run out at frame {frame}; QVG INT2 fits." in made.sentence
-    assert plan(SELF_FORCING, BF16, SELF_FORCING.policy, made.blocks_that_fit, device(32)).fits
-    assert not plan(SELF_FORCING, BF16, SELF_FORCING.policy, made.blocks_that_fit + 1, device(32)).fits
+    assert plan(SELF_FORCING, BF16, PAPER, made.blocks_that_fit, device(32)).fits
+    assert not plan(SELF_FORCING, BF16, PAPER, made.blocks_that_fit + 1, device(32)).fits
 
 
 @pytest.mark.parametrize(
     ("gib", "codec", "policy", "counted"),
     [
         (31.0, BF16, CachePolicy(every=1), 87),
-        (31.0, QVG, SELF_FORCING.policy, 462),
+        (31.0, QVG, PAPER, 462),
         (31.0, FEW, CachePolicy(every=1), 546),
         (23.2, BF16, CachePolicy(every=1), 57),
-        (23.2, QVG, SELF_FORCING.policy, 261),
+        (23.2, QVG, PAPER, 261),
         (23.2, FEW, CachePolicy(every=1), 351),
     ],
 )
@@ -100,8 +119,8 @@ def test_no_more_latents_are_promised_than_were_counted(gib, codec, policy, coun
 
 @pytest.mark.parametrize("gib", [31.8, 23.6], ids=["RTX 5090", "RTX 4090"])
 def test_180_latents_in_two_bits_fit_cards_that_bf16_does_not(gib):
-    made = plan(SELF_FORCING, QVG, SELF_FORCING.policy, 60, device(gib))
-    without = plan(SELF_FORCING, BF16, SELF_FORCING.policy, 60, device(gib))
+    made = plan(SELF_FORCING, QVG, PAPER, 60, device(gib))
+    without = plan(SELF_FORCING, BF16, PAPER, 60, device(gib))
     assert made.fits
     assert made.kv_bytes == pytest.approx(9.67 * GIB, rel=1e-3)
     frame = SELF_FORCING.video_frames(without.blocks_that_fit) + 1
@@ -113,10 +132,10 @@ def test_180_latents_in_two_bits_fit_cards_that_bf16_does_not(gib):
 
 
 def test_a_small_card_holds_any_length_with_the_hosts_memory():
-    spilling = dataclasses.replace(SELF_FORCING.policy, device_bytes=1 * GIB)
+    spilling = dataclasses.replace(PAPER, device_bytes=1 * GIB)
     made = plan(SELF_FORCING, QVG, spilling, 341, device(23.6))
     assert made.fits
-    assert made.kv_bytes == plan(SELF_FORCING, QVG, SELF_FORCING.policy, 341, device(23.6)).kv_bytes
+    assert made.kv_bytes == plan(SELF_FORCING, QVG, PAPER, 341, device(23.6)).kv_bytes
     # A span of all layers is 0.92 GiB: one stays.
     assert made.host_bytes == pytest.approx(41 * 30 * 31.49 * 2**20, rel=1e-3)
     assert made.sentence.endswith("fits. Keeps 37.8 GiB of history in the host's memory.")
@@ -127,22 +146,21 @@ def test_a_small_card_holds_any_length_with_the_hosts_memory():
 
 
 def test_a_history_made_again_goes_to_the_host_whole():
-    longcat = registry.find("longcat")
     away = CachePolicy(every=1, device_bytes=0)
-    made = plan(longcat, QVG, away, 4, device(80))
-    kept = plan(longcat, QVG, longcat.policy, 4, device(80))
+    made = plan(LONGCAT, QVG, away, 4, device(80))
+    kept = plan(LONGCAT, QVG, LONGCAT.policy, 4, device(80))
     assert made.host_bytes == made.kv_bytes == kept.kv_bytes
     # All 48 layers read through room for two.
     assert dict(made.parts)["KV cache"] * 24 == dict(kept.parts)["KV cache"] == kept.kv_bytes
 
 
 def test_on_a_large_card_bf16_is_only_more():
-    made = plan(SELF_FORCING, QVG, SELF_FORCING.policy, 60, device(80))
+    made = plan(SELF_FORCING, QVG, PAPER, 60, device(80))
     assert made.sentence.endswith("fits. BF16 would need 60.0 GiB.")
 
 
 def test_the_parts_are_what_is_needed():
-    made = plan(SELF_FORCING, QVG, SELF_FORCING.policy, 60, device(32))
+    made = plan(SELF_FORCING, QVG, PAPER, 60, device(32))
     assert dict(made.parts)["transformer"] == pytest.approx(2.64 * GIB, rel=2e-3)
     assert sum(size for _, size in made.parts) == made.needs_bytes
     assert plan(SPEC, QVG, SPEC.policy, 1, None).parts[0] == ("model", SPEC.working_bytes)
@@ -158,12 +176,12 @@ def test_reading_the_prompt_counts_where_the_gpu_does_it():
 
 
 def test_a_run_no_codec_saves_says_how_long_it_may_be():
-    made = plan(SELF_FORCING, QVG, SELF_FORCING.policy, 341, device(24))
+    made = plan(SELF_FORCING, QVG, PAPER, 341, device(24))
     assert f"; {made.blocks_that_fit} blocks fit." in made.sentence
 
 
 def test_a_model_that_is_too_large_says_so():
-    made = plan(SELF_FORCING, QVG, SELF_FORCING.policy, 7, device(4, "cpu"))
+    made = plan(SELF_FORCING, QVG, PAPER, 7, device(4, "cpu"))
     assert made.blocks_that_fit == 0
     assert "of this machine's 4.0 GiB: Self-Forcing does not fit here at any length." in made.sentence
 

@@ -10,6 +10,7 @@ from backends.camera import parse_path
 from backends.plan import block_bytes, codec_for, held_bytes, most_bytes
 from qvg.config import BF16, PRESETS
 from qvg.policy import CachePolicy
+from tests.soak.growth import MOST, exponent
 from ui import budget, dial, text
 from ui.budget import MIB, Fate, TooSmall, first_miss, live_within
 from ui.commission import as_moves, longer
@@ -52,6 +53,19 @@ def test_at_the_same_budget_bf16_forgets_and_two_bits_remember():
     # Five blocks of 3.5 MiB, and the one being denoised.
     assert stops.ends_after == 5
     assert text.fate(None, stops.ends_after, POCKET) == "out of memory at frame 21"
+
+
+@pytest.mark.parametrize("every", [1, 4, 8])
+@pytest.mark.parametrize("when_full", ["drop", "stop"])
+def test_time_grows_with_the_blocks_and_hardly_faster(every, when_full):
+    """In a budget of a tenth of what the whole history takes, which asks for many policies."""
+    spec, policy = registry.find("self_forcing"), CachePolicy(every=every)
+
+    def plan(blocks):
+        live_within.cache_clear()
+        live_within(spec, BF16, policy, blocks, budget.bf16_bytes(spec, blocks) // 10, when_full)
+
+    assert exponent(plan, lambda blocks: blocks, (34, 108, 341, 1_078, 3_410)) <= MOST
 
 
 @pytest.mark.parametrize("policy", [CachePolicy(every=1, window=3), CachePolicy(every=2, sink=1, window=4)])
