@@ -63,8 +63,8 @@ EXAMPLES = (
         {
             "memory": "compare",
             "sides": ("BF16", "QVG INT2", "QVG-Max", "KIVI INT2"),
-            "path": "right-20, left-20",
-            "blocks": 10,
+            "path": "right-24, left-24",
+            "blocks": 12,
         },
     ),
     Example(
