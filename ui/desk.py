@@ -7,9 +7,12 @@ are written down too, and handed in again when the program is restarted.
 from __future__ import annotations
 
 import atexit
+import base64
 import contextvars
 import hashlib
+import hmac
 import logging
+import re
 import secrets
 import threading
 import time
@@ -35,6 +38,7 @@ from ui.live import Live, View
 HEARTBEAT_S = 1.0  # the longest a run that nobody watches goes unnoticed between events
 ABANDONED_S = 60.0  # a shared program stops a run that nobody has watched for so long
 REMEMBERED = 8  # ended runs whose blocks are kept, to take back and go on with
+_NAME = re.compile("(?=.*[!-~])[ -~]{1,64}")  # of a visitor; blanks alone are none
 _log = logging.getLogger(__name__)
 
 State = Literal["waiting", "running", "done"]
@@ -125,14 +129,33 @@ class Desk:
         self.worker = worker
         self.outputs = outputs
         self.shared = False  # whether visitors are strangers to each other
+        self._session_key = secrets.token_bytes(32)
         self._records: dict[str, Record] = {}
         self._lock = threading.RLock()
         self._opened = self._closed = False
         self._owned: IO[str] | None = None
 
-    def owner(self, visitor: str) -> str:
-        """Whose runs a visitor sees. A record must not give away what lets a visitor in."""
-        return hashlib.sha256(str(visitor).encode(errors="replace")).hexdigest()[:16] if self.shared else ""
+    def visitor(self, name: object, session: str | None) -> str:
+        """Returns the name of a visitor: the one the browser brings, or one that belongs to its session.
+
+        A browser brings none before its first answer, nor where it may keep nothing, as inside a frame of
+        another site. Anything but 1 to 64 printable ASCII characters counts as none. Without a session
+        either, each call is another visitor.
+        """
+        if isinstance(name, str) and _NAME.fullmatch(name):
+            return name
+        if not session:
+            return secrets.token_urlsafe(16)
+        # Keyed: a session's hash is in addresses and logs, and this name stays in the browser.
+        digest = hmac.digest(self._session_key, session.encode(errors="replace"), "sha256")
+        return base64.urlsafe_b64encode(digest[:16]).decode().rstrip("=")
+
+    def owner(self, name: object, session: str | None = None) -> str:
+        """Returns whose runs a visitor sees: a hash of the name, as records must not let anyone in. A page
+        that is not shared has one owner, ""."""
+        if not self.shared:
+            return ""
+        return hashlib.sha256(self.visitor(name, session).encode()).hexdigest()[:16]
 
     def open(self) -> None:
         """Starts the worker, and hands in what was waiting when the program was last closed. Any number of
@@ -275,8 +298,9 @@ class Desk:
                 RunFolder(past.folder).delete()
         except OSError as error:
             raise FormError(text.not_deleted(error.strerror or str(error))) from error
-        with self._lock:
-            self._records.pop(run_id, None)
+        if record is not None:
+            with self._lock:
+                self._records.pop(run_id, None)
 
     def _owns_outputs(self) -> bool:
         """Whether no other program writes there; not before there is anything."""

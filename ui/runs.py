@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-import re
-import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -30,7 +28,6 @@ from ui.pictures import PictureError
 from ui.stage import Stage
 
 _TABS = 256  # that are told apart
-_VISITOR = re.compile("[ -~]{1,64}")
 _log = logging.getLogger(__name__)
 
 
@@ -48,12 +45,10 @@ class Runs:
 
     def arrive(self, request: gr.Request, visitor: str) -> Iterator[Changes]:
         """The page has been opened: what runs, or else what there was."""
-        # A browser brings back what was sent to it; a program may bring anything.
-        if not (isinstance(visitor, str) and _VISITOR.fullmatch(visitor)):
-            visitor = secrets.token_urlsafe(16)
-        owner = self._desk.owner(visitor)
+        owner = self._owner(request, visitor)
         self._desk.open()
-        first = {self._stage.visitor: visitor, **self._lists(owner, "")}
+        name = self._desk.visitor(visitor, request.session_hash)
+        first = {self._stage.visitor: name, **self._lists(owner, "")}
         yield from self._watch(request, owner, first, comes=True)
 
     def generate(
@@ -64,7 +59,7 @@ class Runs:
         if randomize:
             asked = replace(asked, seed=random.randint(0, MAX_SEED))
             changes = {self._widgets.seed: asked.seed}
-        owner = self._desk.owner(visitor)
+        owner = self._owner(request, visitor)
         spec = registry.find(model)
         changes = self._submit(request, owner, lambda: asked.commission(spec), changes)
         yield from self._watch(request, owner, changes) if self._has_begun(request) else (changes,)
@@ -75,7 +70,7 @@ class Runs:
         if example is None:
             return self._nothing
         spec, form = example.form()
-        return self._submit(request, self._desk.owner(visitor), lambda: form.commission(spec))
+        return self._submit(request, self._owner(request, visitor), lambda: form.commission(spec))
 
     def watch(self, request: gr.Request, visitor: str) -> Iterator[Changes]:
         """The run that this tab has just begun, if it has.
@@ -84,10 +79,10 @@ class Runs:
         """
         yield self._nothing
         if self._has_begun(request):
-            yield from self._watch(request, self._desk.owner(visitor), self._nothing)
+            yield from self._watch(request, self._owner(request, visitor), self._nothing)
 
-    def stop(self, visitor: str, run_id: str) -> Any:
-        record = self._desk.find(self._desk.owner(visitor), run_id)
+    def stop(self, request: gr.Request, visitor: str, run_id: str) -> Any:
+        record = self._desk.find(self._owner(request, visitor), run_id)
         if record is not None and not record.ended:
             self._desk.stop(record)
         return gr.Button(interactive=False)
@@ -109,7 +104,7 @@ class Runs:
 
     def again(self, request: gr.Request, visitor: str, run_id: str) -> Changes:
         """The same once more, noise and all. For `watch` to follow."""
-        return self._submit_again(request, self._desk.owner(visitor), run_id)
+        return self._submit_again(request, self._owner(request, visitor), run_id)
 
     def extend(
         self, request: gr.Request, visitor: str, run_id: str, more: float | None, path: str | None
@@ -118,22 +113,22 @@ class Runs:
 
     def retake(self, request: gr.Request, visitor: str, run_id: str) -> Iterator[Changes]:
         """The last block once more, from other noise."""
-        owner = self._desk.owner(visitor)
+        owner = self._owner(request, visitor)
         record = self._desk.find(owner, run_id)
         if record is None or not record.live.can_take_back:
             yield {self._widgets.problem: controls.note(text.ONLY_AGAIN, "bad")}
             return
         yield from self._go_on(request, visitor, run_id, 0, None)
 
-    def undo(self, visitor: str, run_id: str) -> Changes:
-        return self._change(visitor, run_id, lambda live: live.can_take_back, Live.take_back)
+    def undo(self, request: gr.Request, visitor: str, run_id: str) -> Changes:
+        return self._change(request, visitor, run_id, lambda live: live.can_take_back, Live.take_back)
 
-    def redo(self, visitor: str, run_id: str) -> Changes:
-        return self._change(visitor, run_id, lambda live: live.can_put_back, Live.put_back)
+    def redo(self, request: gr.Request, visitor: str, run_id: str) -> Changes:
+        return self._change(request, visitor, run_id, lambda live: live.can_put_back, Live.put_back)
 
-    def queue(self, event: gr.EventData, visitor: str) -> Changes:
+    def queue(self, request: gr.Request, event: gr.EventData, visitor: str) -> Changes:
         """A button in the list of what waits."""
-        owner = self._desk.owner(visitor)
+        owner = self._owner(request, visitor)
         record = self._desk.find(owner, str(event.id))
         if record is not None:
             if event.action == "remove":
@@ -146,7 +141,7 @@ class Runs:
         self, request: gr.Request, event: gr.EventData, visitor: str, run_id: str, shown: dict[str, Any]
     ) -> Iterator[Changes]:
         """A button in the list of what there was. For `watch` to follow."""
-        owner, picked = self._desk.owner(visitor), str(event.id)
+        owner, picked = self._owner(request, visitor), str(event.id)
         match event.action:
             case "again":
                 yield self._submit_again(request, owner, picked)
@@ -177,14 +172,19 @@ class Runs:
         except ValueError as error:
             return {ui.problem: controls.note(str(error), "bad")}
 
-    def export_video(self, visitor: str, run_id: str) -> Iterator[Changes]:
-        yield from self._export(visitor, run_id, "mp4")
+    def export_video(self, request: gr.Request, visitor: str, run_id: str) -> Iterator[Changes]:
+        yield from self._export(request, visitor, run_id, "mp4")
 
-    def export_gif(self, visitor: str, run_id: str) -> Iterator[Changes]:
-        yield from self._export(visitor, run_id, "gif")
+    def export_gif(self, request: gr.Request, visitor: str, run_id: str) -> Iterator[Changes]:
+        yield from self._export(request, visitor, run_id, "gif")
 
-    def export_json(self, visitor: str, run_id: str) -> Iterator[Changes]:
-        yield from self._export(visitor, run_id, "json")
+    def export_json(self, request: gr.Request, visitor: str, run_id: str) -> Iterator[Changes]:
+        yield from self._export(request, visitor, run_id, "json")
+
+    def _owner(self, request: gr.Request, visitor: str) -> str:
+        """Returns whose runs a request is about. A browser brings back the name that `arrive` gave it, a
+        program may bring anything."""
+        return self._desk.owner(visitor, request.session_hash)
 
     def _recall(self, settings: Mapping[str, Any]) -> Changes:
         ui = self._widgets
@@ -318,7 +318,7 @@ class Runs:
         self, request: gr.Request, visitor: str, run_id: str, more: int, path: str | None
     ) -> Iterator[Changes]:
         """`more` blocks along `path`; none is the last block from other noise."""
-        ui, owner = self._widgets, self._desk.owner(visitor)
+        ui, owner = self._widgets, self._owner(request, visitor)
         record = self._desk.find(owner, run_id)
         try:
             if record is None:
@@ -336,9 +336,14 @@ class Runs:
         yield from self._watch(request, owner, {ui.problem: ""})
 
     def _change(
-        self, visitor: str, run_id: str, possible: Callable[[Live], bool], do: Callable[[Live], None]
+        self,
+        request: gr.Request,
+        visitor: str,
+        run_id: str,
+        possible: Callable[[Live], bool],
+        do: Callable[[Live], None],
     ) -> Changes:
-        owner = self._desk.owner(visitor)
+        owner = self._owner(request, visitor)
         record = self._desk.find(owner, run_id)
         if record is None or not possible(record.live):
             return {self._widgets.problem: controls.note(text.ONLY_AGAIN, "bad")}
@@ -375,9 +380,9 @@ class Runs:
         }
         yield changes if view.gauge is None else changes | {stage.gauge: view.gauge}
 
-    def _export(self, visitor: str, run_id: str, kind: export.Kind) -> Iterator[Changes]:
+    def _export(self, request: gr.Request, visitor: str, run_id: str, kind: export.Kind) -> Iterator[Changes]:
         """A file for the browser to keep."""
-        ui, stage, owner = self._widgets, self._stage, self._desk.owner(visitor)
+        ui, stage, owner = self._widgets, self._stage, self._owner(request, visitor)
         past = self._past(owner, run_id)
         if past is None:
             yield {ui.problem: controls.note(text.NOT_ON_DISK, "bad")}

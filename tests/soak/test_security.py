@@ -242,15 +242,17 @@ def test_visitors_of_a_shared_page_reach_their_own_runs_only(tmp_path: Path):
         his.press(his.runs.history, id=run_id, action=name)
         assert run_id not in [card["id"] for card in his.history]
         assert len(desk.worker.jobs) == asked, name  # type: ignore[attr-defined]
-    assert [set(each) for each in his.runs.export_json(his.visitor, run_id)] == [{his.ui.problem}]
+    assert [set(each) for each in his.runs.export_json(his.request, his.visitor, run_id)] == [
+        {his.ui.problem}
+    ]
     asked = len(desk.worker.jobs)  # type: ignore[attr-defined]
     his.watch(his.runs.extend(his.request, his.visitor, run_id, 4, ""))
     his.watch(his.runs.retake(his.request, his.visitor, run_id))
     his.see(his.runs.again(his.request, his.visitor, run_id))
     assert len(list(his.runs.watch(his.request, his.visitor))) == 1
     assert len(desk.worker.jobs) == asked  # type: ignore[attr-defined]
-    his.runs.stop(his.visitor, run_id)
-    his.runs.undo(his.visitor, run_id)
+    his.runs.stop(his.request, his.visitor, run_id)
+    his.runs.undo(his.request, his.visitor, run_id)
     assert not record.stopping and record.live.blocks == 8
     assert hers.final().exists()
     # An id is 128 bits; the folder is called by it, and what it says of its owner does not let anyone in.

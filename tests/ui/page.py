@@ -74,7 +74,7 @@ class Page:
         """A button in a list."""
         event = SimpleNamespace(**data)
         if listener == self.runs.queue:
-            return self.see(listener(event, self.visitor))
+            return self.see(listener(self.request, event, self.visitor))
         if listener == self.runs.example:
             self.see(listener(self.request, event, self.visitor))
         else:

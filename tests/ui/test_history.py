@@ -55,9 +55,9 @@ def test_history_survives_a_restart_with_all_its_figures(page, tmp_path):
     assert later.shown[later.stage.extend].visible is False
     assert later.shown[later.stage.export].visible is True
     assert before[page.stage.run_id] != later.run_id
-    later.watch(later.runs.export_gif(later.visitor, later.run_id))
+    later.watch(later.runs.export_gif(later.request, later.visitor, later.run_id))
     assert later.problem == ""
-    later.see(later.runs.undo(later.visitor, later.run_id))
+    later.see(later.runs.undo(later.request, later.visitor, later.run_id))
     assert "not in memory any more" in later.problem
 
 

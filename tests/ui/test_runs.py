@@ -135,7 +135,7 @@ def test_stop_keeps_what_there_is_and_says_what_it_freed(page):
     for changes in events:
         page.see(changes)
         if page.shown.get(page.stage.player) and page.track["segments"]:
-            page.runs.stop(page.visitor, page.run_id)
+            page.runs.stop(page.request, page.visitor, page.run_id)
             break
     page.watch(events)
     assert page.status["kind"] == "done"
@@ -216,15 +216,89 @@ def test_in_a_shared_program_visitors_see_only_their_own_runs(page, worker, tmp_
     stranger = Page(page.desk, "a stranger")
     stranger.watch(stranger.runs.arrive(stranger.request, stranger.visitor))
     assert stranger.history == []
-    stranger.see(stranger.runs.undo(stranger.visitor, page.run_id))
+    stranger.see(stranger.runs.undo(stranger.request, stranger.visitor, page.run_id))
     assert "note bad" in stranger.problem
-    stranger.watch(stranger.runs.export_json(stranger.visitor, page.run_id))
+    stranger.watch(stranger.runs.export_json(stranger.request, stranger.visitor, page.run_id))
     assert "could not be saved" in stranger.problem
     stranger.press(stranger.runs.history, id=page.run_id, action="delete")
     assert page.final().exists()
     # What lets a visitor in is in no file that is served.
     assert page.visitor not in (page.final().parent / "run.json").read_text()
     assert [past.id for past in page.desk.past(page.desk.owner(page.visitor), 9)] == [page.run_id]
+
+
+def everything_done_with(page: Page, run_id: str) -> list[Any]:
+    """What each listener answers that is given a run of someone else."""
+    request, name, shown = page.request, page.visitor, {"runs": []}
+
+    def pick(action: str) -> list[Any]:
+        return list(page.runs.history(request, SimpleNamespace(id=run_id, action=action), name, "", shown))
+
+    return [
+        *map(pick, ("show", "again", "recall", "delete", "more")),
+        *(list(do(request, name, run_id)) for do in (page.runs.export_json, page.runs.retake)),
+        list(page.runs.extend(request, name, run_id, 1, "")),
+        page.runs.undo(request, name, run_id),
+        page.runs.redo(request, name, run_id),
+        page.runs.again(request, name, run_id),
+        list(page.runs.watch(request, name)),
+        list(page.runs.arrive(request, name)),
+        *(page.runs.queue(request, SimpleNamespace(id=run_id, action=a), name) for a in ("up", "remove")),
+    ]
+
+
+@pytest.mark.parametrize("name", ["", "  ", None, 7, "x" * 65, "\n", "é", ["a"], {}])
+def test_visitors_without_a_name_are_apart(worker, tmp_path, name):
+    desk = Desk(worker, tmp_path)
+    desk.shared = True
+    hers, his = Page(desk, name), Page(desk, name)
+    hers.run(blocks=2)
+    asked = len(worker.jobs)
+    assert hers.run_id not in str(everything_done_with(his, hers.run_id))
+    assert hers.final().exists()
+    assert len(worker.jobs) == asked
+    # The one who made it still has it.
+    assert [card["id"] for card in hers.history] == [hers.run_id]
+    hers.see(hers.runs.undo(hers.request, name, hers.run_id))
+    assert "1 block left" in hers.status["text"]
+
+
+def test_no_one_stops_what_a_visitor_without_a_name_waits_for(worker, tmp_path):
+    desk = Desk(worker, tmp_path)
+    desk.shared = True
+    hers, his = Page(desk, ""), Page(desk, "")
+    events = hers.start(prompt="slow", blocks=50)
+    while not hers.run_id:
+        hers.see(next(events))
+    his.runs.stop(his.request, "", hers.run_id)
+    assert his.runs.queue(his.request, SimpleNamespace(id=hers.run_id, action="remove"), "")
+    assert not worker.stopped
+    hers.runs.stop(hers.request, "", hers.run_id)
+    hers.watch(events)
+    assert worker.stopped
+
+
+def test_a_click_before_the_first_answer_and_one_after_it_are_the_same_visitors(worker, tmp_path):
+    desk = Desk(worker, tmp_path)
+    desk.shared = True
+    page = Page(desk, "")
+    page.run(blocks=1)
+    page.watch(page.runs.arrive(page.request, ""))
+    page.visitor = page.shown[page.stage.visitor]
+    assert page.visitor
+    # Another tab of the same browser, which has kept the name.
+    later = Page(desk, page.visitor)
+    later.watch(later.runs.arrive(later.request, later.visitor))
+    assert [card["id"] for card in later.history] == [page.run_id]
+    assert page.request.session_hash not in page.visitor
+
+
+def test_a_local_page_has_one_history_whoever_looks(page):
+    page.run(blocks=1)
+    for name in ("", None, "another"):
+        later = Page(page.desk, name)
+        later.watch(later.runs.arrive(later.request, name))
+        assert [card["id"] for card in later.history] == [page.run_id]
 
 
 def test_only_the_newest_watcher_of_a_tab_goes_on(page):
@@ -262,7 +336,7 @@ def test_the_queue_is_changed_by_its_buttons(page, worker):
     until(lambda: len(page.desk.waiting("")) == 2)
     until(lambda: len(list(page.desk.outputs.glob("2*"))) == 3)  # nothing is left of what was removed
     assert [record.id for record in page.desk.waiting("")] == [last, jobs[1]["id"]]
-    page.runs.stop(page.visitor, page.run_id)
+    page.runs.stop(page.request, page.visitor, page.run_id)
     page.watch(events)
     assert [job.request.blocks for job in worker.begun] == [50, 3, 2]
 
@@ -283,7 +357,7 @@ def test_the_end_of_a_run_that_is_still_being_written_is_not_missed(page, worker
         next(Page(page.desk).start(blocks=blocks))
         until(lambda n=blocks: len(page.desk.waiting("")) == n - 1)
     page.desk.move(page.desk.waiting("")[1], -1)
-    page.runs.stop(page.visitor, page.run_id)
+    page.runs.stop(page.request, page.visitor, page.run_id)
     until(lambda: len(worker.begun) == 3 and not page.desk.waiting(""))
     # Both have left the worker: the one that came first is looked at first.
     assert page.desk.current("").commission.request.blocks == 3
@@ -303,12 +377,12 @@ def test_a_failed_run_keeps_what_was_made(page):
 
 def test_blocks_are_taken_back_put_back_and_gone_on_from(page, worker):
     page.run(blocks=4, path="w-20")
-    page.see(page.runs.undo(page.visitor, page.run_id))
-    page.see(page.runs.undo(page.visitor, page.run_id))
+    page.see(page.runs.undo(page.request, page.visitor, page.run_id))
+    page.see(page.runs.undo(page.request, page.visitor, page.run_id))
     assert "2 blocks left" in page.status["text"]
     assert numbers(page.final()) == list(range(8))
     assert page.player["run"].endswith(".3")
-    page.see(page.runs.redo(page.visitor, page.run_id))
+    page.see(page.runs.redo(page.request, page.visitor, page.run_id))
     assert numbers(page.final()) == list(range(12))
     assert page.shown[page.stage.redo].interactive is True
     page.watch(page.runs.extend(page.request, page.visitor, page.run_id, 2, "left-8"))
@@ -477,7 +551,7 @@ def test_a_full_disk_leaves_a_video_in_the_page(page, monkeypatch):
     assert "the disk is full" in page.status["notes"][-1]
     assert all(address.startswith("data:video/mp4;base64,") for address in page.track["segments"])
     assert page.track["final"].startswith("data:video/mp4;base64,")
-    page.watch(page.runs.export_json(page.visitor, page.run_id))
+    page.watch(page.runs.export_json(page.request, page.visitor, page.run_id))
     assert "could not be saved" in page.problem
 
 
@@ -515,7 +589,7 @@ def test_an_export_has_every_side_its_name_and_every_figure(page, tmp_path):
         ("gif", page.runs.export_gif),
         ("json", page.runs.export_json),
     ):
-        page.watch(do(page.visitor, page.run_id))
+        page.watch(do(page.request, page.visitor, page.run_id))
         assert page.problem == ""
         saved = page.shown[page.stage.saved]
         assert saved["name"].endswith(f"-side-by-side.{kind}")
