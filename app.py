@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ui.build import Studio
 
 
-def make_page(device: str = "auto", outputs: Path | None = None) -> Studio:
+def make_page(device: str = "auto", outputs: Path | None = None, runs_per_visitor: int = 2) -> Studio:
     """The page and its worker; neither starts a process before someone looks."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -37,7 +37,7 @@ def make_page(device: str = "auto", outputs: Path | None = None) -> Studio:
         worker = Worker(device)
     from ui.build import build
 
-    return build(worker, outputs or _default_outputs())
+    return build(worker, outputs or _default_outputs(), runs_per_visitor)
 
 
 def __getattr__(name: str) -> Studio:
@@ -59,7 +59,7 @@ def main() -> None:
     problem = _port_problem(options.host, options.port)
     if problem:
         raise SystemExit(problem)
-    page = make_page(options.device, options.outputs)
+    page = make_page(options.device, options.outputs, options.runs_per_visitor)
     prefix = os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
     if prefix and not options.root_path:
         path = f"{prefix.rstrip('/')}/proxy/{options.port}"
@@ -141,6 +141,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--outputs", type=Path, metavar="DIR", help="where videos are kept (./outputs)")
     parser.add_argument(
+        "--runs-per-visitor",
+        type=_count,
+        default=os.environ.get("QVG_STUDIO_RUNS_PER_VISITOR", "2"),
+        metavar="N",
+        help="videos a visitor to a public page may have running or waiting (%(default)s)",
+    )
+    parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="what to compute on (%(default)s)"
     )
     parser.add_argument(
@@ -163,6 +170,12 @@ def _login(text: str) -> tuple[str, str]:
     if not (user and colon and password):
         raise argparse.ArgumentTypeError("write user:password, both not empty")
     return user, password
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError("write a whole number from 1")
+    return int(text)
 
 
 def _default_outputs() -> Path:

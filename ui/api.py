@@ -6,13 +6,14 @@ A run that a program asks for is its own: it is stopped when the program leaves.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from html import unescape
 from typing import Any
 
 import gradio as gr
 from gradio.components.api_component import Api as ApiValue
+from starlette.concurrency import run_in_threadpool
 
 from backends import registry
 from backends.base import BackendSpec
@@ -21,7 +22,7 @@ from qvg.config import PRESETS
 from ui import export
 from ui.budget import WhenFull
 from ui.clips import ClipError
-from ui.desk import HEARTBEAT_S, Desk
+from ui.desk import HEARTBEAT_S, Desk, Record
 from ui.form import (
     BF16_NAME,
     CODEC_NUMBERS,
@@ -100,8 +101,9 @@ class Api:
             "examples": list(spec.examples),
         }
 
-    def generate(
+    async def generate(
         self,
+        request: gr.Request,
         model: str,
         prompt: str,
         codec: str,
@@ -116,7 +118,7 @@ class Api:
         when_full: WhenFull = "drop",
         preview: bool = False,
         settings: dict[str, Any] | None = None,
-    ) -> Iterator[Answer]:
+    ) -> AsyncIterator[Answer]:
         """Makes one video with its KV cache in one codec.
 
         Args:
@@ -140,7 +142,8 @@ class Api:
         Returns:
             the finished mp4, and how it was made with all that was measured; before that, how far it is
         """
-        yield from self._make(
+        async for answer in self._make(
+            request,
             "bf16" if codec == BF16_NAME else "quantised",
             model,
             prompt,
@@ -156,10 +159,12 @@ class Api:
             when_full,
             preview,
             settings,
-        )
+        ):
+            yield answer
 
-    def compare(
+    async def compare(
         self,
+        request: gr.Request,
         model: str,
         prompt: str,
         codecs: list[str],
@@ -174,7 +179,7 @@ class Api:
         when_full: WhenFull = "drop",
         preview: bool = False,
         settings: dict[str, Any] | None = None,
-    ) -> Iterator[Answer]:
+    ) -> AsyncIterator[Answer]:
         """Makes one video two to four times from one seed, in step, each with its KV cache in another codec.
 
         Args:
@@ -197,7 +202,8 @@ class Api:
             an mp4 of every side and one of all side by side, and how they were made with all that was
             measured (KV bytes, PSNR, SSIM, revisit PSNR by side); before that, how far it is
         """
-        yield from self._make(
+        async for answer in self._make(
+            request,
             "compare",
             model,
             prompt,
@@ -213,10 +219,12 @@ class Api:
             when_full,
             preview,
             settings,
-        )
+        ):
+            yield answer
 
-    def _make(
+    async def _make(
         self,
+        request: gr.Request,
         memory: Memory,
         model: str,
         prompt: str,
@@ -232,7 +240,7 @@ class Api:
         when_full: WhenFull,
         preview: bool,
         settings: dict[str, Any] | None,
-    ) -> Iterator[Answer]:
+    ) -> AsyncIterator[Answer]:
         spec = registry.find(model)
         quantised = next((name for name in codecs if name in QUANTISED), QUANTISED[0])
         form = replace(
@@ -252,29 +260,47 @@ class Api:
             when_full=when_full,
             preview=preview,
         )
-        owner = self._desk.owner(secrets.token_urlsafe(16))
         try:
-            record = self._desk.submit(owner, with_settings(form, spec, settings).commission(spec))
+            record = await run_in_threadpool(self._submit, form, spec, settings, address_of(request))
         except (FormError, PictureError, ClipError) as error:
             raise gr.Error(str(error), print_exception=False) from error
         live = record.live
         try:
-            with record.watched():
+            with self._desk.watching(record.owner):
                 seen = -1
                 while not record.ended:
-                    seen, view = record.next_view(seen, HEARTBEAT_S)
+                    await record.news(seen, HEARTBEAT_S)
+                    seen, view = await run_in_threadpool(record.next_view, -1, 0)
                     yield None, {"state": record.state, "said": _said(view), "blocks": live.blocks}
         finally:
             if not record.ended:
                 self._desk.stop(record)
-        if not live.blocks or live.folder.problem:
-            raise gr.Error(live.folder.problem or _said(live.view), print_exception=False)
-        past = Past(live.folder.path, live.settings())
-        files = list(past.videos)
-        if len(files) > 1:
-            files.append(export.write(past, "mp4"))
-        told = {"state": record.state, "said": _said(live.view), "camera": past.settings["path"]}
-        yield list(map(str, files)), told | {k: v for k, v in past.settings.items() if k not in _UNTOLD}
+        yield await run_in_threadpool(_answer, record)
+
+    def _submit(self, form: Form, spec: BackendSpec, settings: Any, asker: str) -> Record:
+        # Before pictures and clips are read.
+        self._desk.check_room(asker)
+        commission = with_settings(form, spec, settings).commission(spec)
+        return self._desk.submit(self._desk.owner(secrets.token_urlsafe(16)), commission, asker)
+
+
+def address_of(request: gr.Request) -> str:
+    """Returns whom a program's runs count against: the client's address. Behind a proxy that the web server
+    trusts, by default one on this machine, that is the address which the proxy forwards."""
+    return f"address {request.client.host if request.client else ''}"
+
+
+def _answer(record: Record) -> Answer:
+    """What came of a run. Raises gr.Error where no file did."""
+    live = record.live
+    if not live.blocks or live.folder.problem:
+        raise gr.Error(live.folder.problem or _said(live.view), print_exception=False)
+    past = Past(live.folder.path, live.settings())
+    files = list(past.videos)
+    if len(files) > 1:
+        files.append(export.write(past, "mp4"))
+    said = {"state": record.state, "said": _said(live.view), "camera": past.settings["path"]}
+    return list(map(str, files)), said | {k: v for k, v in past.settings.items() if k not in _UNTOLD}
 
 
 def _said(view: View) -> str:
@@ -342,7 +368,7 @@ def connect(desk: Desk) -> None:
         prompt = gr.Textbox("", label="prompt")
         go = gr.Button()
         listed: dict[str, Any] = {"queue": False}
-        # As many as the page has viewers: the worker does the queueing.
+        # They wait without a thread, and the worker does the queueing.
         watched: dict[str, Any] = {"concurrency_limit": None}
         go.click(api.backends, None, made, api_name="backends", **listed)
         go.click(api.vocabulary, model(), made, api_name="vocabulary", **listed)

@@ -13,7 +13,7 @@ from backends import registry
 from backends.media import decoding
 from ui import api, chips, controls, examples, form, gauge, lists, models, refusals, stage, text
 from ui.controls import Controls
-from ui.desk import Desk, WorkerLike
+from ui.desk import RUNS_PER_VISITOR, Desk, WorkerLike
 from ui.forms import ASKED, PLANNED, Forms, widgets_of
 from ui.runs import Runs
 from ui.stage import Stage
@@ -22,11 +22,15 @@ _HERE = Path(__file__).parent
 _CSS = "".join(
     (_HERE / name).read_text(encoding="utf-8") for name in ("theme.css", "camera.css", "stage.css")
 )
-_VIEWERS = 100  # pages that watch runs at once, with a thread each; the worker does the queueing
+_AT_ONCE = 100  # calls of one listener that are answered at once
+# Of all listeners: with room for the streams of all visitors who may have runs under way, and of programs.
+# Streams wait without a thread.
+_AT_ONCE_IN_ALL = 500
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 # Unless told so, Gradio drops a click that comes before the last one of its kind has been answered.
 _EVERY: dict[str, Any] = {**_QUIET, "trigger_mode": "multiple"}
-_RUNNING: dict[str, Any] = {**_EVERY, "concurrency_limit": _VIEWERS}
+# The worker does the queueing.
+_RUNNING: dict[str, Any] = {**_EVERY, "concurrency_limit": None}
 # In the queue and not in a thread each: no more files are decoded at once anyway.
 _DECODING: dict[str, Any] = {**_QUIET, "concurrency_limit": decoding.AT_ONCE, "concurrency_id": "decoding"}
 
@@ -58,8 +62,8 @@ class Studio(gr.Blocks):
             "footer_links": ["api", "settings"],
             "ssr_mode": False,
             "max_file_size": decoding.MOST_BYTES,
-            # Half of them may watch, and the page still has some to answer with.
-            "max_threads": 2 * _VIEWERS,
+            # Gradio's limit of calls under way, with a thread or without.
+            "max_threads": _AT_ONCE_IN_ALL,
             "app_kwargs": {"exception_handlers": refusals.handlers()},
         }
         return super().launch(*args, **{**defaults, **kwargs})
@@ -112,12 +116,12 @@ def theme() -> Base:
     )
 
 
-def build(worker: WorkerLike, outputs: Path) -> Studio:
+def build(worker: WorkerLike, outputs: Path, runs_per_visitor: int = RUNS_PER_VISITOR) -> Studio:
     """The page for `worker`, keeping videos in `outputs`. Makes no file and starts no process."""
     outputs = outputs.resolve()
     entries = registry.entries()
     spec = entries[0].spec
-    desk = Desk(worker, outputs)
+    desk = Desk(worker, outputs, runs_per_visitor)
     behaviour: list[Runs] = []
 
     def steer(asked: dict[str, Any]) -> bool:
@@ -175,7 +179,7 @@ def build(worker: WorkerLike, outputs: Path) -> Studio:
         # The gauge has been built so, and may belong to a run by now.
         page.load(forms.foresee_in_words, planned, _foreseen(widgets, screen)[:-1], **_QUIET)
         page.load(runs.arrive, [screen.visitor], [*_followed(widgets, screen), screen.visitor], **_RUNNING)
-    page.queue(max_size=128, default_concurrency_limit=_VIEWERS)
+    page.queue(max_size=128, default_concurrency_limit=_AT_ONCE)
     return page
 
 

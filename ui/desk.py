@@ -6,6 +6,7 @@ are written down too, and handed in again when the program is restarted.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import base64
 import contextvars
@@ -16,8 +17,9 @@ import re
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -37,6 +39,8 @@ from ui.live import Live, View
 
 HEARTBEAT_S = 1.0  # the longest a run that nobody watches goes unnoticed between events
 ABANDONED_S = 60.0  # a shared program stops a run that nobody has watched for so long
+RUNS_PER_VISITOR = 2  # of a shared page, under way or waiting
+RUNS_IN_ALL = 20  # of a shared page
 REMEMBERED = 8  # ended runs whose blocks are kept, to take back and go on with
 _NAME = re.compile("(?=.*[!-~])[ -~]{1,64}")  # of a visitor; blanks alone are none
 _log = logging.getLogger(__name__)
@@ -87,13 +91,14 @@ class Record:
     live: Live
     run: RunLike
     order: float  # in the queue, and in history
+    asker: str = ""  # whom it counts against: its owner, or a program's address
     state: State = "waiting"
     stopping: bool = False
     told: bool = False  # whether someone has seen how it ended
-    watchers: int = 0
-    watched_at: float = field(default_factory=time.monotonic)
+    watched_at: float = field(default_factory=time.monotonic)  # last; its beginning counts
     version: int = 0
     changed: threading.Condition = field(default_factory=threading.Condition)
+    _listeners: set[Callable[[], None]] = field(default_factory=set)
 
     @property
     def commission(self) -> Commission:
@@ -103,32 +108,49 @@ class Record:
     def ended(self) -> bool:
         return self.state == "done"
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """While someone looks."""
-        with self.changed:
-            self.watchers += 1
-        try:
-            yield
-        finally:
-            with self.changed:
-                self.watchers -= 1
-                self.watched_at = time.monotonic()
-
     def next_view(self, seen: int, timeout: float) -> tuple[int, View]:
         """What there is to see once there is more than at version `seen`, or after `timeout` seconds."""
         with self.changed:
             self.changed.wait_for(lambda: self.version != seen, timeout)
             return self.version, self.live.view
 
+    async def news(self, seen: int, timeout: float) -> None:
+        """Returns once there is a version other than `seen`, or after `timeout` seconds. Takes no thread and
+        no lock: `changed` is held while a video is written."""
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(woken.set)
+
+        # Before it looks, so that nothing is missed in between.
+        self._listeners.add(wake)
+        try:
+            if self.version == seen:
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(woken.wait(), timeout)
+        finally:
+            self._listeners.discard(wake)
+
+    def notify(self) -> None:
+        """Counts the version up and wakes all who wait for it. Call it with `changed` held."""
+        self.version += 1
+        self.changed.notify_all()
+        for wake in tuple(self._listeners):
+            wake()
+
 
 class Desk:
     """Takes commissions, for as many visitors as there are."""
 
-    def __init__(self, worker: WorkerLike, outputs: Path) -> None:
+    def __init__(self, worker: WorkerLike, outputs: Path, runs_per_visitor: int = RUNS_PER_VISITOR) -> None:
         self.worker = worker
         self.outputs = outputs
         self.shared = False  # whether visitors are strangers to each other
+        self.runs_per_visitor = runs_per_visitor
+        self._arriving: list[str] = []  # askers whose runs are being handed in
+        self._streams: Counter[str] = Counter()  # open ones, by owner
+        self._streams_lock = threading.Lock()
         self._session_key = secrets.token_bytes(32)
         self._records: dict[str, Record] = {}
         self._lock = threading.RLock()
@@ -173,26 +195,77 @@ class Desk:
             except ValueError as error:
                 _log.warning("%s is not taken up again: %s", past.folder, error)
                 continue
-            self._hand_in(past.owner, commission, RunFolder(past.folder), past.id, past.order)
+            self._hand_in(past.owner, commission, RunFolder(past.folder), past.id, past.owner, past.order)
 
     def close(self) -> None:
         """What waits is left as it is written down."""
         self._closed = True
 
-    def submit(self, owner: str, commission: Commission) -> Record:
-        """Raises FormError when no more runs are taken."""
+    def submit(self, owner: str, commission: Commission, asker: str | None = None) -> Record:
+        """Queues a run. `asker` is whom it counts against, its owner by default.
+
+        Raises FormError when no more runs are taken, before anything is written.
+        """
         self.open()
-        run_id = secrets.token_urlsafe(16)
-        folder = RunFolder.new(self.outputs, run_id)
-        if commission.request.image is not None:
-            folder.keep_picture(commission.request.image)
-        if commission.request.clip is not None and commission.asked.clip:
-            folder.keep_clip(Path(commission.asked.clip))
+        asker = owner if asker is None else asker
+        with self._place(asker):
+            run_id = secrets.token_urlsafe(16)
+            folder = RunFolder.new(self.outputs, run_id)
+            if commission.request.image is not None:
+                folder.keep_picture(commission.request.image)
+            if commission.request.clip is not None and commission.asked.clip:
+                folder.keep_clip(Path(commission.asked.clip))
+            try:
+                return self._hand_in(owner, commission, folder, run_id, asker)
+            except FormError:
+                folder.delete()
+                raise
+
+    def check_room(self, asker: str) -> None:
+        """Raises FormError where a visitor, or a program's address, or all visitors of a shared page together
+        have as many runs under way as they may."""
+        if not self.shared:
+            return
+        with self._lock:
+            active = [record.asker for record in self._records.values() if not record.ended]
+            active += self._arriving
+        if active.count(asker) >= self.runs_per_visitor:
+            raise FormError(text.enough_runs(self.runs_per_visitor))
+        if len(active) >= RUNS_IN_ALL:
+            raise FormError(text.queue_is_full(len(active)))
+
+    @contextmanager
+    def _place(self, asker: str) -> Iterator[None]:
+        """Holds a place for a run that is not in the queue yet. Raises FormError where there is none."""
+        with self._lock:
+            self.check_room(asker)
+            self._arriving.append(asker)
         try:
-            return self._hand_in(owner, commission, folder, run_id)
-        except FormError:
-            folder.delete()
-            raise
+            yield
+        finally:
+            with self._lock:
+                self._arriving.remove(asker)
+
+    @contextmanager
+    def watching(self, owner: str) -> Iterator[None]:
+        """Counts a page or a program that looks at runs of `owner`. It shows one at a time, and stands for
+        those that wait behind it, too."""
+        with self._streams_lock:
+            self._streams[owner] += 1
+        try:
+            yield
+        finally:
+            with self._streams_lock:
+                self._streams[owner] -= 1
+                if not self._streams[owner]:
+                    del self._streams[owner]
+            for record in list(self._records.values()):
+                if record.owner == owner:
+                    record.watched_at = time.monotonic()
+
+    def _unwatched_s(self, record: Record) -> float:
+        """Seconds since anyone looked at a run of its owner."""
+        return 0.0 if self._streams.get(record.owner) else time.monotonic() - record.watched_at
 
     def go_on(self, record: Record, blocks: int, path: Sequence[CameraMove], seed: int | None = None) -> None:
         """`blocks` more blocks of a video, along `path`. Raises FormError where that cannot be."""
@@ -207,7 +280,9 @@ class Desk:
         with self._lock:
             if not record.ended:
                 raise FormError(text.STILL_RUNNING)
+            self.check_room(record.asker)
             with record.changed:
+                record.watched_at = time.monotonic()
                 record.run = self._submit(commission.job(record.id, live.blocks))
                 live.go_on(commission)
                 record.state, record.order = "waiting", time.time()
@@ -232,8 +307,7 @@ class Desk:
             if not record.ended:
                 raise FormError(text.STILL_RUNNING)
             do(record.live)
-            record.version += 1
-            record.changed.notify_all()
+            record.notify()
         self._write_down(record)
 
     def stop(self, record: Record) -> None:
@@ -259,10 +333,6 @@ class Desk:
     def find(self, owner: str, run_id: str) -> Record | None:
         record = self._records.get(run_id)
         return record if record is not None and record.owner == owner else None
-
-    def any(self, run_id: str) -> Record | None:
-        """Whoever knows the id may steer."""
-        return self._records.get(run_id)
 
     def waiting(self, owner: str) -> list[Record]:
         """In the order of the queue."""
@@ -312,13 +382,19 @@ class Desk:
         return self._owned is not None
 
     def _hand_in(
-        self, owner: str, commission: Commission, folder: RunFolder, run_id: str, order: float | None = None
+        self,
+        owner: str,
+        commission: Commission,
+        folder: RunFolder,
+        run_id: str,
+        asker: str,
+        order: float | None = None,
     ) -> Record:
         """`order` is that of a run taken up again; others come in the order in which they get here."""
         live = Live(commission, self.worker.info, folder, run_id)
         with self._lock:
             run = self._submit(commission.job(run_id))
-            record = Record(run_id, owner, live, run, time.time() if order is None else order)
+            record = Record(run_id, owner, live, run, time.time() if order is None else order, asker)
             self._records[run_id] = record
             self._forget_old()
         self._watch(record)
@@ -350,8 +426,7 @@ class Desk:
             for event in record.run.events(HEARTBEAT_S):
                 if event is not None:
                     self._take(record, event)
-                unwatched = 0.0 if record.watchers else time.monotonic() - record.watched_at
-                if self.shared and unwatched > ABANDONED_S and not record.stopping:
+                if self.shared and self._unwatched_s(record) > ABANDONED_S and not record.stopping:
                     self.stop(record)
         except Exception:
             _log.exception("a run could not be shown")
@@ -369,8 +444,7 @@ class Desk:
             # The last to end is the last in the order of what is remembered.
             if self._records.pop(record.id, None) is not None:
                 self._records[record.id] = record
-            record.version += 1
-            record.changed.notify_all()
+            record.notify()
 
     def _clear(self, record: Record) -> None:
         try:
@@ -385,8 +459,7 @@ class Desk:
                 record.state = "running"
             # The end is told once it is written down.
             if record.live.take(event) and not record.live.ended:
-                record.version += 1
-                record.changed.notify_all()
+                record.notify()
         if begins:
             self._write_down(record)
 

@@ -9,7 +9,7 @@ let told = Promise.resolve();
 let driven = null; // the run that has been steered
 
 function tell() {
-  const asked = { run: props.value.run, keys: [...held] };
+  const asked = { run: props.value.run, visitor: props.value.visitor, keys: [...held] };
   driven = asked.run;
   // In the order of the key strokes, so that a short one is not lost.
   told = told.then(() => server.steer(asked)).catch(() => {});

@@ -6,12 +6,14 @@ import itertools
 import logging
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.concurrency import run_in_threadpool
 
 from backends import registry
 from backends.camera import PathError, parse_path
@@ -27,8 +29,19 @@ from ui.live import Live, View
 from ui.pictures import PictureError
 from ui.stage import Stage
 
-_TABS = 256  # that are told apart
+_TABS = 256  # whose begun runs wait for `watch`
+_STREAMS = 16  # open ones of a visitor to a shared page, more than anyone has tabs
 _log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Stream:
+    """An answer to a tab that goes on while its visitor has runs under way."""
+
+    tab: str | None
+    owner: str
+    over: bool = False  # a newer one has taken its place
+    silent: bool = False  # the tab shows a run of the past
 
 
 class Runs:
@@ -38,22 +51,23 @@ class Runs:
         self._desk = desk
         self._widgets = widgets
         self._stage = stage
-        # Only the newest watcher of a tab goes on: two would show two runs in turns.
-        self._watchers: OrderedDict[str | None, int] = OrderedDict()
-        self._begun: set[str | None] = set()  # tabs that `watch` is about to be called for
+        self._streams: list[_Stream] = []  # open ones, the newest last
+        self._begun: OrderedDict[str | None, None] = (
+            OrderedDict()
+        )  # tabs that `watch` is about to be called for
         self._numbers = itertools.count(1)
 
-    def arrive(self, request: gr.Request, visitor: str) -> Iterator[Changes]:
+    async def arrive(self, request: gr.Request, visitor: str) -> AsyncIterator[Changes]:
         """The page has been opened: what runs, or else what there was."""
-        owner = self._owner(request, visitor)
-        self._desk.open()
         name = self._desk.visitor(visitor, request.session_hash)
-        first = {self._stage.visitor: name, **self._lists(owner, "")}
-        yield from self._watch(request, owner, first, comes=True)
+        await run_in_threadpool(self._desk.open)
+        lists = await run_in_threadpool(self._lists, self._desk.owner(name), "")
+        async for changes in self._watch(request, name, {self._stage.visitor: name, **lists}, comes=True):
+            yield changes
 
-    def generate(
+    async def generate(
         self, request: gr.Request, visitor: str, model: str, randomize: bool, *values: Any
-    ) -> Iterator[Changes]:
+    ) -> AsyncIterator[Changes]:
         """Runs until the last event, or until the viewer leaves; the run goes on without one."""
         asked, changes = read(ASKED, values), {}
         if randomize:
@@ -61,8 +75,12 @@ class Runs:
             changes = {self._widgets.seed: asked.seed}
         owner = self._owner(request, visitor)
         spec = registry.find(model)
-        changes = self._submit(request, owner, lambda: asked.commission(spec), changes)
-        yield from self._watch(request, owner, changes) if self._has_begun(request) else (changes,)
+        first = await run_in_threadpool(self._submit, request, owner, lambda: asked.commission(spec), changes)
+        if not self._has_begun(request):
+            yield first
+            return
+        async for changes in self._watch(request, visitor, first):
+            yield changes
 
     def example(self, request: gr.Request, event: gr.EventData, visitor: str) -> Changes:
         """One of the runs worth a click: into the form, and off it goes. For `watch` to follow."""
@@ -72,14 +90,15 @@ class Runs:
         spec, form = example.form()
         return self._submit(request, self._owner(request, visitor), lambda: form.commission(spec))
 
-    def watch(self, request: gr.Request, visitor: str) -> Iterator[Changes]:
+    async def watch(self, request: gr.Request, visitor: str) -> AsyncIterator[Changes]:
         """The run that this tab has just begun, if it has.
 
         Apart from what fills the form: Gradio builds each output of a listener anew for every message.
         """
         yield self._nothing
         if self._has_begun(request):
-            yield from self._watch(request, self._owner(request, visitor), self._nothing)
+            async for changes in self._watch(request, visitor, self._nothing):
+                yield changes
 
     def stop(self, request: gr.Request, visitor: str, run_id: str) -> Any:
         record = self._desk.find(self._owner(request, visitor), run_id)
@@ -88,11 +107,12 @@ class Runs:
         return gr.Button(interactive=False)
 
     def steer(self, asked: dict[str, Any]) -> bool:
-        """From the player: {"run", "keys"}, keys held from now on. Whether there is something to steer."""
+        """From the player: {"run", "keys", "visitor"}, keys held from now on. Whether there is something of
+        this visitor's to steer: a run's id is in the addresses of its videos, which may be handed on."""
         if not isinstance(asked, dict):
             return False
         run_id = str(asked.get("run", "")).rpartition(".")[0]
-        record = self._desk.any(run_id)
+        record = self._desk.find(self._desk.owner(asked.get("visitor")), run_id)
         keys = asked.get("keys")
         if record is None or record.ended or not isinstance(keys, list):
             return False
@@ -106,19 +126,30 @@ class Runs:
         """The same once more, noise and all. For `watch` to follow."""
         return self._submit_again(request, self._owner(request, visitor), run_id)
 
-    def extend(
+    async def extend(
         self, request: gr.Request, visitor: str, run_id: str, more: float | None, path: str | None
-    ) -> Iterator[Changes]:
-        yield from self._go_on(request, visitor, run_id, int(more or -1), path)
+    ) -> AsyncIterator[Changes]:
+        """Makes `more` blocks along `path`."""
 
-    def retake(self, request: gr.Request, visitor: str, run_id: str) -> Iterator[Changes]:
+        def go_on(record: Record) -> None:
+            if not more or more < 1:
+                raise FormError(text.NO_BLOCKS)
+            steered = "camera" in record.commission.spec.inputs
+            self._desk.go_on(record, int(more), parse_path(path or "") if steered else ())
+
+        async for changes in self._go_on(request, visitor, run_id, go_on):
+            yield changes
+
+    async def retake(self, request: gr.Request, visitor: str, run_id: str) -> AsyncIterator[Changes]:
         """The last block once more, from other noise."""
-        owner = self._owner(request, visitor)
-        record = self._desk.find(owner, run_id)
-        if record is None or not record.live.can_take_back:
-            yield {self._widgets.problem: controls.note(text.ONLY_AGAIN, "bad")}
-            return
-        yield from self._go_on(request, visitor, run_id, 0, None)
+
+        def retake(record: Record) -> None:
+            if not record.live.can_take_back:
+                raise FormError(text.ONLY_AGAIN)
+            self._desk.retake(record, random.randint(0, MAX_SEED))
+
+        async for changes in self._go_on(request, visitor, run_id, retake):
+            yield changes
 
     def undo(self, request: gr.Request, visitor: str, run_id: str) -> Changes:
         return self._change(request, visitor, run_id, lambda live: live.can_take_back, Live.take_back)
@@ -203,6 +234,7 @@ class Runs:
         """Hands in what `made` returns. Then come `changes`, or the form as the run has it."""
         ui = self._widgets
         try:
+            self._desk.check_room(owner)
             commission = made()
             self._desk.submit(owner, commission)
         except (FormError, PictureError, ClipError) as error:
@@ -210,7 +242,9 @@ class Runs:
         except Exception:
             _log.exception("a run could not be started")
             return {ui.problem: controls.note(text.UNEXPECTED, "bad")}
-        self._begun.add(request.session_hash)
+        self._begun[request.session_hash] = None
+        while len(self._begun) > _TABS:
+            self._begun.popitem(last=False)
         if changes is None:
             changes = filled(ui, commission.spec, commission.asked)
         return changes | {ui.problem: ""}
@@ -222,39 +256,74 @@ class Runs:
 
     def _has_begun(self, request: gr.Request) -> bool:
         begun = request.session_hash in self._begun
-        self._begun.discard(request.session_hash)
+        self._begun.pop(request.session_hash, None)
         return begun
 
-    def _watch(
-        self, request: gr.Request, owner: str, first: Changes, comes: bool = False
-    ) -> Iterator[Changes]:
-        """`first`, then the visitor's runs, one after another, until none is left or the tab shows something
-        else. `comes`: the page has only just been opened."""
-        mine, shown = self._take_over(request), None
-        yield first
-        while (record := self._desk.current(owner)) is not None:
-            seen = -1
-            with record.watched():
+    async def _watch(
+        self, request: gr.Request, visitor: str, first: Changes, comes: bool = False
+    ) -> AsyncIterator[Changes]:
+        """`first`, then the visitor's runs, one after another, until none is left or another stream of the
+        tab takes over. `comes`: the page has only just been opened.
+
+        Waits without a thread. All else may take a lock that is held while a video is written: in a thread.
+        """
+        name = self._desk.visitor(visitor, request.session_hash)
+        owner, shown = self._desk.owner(name), None
+        with self._open_stream(request.session_hash, owner) as stream, self._desk.watching(owner):
+            yield first
+            while (record := await run_in_threadpool(self._desk.current, owner)) is not None:
+                seen, view = -1, None
                 while not record.ended:
-                    seen, view = record.next_view(seen, HEARTBEAT_S)
-                    if self._watchers.get(request.session_hash) != mine:
+                    await record.news(seen, HEARTBEAT_S)
+                    if stream.over or stream.silent:
+                        seen = record.version
                         # Gradio sends the last message of a generator once more when it has returned: over
                         # what is shown by now.
                         yield self._nothing
-                        return
+                        if stream.over:
+                            return
+                        continue
+                    if view is None or record.version != seen:
+                        seen, view = await run_in_threadpool(record.next_view, -1, 0)
                     # Its end is shown with what else has changed by then.
                     if not record.live.ended:
                         # A yield is also where it is noticed that the viewer has left.
-                        yield self._all_of(record, view)
-                yield self._end_of(record)
+                        yield await run_in_threadpool(self._all_of, record, view, name)
+                if not stream.silent:
+                    yield await run_in_threadpool(self._end_of, record)
                 shown = record
-        # What has ended unseen is shown to whoever comes, and to a tab that was here all the time whether or
-        # not another tab has shown it.
-        last = self._desk.last(owner)
-        if last is None or last is shown or self._watchers.get(request.session_hash) != mine:
-            return
-        if shown is not None or not comes or not last.told:
-            yield self._end_of(last, watched=False)
+            # What has ended unseen is shown to whoever comes, and to a tab that was here all the time whether
+            # or not another tab has shown it.
+            last = await run_in_threadpool(self._desk.last, owner)
+            if last is None or last is shown or stream.over or stream.silent:
+                return
+            if shown is not None or not comes or not last.told:
+                yield await run_in_threadpool(self._end_of, last, False)
+
+    @contextmanager
+    def _open_stream(self, tab: str | None, owner: str) -> Iterator[_Stream]:
+        """Lists a stream while it is open, and ends what it takes the place of: the tab's last one, as two
+        would show two runs in turns, and its visitor's oldest where there are too many; never one of another
+        visitor."""
+        stream = _Stream(tab, owner)
+        for other in self._streams:
+            if other.tab == tab and other.owner == owner:
+                other.over = True
+        self._streams.append(stream)
+        if self._desk.shared:
+            of_owner = [each for each in self._streams if each.owner == owner and not each.over]
+            for old in of_owner[:-_STREAMS]:
+                old.over = True
+        try:
+            yield stream
+        finally:
+            self._streams.remove(stream)
+
+    def _look_back(self, tab: str | None, owner: str) -> None:
+        """Keeps what runs off the screen of a tab that shows a run of the past."""
+        for stream in list(self._streams):
+            if stream.tab == tab and stream.owner == owner:
+                stream.silent = True
 
     def _end_of(self, record: Record, watched: bool = True) -> Changes:
         """`watched`: the page has played its blocks; one that has not begins with the finished files."""
@@ -264,16 +333,8 @@ class Runs:
             view = view.finished()
         return self._all_of(record, view) | self._lists(record.owner, record.id)
 
-    def _take_over(self, request: gr.Request) -> int:
-        tab = request.session_hash
-        number = self._watchers[tab] = next(self._numbers)
-        self._watchers.move_to_end(tab)
-        while len(self._watchers) > _TABS:
-            self._watchers.popitem(last=False)
-        return number
-
-    def _all_of(self, record: Record, view: View) -> Changes:
-        """Every part of the stage, changed or not.
+    def _all_of(self, record: Record, view: View, visitor: str = "") -> Changes:
+        """Every part of the stage, changed or not. `visitor` is for the player to steer with.
 
         Gradio's browser code applies differences to the last dict in place, even while that dict waits to be
         shown: what is left out of a message would be lost from the one before it.
@@ -284,7 +345,8 @@ class Runs:
         changes = {
             stage.run_id: record.id,
             stage.status: view.status,
-            stage.player: view.player | {"steerable": not over and "camera" in spec.inputs},
+            stage.player: view.player
+            | {"steerable": not over and "camera" in spec.inputs, "visitor": visitor},
             stage.compare: view.compare,
             stage.queue: lists.queue_of(self._desk.waiting(record.owner)),
             stage.actions: gr.Row(visible=over),
@@ -314,26 +376,20 @@ class Runs:
             return {self._widgets.problem: controls.note(text.GONE, "bad")}
         return self._submit(request, owner, lambda: past.commission() if past else record.commission)
 
-    def _go_on(
-        self, request: gr.Request, visitor: str, run_id: str, more: int, path: str | None
-    ) -> Iterator[Changes]:
-        """`more` blocks along `path`; none is the last block from other noise."""
-        ui, owner = self._widgets, self._owner(request, visitor)
-        record = self._desk.find(owner, run_id)
+    async def _go_on(
+        self, request: gr.Request, visitor: str, run_id: str, go_on: Callable[[Record], None]
+    ) -> AsyncIterator[Changes]:
+        """Does `go_on` to a run of the visitor's and watches what comes of it, or says why that cannot be."""
+        ui, record = self._widgets, self._desk.find(self._owner(request, visitor), run_id)
         try:
             if record is None:
                 raise FormError(text.ONLY_AGAIN)
-            if more < 0:
-                raise FormError(text.NO_BLOCKS)
-            if more == 0:
-                self._desk.retake(record, random.randint(0, MAX_SEED))
-            else:
-                steered = "camera" in record.commission.spec.inputs
-                self._desk.go_on(record, more, parse_path(path or "") if steered else ())
+            await run_in_threadpool(go_on, record)
         except (FormError, PathError) as error:
             yield {ui.problem: controls.note(str(error), "bad")}
             return
-        yield from self._watch(request, owner, {ui.problem: ""})
+        async for changes in self._watch(request, visitor, {ui.problem: ""}):
+            yield changes
 
     def _change(
         self,
@@ -354,14 +410,14 @@ class Runs:
         """A run of the past on the screen."""
         stage, record = self._stage, self._desk.find(owner, run_id)
         if record is not None:
-            self._take_over(request)
+            self._look_back(request.session_hash, owner)
             yield self._end_of(record, watched=False)
             return
         past = self._past(owner, run_id)
         if past is None:
             yield {self._widgets.problem: controls.note(text.GONE, "bad")} | self._lists(owner, "")
             return
-        self._take_over(request)
+        self._look_back(request.session_hash, owner)
         view = past.view(self._desk.worker.info)
         changes = {
             stage.run_id: past.id,

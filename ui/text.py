@@ -450,5 +450,16 @@ def not_saved(reason: str) -> str:
     return f"The video could not be saved ({reason}). Play or download it before you leave this page."
 
 
+def enough_runs(most: int) -> str:
+    return (
+        f"You have {plural(most, 'video')} running or waiting, as many as one visitor may: "
+        "wait for one to end, or stop one."
+    )
+
+
+def queue_is_full(count: int) -> str:
+    return f"The queue is full: {plural(count, 'video')} are running or waiting. Try again in a few minutes."
+
+
 def no_room() -> str:
     return "the disk is full"

@@ -235,7 +235,7 @@ def test_visitors_of_a_shared_page_reach_their_own_runs_only(tmp_path: Path):
     hers.run()
     run_id = hers.run_id
     his.run()
-    record = desk.any(run_id)
+    record = desk.find(desk.owner(hers.visitor), run_id)
     assert record is not None
     for name in ("show", "again", "recall", "delete"):
         asked = len(desk.worker.jobs)  # type: ignore[attr-defined]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import inspect
+import threading
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -36,6 +39,43 @@ def widgets() -> tuple[Controls, Stage]:
     return form, here
 
 
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """An event loop in a thread of its own, as the page has: browser tests leave one in the main thread."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return loop
+
+
+def steps(events: AsyncIterator[Any]) -> Iterator[Any]:
+    """What an asynchronous listener sends, in the caller's thread. Closing it is a viewer who leaves."""
+
+    async def following() -> Any:
+        return await anext(events, None)
+
+    async def close() -> None:
+        await events.aclose()
+
+    try:
+        while (changes := asyncio.run_coroutine_threadsafe(following(), _loop()).result()) is not None:
+            yield changes
+    finally:
+        asyncio.run_coroutine_threadsafe(close(), _loop()).result()
+
+
+class Listeners:
+    """`ui.runs.Runs` for tests: its asynchronous listeners are iterators here."""
+
+    def __init__(self, runs: Runs) -> None:
+        self._runs = runs
+
+    def __getattr__(self, name: str) -> Any:
+        listener = getattr(self._runs, name)
+        if not inspect.isasyncgenfunction(listener):
+            return listener
+        return lambda *values: steps(listener(*values))
+
+
 class Page:
     """One visitor's tab. `desk` is shared by the tabs of one program."""
 
@@ -43,7 +83,7 @@ class Page:
         self.visitor, self.desk = visitor, desk
         self.request: Any = SimpleNamespace(session_hash=f"tab-{id(self)}")
         self.ui, self.stage = widgets()
-        self.runs = Runs(desk, self.ui, self.stage)
+        self.runs: Any = Listeners(Runs(desk, self.ui, self.stage))
         self.forms = Forms(desk.worker, self.ui, self.stage)
         self.shown: dict[Any, Any] = {}
         self.statuses: list[str] = []
@@ -92,7 +132,7 @@ class Page:
 
     @property
     def record(self) -> Record:
-        record = self.desk.any(self.run_id)
+        record = self.desk.find(self.desk.owner(self.visitor, self.request.session_hash), self.run_id)
         assert record is not None
         return record
 

@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
@@ -156,6 +157,50 @@ def test_a_program_that_leaves_stops_its_run(client, worker):
     # The device is free again for the next.
     client.submit(prompt="instant", blocks=1, api_name="/generate").result(20)
     assert len(worker.jobs) == asked + 1
+
+
+@pytest.fixture
+def public(tmp_path):
+    """The address and the desk of a page of strangers."""
+    page = build.build(FakeWorker(block_seconds=0.05), tmp_path / "outputs")
+    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, server_port=None)
+    page._desk.shared = True
+    yield address, page._desk
+    for record in list(page._desk._records.values()):
+        record.run.stop()
+    page.close()
+
+
+def test_programs_of_one_address_have_two_runs_at_once(public):
+    address, desk = public
+    with httpx.Client(base_url=address, timeout=30) as flooder:
+        asked = [
+            flooder.post("gradio_api/call/v2/generate", json={"prompt": "slow", "blocks": 100}).json()
+            for _ in range(40)
+        ]
+        # Of the last one the answer is there at once.
+        answer = flooder.get(f"gradio_api/call/v2/generate/{asked[-1]['event_id']}").text
+    assert "event: error" in answer
+    assert len(desk.worker.jobs) == 2
+    assert len(list(desk.outputs.glob("2*"))) == 2
+    with pytest.raises(AppError, match="2 videos running or waiting"):
+        Client(address, verbose=False).predict(prompt="instant", blocks=1, api_name="/generate")
+    # Another program, behind a proxy on this machine, has places of its own.
+    elsewhere = Client(address, verbose=False, headers={"x-forwarded-for": "203.0.113.7"})
+    waiting = elsewhere.submit(prompt="instant", blocks=1, api_name="/generate")
+    deadline = time.monotonic() + 20
+    while len(desk.worker.jobs) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for record in list(desk._records.values())[:2]:
+        desk.stop(record)
+    (video,), _ = waiting.result(20)
+    assert Path(video).exists()
+
+
+def test_a_local_page_takes_all_runs_of_a_program(client, worker):
+    jobs = [client.submit(prompt="instant", blocks=1, seed=n, api_name="/generate") for n in range(5)]
+    assert [job.result(30)[1]["seed"] for job in jobs] == list(range(5))
 
 
 def test_options_of_a_model_are_named():

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import threading
 import time
 from pathlib import Path
 from threading import Event
@@ -17,7 +18,7 @@ from backends import registry
 from backends.camera import CameraMove
 from qvg.config import BF16
 from tests.ui.fake_worker import FakeWorker
-from tests.ui.page import Page, numbers
+from tests.ui.page import Page, numbers, steps
 from ui import desk, media
 from ui.desk import Desk
 
@@ -299,6 +300,161 @@ def test_a_local_page_has_one_history_whoever_looks(page):
         later = Page(page.desk, name)
         later.watch(later.runs.arrive(later.request, name))
         assert [card["id"] for card in later.history] == [page.run_id]
+
+
+@pytest.fixture
+def shared(worker, tmp_path) -> Desk:
+    desk = Desk(worker, tmp_path)
+    desk.shared = True
+    return desk
+
+
+def running(desk: Desk, visitor: str, **changes: Any) -> tuple[Page, Any]:
+    """A visitor's page with a run that has begun, and its stream."""
+    page = Page(desk, visitor)
+    events = page.start(**{"prompt": "slow", "blocks": 50, **changes})
+    while not page.run_id:
+        page.see(next(events))
+    return page, events
+
+
+def test_no_number_of_page_loads_ends_anothers_view(shared, worker):
+    hers, events = running(shared, "her")
+    _, other_events = running(shared, "his")
+    before = threading.active_count()
+    loads = []
+    for number in range(260):
+        tab = Page(shared, "his" if number % 2 else f"visitor {number}")
+        # All over one `Runs`, as on a page.
+        load = steps(hers.runs._runs.arrive(tab.request, tab.visitor))
+        next(load)
+        loads.append(load)
+    seen = next(events)
+    assert hers.stage.status in seen, "her stream goes on"
+    assert threading.active_count() < before + 50, "streams wait without a thread each"
+    for load in loads:
+        load.close()
+    assert not worker.stopped
+    hers.runs.stop(hers.request, "her", hers.run_id)
+    hers.watch(events)
+    assert hers.status["kind"] == "done"
+    other_events.close()
+    assert not hers.runs._runs._streams
+
+
+def test_a_visitor_with_too_many_tabs_loses_the_oldest_of_them_only(shared):
+    hers, events = running(shared, "her")
+    tabs = [Page(shared, "her") for _ in range(20)]
+    streams = [steps(hers.runs._runs.arrive(tab.request, "her")) for tab in tabs]
+    for stream in streams:
+        next(stream)
+    assert list(events) == [{hers.ui.problem: gr.skip()}]
+    tabs[-1].see(next(streams[-1]))
+    assert tabs[-1].run_id == hers.run_id
+    for stream in streams:
+        stream.close()
+
+
+def test_a_second_run_is_kept_while_the_first_is_watched(shared, worker, monkeypatch):
+    monkeypatch.setattr(desk, "ABANDONED_S", 0.1)
+    monkeypatch.setattr(desk, "HEARTBEAT_S", 0.05)
+    hers, events = running(shared, "her")
+    other = Page(shared, "her")
+    next(other.start(blocks=1))
+    first, second = shared.find(shared.owner("her"), hers.run_id), shared.waiting(shared.owner("her"))[0]
+    for _ in range(6):
+        time.sleep(0.05)
+        hers.see(next(events))
+    assert not first.stopping
+    assert not second.stopping
+    events.close()
+    until(lambda: first.ended and second.ended)
+    assert len(worker.stopped) == 2
+
+
+def test_a_visitor_who_looks_at_the_past_keeps_what_runs(shared, worker, monkeypatch):
+    monkeypatch.setattr(desk, "ABANDONED_S", 0.1)
+    monkeypatch.setattr(desk, "HEARTBEAT_S", 0.05)
+    page = Page(shared, "her")
+    page.run(blocks=1)
+    past = page.run_id
+    events = page.start(prompt="slow", blocks=50)
+    while page.run_id == past:
+        page.see(next(events))
+    page.watch(page.runs.history(page.request, SimpleNamespace(id=past, action="show"), "her", past, {}))
+    for _ in range(6):
+        time.sleep(0.05)
+        assert next(events) == {page.ui.problem: gr.skip()}, "what runs stays off the screen"
+    assert not worker.stopped
+    assert page.run_id == past
+    events.close()
+    until(lambda: worker.stopped)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_a_visitor_has_so_many_runs_at_once_and_no_more(worker, tmp_path, most):
+    desk = Desk(worker, tmp_path, most)
+    desk.shared = True
+    hers, events = running(desk, "her")
+    for number in range(1, 4):
+        other = Page(desk, "her")
+        waiting = other.start(blocks=1)
+        other.see(next(waiting))
+        assert ("one visitor may" in other.problem) == (number >= most)
+        waiting.close()
+    assert len(worker.jobs) == most
+    assert len(list(tmp_path.glob("2*"))) == most
+    # Neither again, nor an example, nor more blocks of another.
+    other.again()
+    other.press(other.runs.example, name="Drive")
+    assert len(worker.jobs) == most
+    stranger = Page(desk, "stranger")
+    next(stranger.start(blocks=1))
+    assert stranger.problem == ""
+    hers.runs.stop(hers.request, "her", hers.run_id)
+    hers.watch(events)
+    hers.run(blocks=1)
+    assert hers.status["kind"] == "done"
+
+
+def test_more_blocks_count_as_a_run(shared, worker):
+    page = Page(shared, "her")
+    page.run(blocks=1)
+    done = page.run_id
+    for _ in range(2):
+        next(Page(shared, "her").start(prompt="slow", blocks=50))
+    page.watch(page.runs.extend(page.request, "her", done, 1, ""))
+    assert "You have 2 videos running or waiting" in page.problem
+    assert len(worker.jobs) == 3
+
+
+def test_a_full_queue_says_so_at_once(shared, worker, tmp_path):
+    for number in range(desk.RUNS_IN_ALL // 2):
+        for _ in range(2):
+            next(Page(shared, f"visitor {number}").start(prompt="slow", blocks=50))
+    threads, folders = threading.active_count(), len(list(tmp_path.glob("2*")))
+    late = Page(shared, "late")
+    late.run(picture=str(tmp_path / "that is not even looked at.png"))
+    assert late.problem.count("The queue is full: 20 videos are running or waiting.")
+    assert threading.active_count() <= threads + 1
+    assert len(list(tmp_path.glob("2*"))) == folders
+
+
+def test_a_local_page_takes_as_many_runs_as_it_is_given(page, worker):
+    for _ in range(30):
+        next(page.start(prompt="slow", blocks=50))
+    assert len(worker.jobs) == 30
+
+
+def test_steering_needs_the_visitor_and_not_only_an_address(shared, worker):
+    page, events = running(shared, "")
+    asked = {"run": page.player["run"], "keys": ["w"]}
+    for visitor in (None, "", "a stranger", shared.owner(page.player["visitor"]), page.request.session_hash):
+        assert not page.runs.steer({**asked, "visitor": visitor})
+    assert not page.runs.steer(asked)
+    assert page.runs.steer({**asked, "visitor": page.player["visitor"]})
+    assert worker.held == [("w",)]
+    events.close()
 
 
 def test_only_the_newest_watcher_of_a_tab_goes_on(page):
