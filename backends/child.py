@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from backends.session import Session
 
+BEAT_S = 0.2
 KEEP_S = 600.0  # a finished video is kept this long, to go on with it
 NOTHING_MADE = Done(stopped=True, blocks=0, frames=0, seconds=0.0, peak_bytes=0)
 
@@ -65,13 +67,14 @@ class Controls(NamedTuple):
 
     `stop.value` is the number of the order to stop, `steered.value` of the one that is steered. `held[i]` is
     whether the i-th of `KEYS` is down, `presses[i]` how often it went down: a short press between two blocks
-    still counts.
+    still counts. `beats` is the other way round: the process counts it up for as long as it can answer.
     """
 
     stop: Any
     steered: Any
     held: Any
     presses: Any
+    beats: Any
 
 
 def make_controls(context: BaseContext) -> Controls:
@@ -80,6 +83,7 @@ def make_controls(context: BaseContext) -> Controls:
         context.RawValue(ctypes.c_ulonglong, 0),
         context.RawArray(ctypes.c_ubyte, len(KEYS)),
         context.RawArray(ctypes.c_ulonglong, len(KEYS)),
+        context.RawValue(ctypes.c_ulonglong, 0),
     )
 
 
@@ -107,6 +111,8 @@ def main(reports: Connection, device_name: str, loaders: str, controls: Controls
     except Exception as error:
         reports.send(explain(error, f"while preparing device {device_name!r}"))
         return
+    # Whatever the main thread computes: a long denoising step is no silence.
+    threading.Thread(target=_beat, args=(controls,), daemon=True).start()
     host = Host(device, loaders, controls)
     # Until the page is gone.
     with suppress(EOFError, BrokenPipeError):
@@ -227,6 +233,12 @@ class Host:
         except RuntimeError:
             return False
         return True
+
+
+def _beat(controls: Controls) -> None:
+    while True:
+        controls.beats.value += 1
+        time.sleep(BEAT_S)
 
 
 def _leave_with_the_page() -> None:

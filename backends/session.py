@@ -38,6 +38,7 @@ from backends.peak import PeakMemory, memory_now
 from backends.plan import in_words
 from qvg.cache import KVCache, Snapshot
 from qvg.offload import empty_host_cache
+from qvg.ops.interrupt import interruptible
 from qvg.stats import CacheStats
 
 MARKS = 2  # blocks that can be taken back without making the video again
@@ -110,8 +111,8 @@ class Session:
         one cannot go on from it makes again, and yields none of it. Everything is released by the end, or
         once closed; with `keep` it stays when the end comes by itself.
 
-        `stop` is asked before every denoising step, `steer` before every block for a move in place of the
-        request's.
+        `stop` is asked before every denoising step and between the rounds of an encoding, `steer` before
+        every block for a move in place of the request's.
         """
         started = self._clock()
         peak = PeakMemory(self._device)
@@ -119,8 +120,7 @@ class Session:
         stopped, failed, whole = False, None, False
         try:
             check(request, self._backend.spec)
-            if stop():
-                raise Stopped
+            self._check()
             self._go_back(request, first_block)
             for update in self._make(request, first_block, steer, started, peak):
                 yield update
@@ -166,7 +166,8 @@ class Session:
                     continue
                 self._turn = turn
                 before = self._clock()
-                segment = take.step(move, reseeds.get(block))
+                with interruptible(self._check):
+                    segment = take.step(move, reseeds.get(block))
                 now = self._clock()
                 if segment is None or not seen:
                     continue
@@ -191,13 +192,18 @@ class Session:
             frames_per_block=spec.latents_per_block,
             device=self._device,
         )
-        return _Take(cache, self._backend.open(request, cache, self._tick), side)
+        with interruptible(self._check):
+            return _Take(cache, self._backend.open(request, cache, self._tick), side)
+
+    def _check(self) -> None:
+        """Raises Stopped where the run is to end."""
+        if self._stop():
+            raise Stopped
 
     @property
     def _tick(self) -> Tick:
         def tick(step: int, steps: int) -> None:
-            if self._stop():
-                raise Stopped
+            self._check()
             # A rollout may ask while it is being opened.
             block = self._takes[self._turn].blocks if self._turn < len(self._takes) else 0
             self._emit(Progress(block, self._blocks, step, steps, self._turn))

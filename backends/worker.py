@@ -1,6 +1,8 @@
 """The background worker: one process a device, jobs in, events out, with Stop and recovery from a crash.
 
 The page never touches the device: a CUDA error or the out-of-memory killer ends the process and not the page.
+A process that does not answer is ended, too: one that is stopped or starved, and one whose run does not end
+when it is asked to, as on a GPU that hangs.
 The next job starts only when the process says that the last one holds nothing any more.
 """
 
@@ -11,13 +13,14 @@ import logging
 import multiprocessing
 import signal
 import threading
+import time
 from collections import deque
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import NamedTuple
 
 from backends import child
-from backends.base import Done, Failed, Loading, Queued
+from backends.base import Done, Failed, Loading, Progress, Queued, Update
 from backends.child import NOTHING_MADE, Controls, Ended, Order, make_controls
 from backends.failure import explain
 from backends.jobs import Job, Run, Side
@@ -27,6 +30,9 @@ __all__ = ["DeviceInfo", "Job", "Run", "Side", "Worker"]
 
 LOADERS = "backends.registry:load"
 _GRACE_S = 3.0  # for a process or a thread to end
+SILENCE_S = 10.0  # without an answer a process is ended
+_LOADING = 6  # times that while it loads: a large library is read from a slow disk without a beat between
+_LOOKS = 40  # at a process, in the time of its silence
 _STARTING = "Starting the generator process."
 _OFTEN = {9: "often out of memory", 11: "a crash in native code", 7: "often shared memory that ran out"}
 _log = logging.getLogger(__name__)
@@ -35,10 +41,12 @@ _log = logging.getLogger(__name__)
 class Worker:
     """One device and its queue. Making one starts nothing; the first job, or `start`, does.
 
-    `device` is `auto`, `cpu` or `cuda`. `loaders` is where the process finds `load(id, device, say)`.
+    `device` is `auto`, `cpu` or `cuda`. `loaders` is where the process finds `load(id, device, say)`. Its
+    process is ended when it does not answer for `silence_s` seconds.
     """
 
-    def __init__(self, device: str = "auto", loaders: str = LOADERS) -> None:
+    def __init__(self, device: str = "auto", loaders: str = LOADERS, silence_s: float = SILENCE_S) -> None:
+        self._silence_s = silence_s
         self._device = device
         self._loaders = loaders
         self._changed = threading.Condition(threading.RLock())
@@ -50,6 +58,7 @@ class Worker:
         self._info: DeviceInfo | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._gone_silent = False  # the last process, and no other has been started
 
     @property
     def info(self) -> DeviceInfo | None:
@@ -134,6 +143,12 @@ class Worker:
             with self._changed:
                 if last is not None:
                     self._end_active(last)
+                    last = None
+                restart = self._gone_silent and self._active is None and not self._closed
+            if restart:
+                # In time for the next run, which says what goes wrong if it does again.
+                self._bring_up()
+            with self._changed:
                 self._changed.wait_for(lambda: self._closed or self._active is not None)
                 run = self._active
                 if self._closed or run is None:
@@ -167,18 +182,22 @@ class Worker:
             self._number += 1
             self._handed_over = True
             order = Order(self._number, run.job)
+            process.begin(order.number)
         try:
             process.pipe.send(order)
             while not isinstance(report := process.pipe.recv(), Ended):
+                process.heard(report)
                 run.put(report)
         except (EOFError, OSError):
             # Before it is discarded, which would end it by another signal.
-            failed = Failed(_epitaph(process.exit_code()))
+            failed = Failed(self._epitaph_of(process))
             self._discard()
             return failed
         except Exception as error:
             self._discard()
             return explain(error, "while the job was handed over")
+        finally:
+            process.begin(0)
         if not report.usable:
             self._discard()
         return report.event
@@ -186,6 +205,7 @@ class Worker:
     def _bring_up(self) -> Failed | None:
         """Starts a process and waits for its first word. Returns what went wrong."""
         self._discard()
+        self._gone_silent = False
         try:
             process = _launch(self._device, self._loaders)
         except Exception as error:
@@ -203,7 +223,15 @@ class Worker:
             self._discard()
             return report
         self._info = report.info
+        threading.Thread(target=process.watch, args=(self._silence_s,), daemon=True).start()
         return None
+
+    def _epitaph_of(self, process: _Process) -> str:
+        exit_code = process.exit_code()
+        if not process.silent_s:
+            return _epitaph(exit_code)
+        self._gone_silent = True
+        return _did_not_answer(process.silent_s)
 
     def _discard(self) -> None:
         with self._changed:
@@ -218,16 +246,63 @@ class Worker:
                 run.put(Queued(place))
 
 
-class _Process(NamedTuple):
+@dataclass(slots=True, eq=False)
+class _Process:
     """A started process, the page's end of its pipe, and the memory they share."""
 
     process: BaseProcess
     pipe: Connection
     controls: Controls
+    silent_s: float = 0.0  # how long it had not answered when it was ended for that
+    _order: int = 0  # the number of the one it has; 0 for none
+    _denoises: bool = False  # it is past loading
+    _made: bool = False  # a block
+    _heard_at: float = 0.0
+    _longest_s: float = 0.0  # between two reports of a run that is past loading
+
+    def begin(self, order: int) -> None:
+        """It has been given an order, or none."""
+        self._order, self._denoises, self._made = order, False, False
+
+    def heard(self, report: object) -> None:
+        """Notes a report of its run, and how long it had let wait for it."""
+        now = time.monotonic()
+        if self._denoises:
+            self._longest_s = max(self._longest_s, now - self._heard_at)
+        self._denoises = self._denoises or isinstance(report, Progress)
+        self._made = self._made or isinstance(report, Update)
+        self._heard_at = now
+
+    def watch(self, silence_s: float) -> None:
+        """Ends the process once it does not answer; returns when it has ended, in whatever way.
+
+        Its beats stop when it is stopped, or starved of memory or time. A GPU that hangs stops no beat, but
+        the run does not end when it is asked to: it has twice as long as its longest step so far. While a
+        library is loaded, or kernels are compiled for the first block, both take longer.
+
+        Looks are counted, and not the time: while this program is stopped, too, nobody is silent.
+        """
+        look_s = silence_s / _LOOKS
+        beats, silent_s, stopping_s = -1, 0.0, 0.0
+        while self.alive:
+            time.sleep(look_s)
+            before, beats = beats, self.controls.beats.value
+            silent_s = silent_s + look_s if beats == before else 0.0
+            stops = self._order and self.controls.stop.value == self._order
+            stopping_s = stopping_s + look_s if stops else 0.0
+            if silent_s >= silence_s * (_LOADING if self._order and not self._denoises else 1):
+                self.silent_s = silent_s
+            elif stopping_s >= max(silence_s * (1 if self._made else _LOADING), 2 * self._longest_s):
+                self.silent_s = stopping_s
+            if self.silent_s:
+                # A process that is stopped takes no other signal.
+                self.process.kill()
+                return
 
     @property
     def alive(self) -> bool:
-        return self.process.is_alive()
+        # One that was killed takes a moment to die.
+        return not self.silent_s and self.process.is_alive()
 
     def exit_code(self) -> int | None:
         """Of a process whose pipe has closed."""
@@ -255,6 +330,13 @@ def _launch(device: str, loaders: str) -> _Process:
     # Only the process holds it now, so that its death closes the pipe.
     childs_end.close()
     return _Process(process, pipe, controls)
+
+
+def _did_not_answer(seconds: float) -> str:
+    return (
+        f"The generator process did not answer for {seconds:.0f} s and was ended. "
+        "What was made so far is kept; press Generate to try again."
+    )
 
 
 def _epitaph(exit_code: int | None) -> str:

@@ -1,13 +1,15 @@
 """A generator for tests: a real Backend on a tiny real KVCache, told how to behave by its prompt.
 
-`delay=0.2` seconds a denoising step, `raise=2` / `oom=2` / `kill=2` in that block (from 0), `big=1` for
-16 MiB of frames a block. Its frames depend on the seed and on what the cache gives back.
+`delay=0.2` seconds a denoising step, `raise=2` / `oom=2` / `kill=2` / `freeze=2` / `hang=2` in that block
+(from 0), `big=1` for 16 MiB of frames a block. Its frames depend on the seed and on what the cache gives
+back.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -117,6 +119,10 @@ class FakeRollout:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
         if self._orders.get("kill") == str(self._index):
             os.kill(os.getpid(), signal.SIGKILL)
+        if self._orders.get("freeze") == str(self._index):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if self._orders.get("hang") == str(self._index):
+            threading.Event().wait()
 
     def _remember(self) -> float:
         geometry = SPEC.geometry

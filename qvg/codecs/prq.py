@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qvg.config import PRQConfig
 from qvg.ops.finite import finite
+from qvg.ops.interrupt import checkpoint
 from qvg.ops.kmeans import kmeans
 from qvg.ops.reconstruct import reconstruct
 from qvg.ops.residual import quantise_residual, subtract
@@ -36,6 +37,7 @@ class PRQCodec:
         residual, bound, stages = values, limit, []
         before = None if warm is None else warm.codebooks
         for stage in range(config.stages):
+            checkpoint()
             start = None if before is None else before[stage]
             if stage:
                 residual, bound = subtract(residual, stages[-1], bound), None

@@ -260,6 +260,59 @@ def test_a_process_that_dies_between_runs_is_replaced_unnoticed(worker):
     assert process_of(finish(worker.submit(job()))) != pid
 
 
+@pytest.fixture(scope="module")
+def impatient():
+    worker = Worker("cpu", LOADERS, silence_s=1.2)
+    yield worker
+    worker.close()
+
+
+def test_a_process_that_stands_still_is_ended_and_another_started(impatient):
+    before = finish(impatient.submit(job(seed=3)))
+    run = impatient.submit(job("freeze=1", seed=3, blocks=5))
+    events = finish(run)
+    failed = events[-1]
+    assert failed.message == (
+        "The generator process did not answer for 1 s and was ended. "
+        "What was made so far is kept; press Generate to try again."
+    )
+    assert np.array_equal(frames(events), frames(before)[:5]), "the block before it is kept"
+    after = finish(impatient.submit(job(seed=3)))
+    assert process_of(after) != process_of(before)
+    assert np.array_equal(frames(after), frames(before))
+
+
+def test_a_process_that_hangs_is_ended_once_its_run_is_stopped(impatient):
+    before = process_of(finish(impatient.submit(job())))
+    run, waiting = impatient.submit(job("hang=1", blocks=5)), impatient.submit(job())
+    # It hangs after its last look at Stop.
+    while (last := until(run, Progress)[-1]) and (last.block, last.step) != (1, 3):
+        pass
+    run.stop()
+    assert finish(run)[-1].message.startswith("The generator process did not answer for ")
+    assert process_of(finish(waiting)) != before
+
+
+def test_a_process_that_stands_still_between_runs_is_replaced(impatient):
+    pid = process_of(finish(impatient.submit(job())))
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + PATIENCE_S
+    while alive(pid):
+        assert time.monotonic() < deadline, "it stands there for ever"
+        time.sleep(0.05)
+    assert process_of(finish(impatient.submit(job()))) != pid
+
+
+def test_a_long_step_is_no_silence(impatient):
+    pid = process_of(finish(impatient.submit(job())))
+    run = impatient.submit(job("delay=1.4", blocks=400))
+    until(run, Update)
+    # Nor is a Stop that has to wait for one as long as those before it.
+    run.stop()
+    assert finish(run)[-1].stopped
+    assert process_of(finish(impatient.submit(job()))) == pid
+
+
 def test_ctrl_c_is_left_to_the_page(worker):
     pid = process_of(finish(worker.submit(job())))
     run = worker.submit(job("delay=0.05"))

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import embedding, embedding_bag
 
 from qvg.ops.finite import cleaned
+from qvg.ops.interrupt import checkpoint
 from qvg.ops.seeding.reference import seed_centroids_reference
 
 DISTANCES_PER_CHUNK = 1 << 24  # 64 MiB of FP32 at a time
@@ -38,7 +39,8 @@ def kmeans_reference(
     Batch items and heads are clustered separately. `start` [B, H, min(clusters, S), D] are centroids to begin
     with (streaming): of them those that are least missed move before the first round. Without, tokens are
     drawn as k-means++ does, with `seed`. A cluster that gets no token keeps its centroid. What is returned is
-    the last round's: labels, and the means of the tokens that have them.
+    the last round's: labels, and the means of the tokens that have them. Asks between rounds whether to go on
+    (`qvg.ops.interrupt`).
     """
     batch, heads, tokens, head_dim = x.shape
     x = cleaned(x, limit).contiguous()
@@ -50,6 +52,7 @@ def kmeans_reference(
     centroids = start.reshape(batch * heads, count, head_dim).float()
     stride = stride_of(tokens, count)
     for number in range(iterations - 1):
+        checkpoint()
         some = points[:, number % stride :: stride].contiguous()
         centroids = _update(some, _assign(some, centroids), centroids)
     labels = _assign(points, centroids)
