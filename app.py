@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -59,6 +60,8 @@ def main() -> None:
     problem = _port_problem(options.host, options.port)
     if problem:
         raise SystemExit(problem)
+    # As docker, systemd and Spaces end a program: it cleans up as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     page = make_page(options.device, options.outputs, options.runs_per_visitor)
     prefix = os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
     if prefix and not options.root_path:
@@ -73,6 +76,8 @@ def main() -> None:
             root_path=options.root_path,
             mcp_server=options.mcp,
         )
+    except KeyboardInterrupt:
+        raise SystemExit(0) from None
     except ValueError as error:
         raise SystemExit(str(error)) from None
     except OSError as error:

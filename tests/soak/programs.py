@@ -66,4 +66,4 @@ def started(folder: Path, *arguments: str, **environment: str) -> Iterator[Progr
         yield Program(address, process.pid, folder, log)
     finally:
         process.terminate()
-        process.wait(20)
+        assert process.wait(20) == 0, "it ends as after Ctrl-C"
