@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from backends.base import Event, Progress, Update
 from backends.camera import CameraMove
@@ -155,7 +155,6 @@ class Desk:
         self._records: dict[str, Record] = {}
         self._lock = threading.RLock()
         self._opened = self._closed = False
-        self._owned: IO[str] | None = None
 
     def visitor(self, name: object, session: str | None) -> str:
         """Returns the name of a visitor: the one the browser brings, or one that belongs to its session.
@@ -188,14 +187,15 @@ class Desk:
                 return
             self._opened = True
             atexit.register(self.close)
-            waiting = history.take_up(self.outputs) if self._owns_outputs() else []
-        for past in waiting:
+            waiting = history.take_up(self.outputs)
+        for past, folder in waiting:
             try:
                 commission = past.commission()
             except ValueError as error:
                 _log.warning("%s is not taken up again: %s", past.folder, error)
+                folder.release()
                 continue
-            self._hand_in(past.owner, commission, RunFolder(past.folder), past.id, past.owner, past.order)
+            self._hand_in(past.owner, commission, folder, past.id, past.owner, past.order)
 
     def close(self) -> None:
         """What waits is left as it is written down."""
@@ -365,21 +365,15 @@ class Desk:
         past = next((each for each in self.past(owner, history.ALL) if each.id == run_id), None)
         try:
             if past is not None:
-                RunFolder(past.folder).delete()
+                folder = RunFolder(past.folder) if record is None else record.live.folder
+                if not folder.hold():
+                    raise FormError(text.ANOTHER_PROGRAMS)
+                folder.delete()
         except OSError as error:
             raise FormError(text.not_deleted(error.strerror or str(error))) from error
         if record is not None:
             with self._lock:
                 self._records.pop(run_id, None)
-
-    def _owns_outputs(self) -> bool:
-        """Whether no other program writes there; not before there is anything."""
-        if self._owned is None and self.outputs.is_dir():
-            try:
-                self._owned = history.own(self.outputs)
-            except OSError as error:
-                _log.warning("%s cannot be written to: %s", self.outputs, error)
-        return self._owned is not None
 
     def _hand_in(
         self,
@@ -398,7 +392,6 @@ class Desk:
             self._records[run_id] = record
             self._forget_old()
         self._watch(record)
-        self._owns_outputs()
         return record
 
     def _submit(self, job: Job) -> RunLike:
@@ -411,7 +404,7 @@ class Desk:
     def _forget_old(self) -> None:
         ended = [record.id for record in self._records.values() if record.ended]
         for run_id in ended[: max(0, len(ended) - REMEMBERED)]:
-            del self._records[run_id]
+            self._records.pop(run_id).live.folder.release()
 
     def _watch(self, record: Record) -> None:
         self._write_down(record)

@@ -1,4 +1,5 @@
-"""Where a run keeps its files: `<outputs>/<date>-<id>/`, made when there is something to write.
+"""Where a run keeps its files: `<outputs>/<date>-<id>/`, made when there is something to write, and locked
+for as long as a program has the run in memory.
 
 `run.json` says what the run is and what became of it; beside it lie a video for every side, the picture it
 started from, and a thumbnail. While it runs its blocks lie there too, for the player to fetch.
@@ -37,6 +38,7 @@ class RunFolder:
         self.problem = ""
         self._segments: list[Path] = []
         self._linger_s = linger_s
+        self._lock: int | None = None  # a descriptor of the folder
 
     @classmethod
     def new(cls, outputs: Path, run_id: str, linger_s: float = LINGER_S) -> RunFolder:
@@ -118,12 +120,43 @@ class RunFolder:
         """With all that is in it. Raises OSError."""
         if self.path.exists():
             shutil.rmtree(self.path)
+        self.release()
+
+    def hold(self) -> bool:
+        """Locks an existing folder against other programs; returns False where another one has it.
+
+        The system ends the lock with the program. Where folders cannot be locked, on Windows and on some
+        network drives, nobody has it: there one program writes to an outputs folder at a time.
+        """
+        if self._lock is not None:
+            return True
+        try:
+            import fcntl
+        except ImportError:
+            return True
+        lock = None
+        try:
+            lock = os.open(self.path, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if lock is not None:
+                os.close(lock)
+            return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+        self._lock = lock
+        return True
+
+    def release(self) -> None:
+        """Leaves the folder to other programs. Any number of times."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
     def _try(self, write: Callable[[], object], file: Path) -> bool:
         if self.problem:
             return False
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self.hold()
             write()
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, get_type_hints
+from typing import Any, get_type_hints
 
 from backends import registry
 from backends.base import BackendSpec
@@ -24,6 +24,7 @@ from ui.reel import Figures
 
 ALL = 1 << 30
 _COUNTS = ("blocks", "frames", "fps", "peak_bytes")
+_SEGMENTS = "segment-*.mp4"
 _SEGMENT = re.compile(r"segment-(\d+)-(.+)-(\d{5}|before)\.mp4\Z")
 _log = logging.getLogger(__name__)
 
@@ -194,19 +195,37 @@ def read(outputs: Path, most: int, owner: str | None = None) -> list[Past]:
     return found
 
 
-def take_up(outputs: Path) -> list[Past]:
-    """Runs that were waiting when the program ended, in their order; what ran then is finished from what
-    there is. Only for the program that owns the folder."""
-    waiting: list[Past] = []
+def take_up(outputs: Path) -> list[tuple[Past, RunFolder]]:
+    """Returns runs that were waiting when their program ended, in their order, with their folders locked.
+
+    What ran then is finished from what there is, and blocks that are in a finished video are removed. Leaves
+    alone what another program has locked.
+    """
+    waiting: list[tuple[Past, RunFolder]] = []
     for past in _folders(outputs):
+        unfinished = past.state in ("waiting", "running")
+        if not (unfinished or any(past.folder.glob(_SEGMENTS))):
+            continue
+        folder = RunFolder(past.folder)
+        # What it says may have changed before it could be locked.
+        settings = read_record(past.folder) if folder.hold() else None
+        if settings is None:
+            folder.release()
+            continue
+        past = replace(past, settings=settings)
         if past.state == "waiting" and not past.made.get("blocks"):
-            waiting.append(past)
-        elif past.state in ("waiting", "running"):
-            try:
-                _salvage(past)
-            except (OSError, ValueError):
-                _log.exception("what there is of %s could not be put together", past.folder)
-    return sorted(waiting, key=lambda past: past.order)
+            waiting.append((past, folder))
+            continue
+        try:
+            if past.state in ("waiting", "running"):
+                _salvage(past, folder)
+            elif past.state == "done":
+                # A run is only done once its video is written.
+                _remove_segments(past.folder)
+        except (OSError, ValueError):
+            _log.exception("what there is of %s could not be put together", past.folder)
+        folder.release()
+    return sorted(waiting, key=lambda found: found[0].order)
 
 
 def _folders(outputs: Path) -> Iterator[Past]:
@@ -217,10 +236,10 @@ def _folders(outputs: Path) -> Iterator[Past]:
             yield Past(folder, settings)
 
 
-def _salvage(past: Past) -> None:
+def _salvage(past: Past, folder: RunFolder) -> None:
     """Puts the blocks of a run that was cut off behind what was finished of it before."""
     pieces: dict[tuple[int, str], list[Path]] = {}
-    for file in sorted(past.folder.glob("segment-*.mp4")):
+    for file in sorted(past.folder.glob(_SEGMENTS)):
         if (match := _SEGMENT.match(file.name)) and match[3] != "before":
             pieces.setdefault((int(match[1]), match[2]), []).append(file)
     fps = int(past.made.get("fps") or 1)
@@ -235,10 +254,14 @@ def _salvage(past: Past) -> None:
             continue
         frames = max(frames, media.join(segments, partial, fps, past.settings))
         partial.replace(final)
-    for file in past.folder.glob("segment-*.mp4"):
-        file.unlink()
+    _remove_segments(past.folder)
     made = {**past.made, "failed": text.INTERRUPTED, "frames": frames, "sides": []}
-    RunFolder(past.folder).record({**past.settings, "state": "done", "made": made})
+    folder.record({**past.settings, "state": "done", "made": made})
+
+
+def _remove_segments(folder: Path) -> None:
+    for file in folder.glob(_SEGMENTS):
+        file.unlink()
 
 
 def _side_of(video: Path) -> int:
@@ -246,21 +269,6 @@ def _side_of(video: Path) -> int:
         side = media.read_settings(video).get("side")
         return side if isinstance(side, int) else 0
     return 0
-
-
-def own(outputs: Path) -> IO[str] | None:
-    """Makes this program the one that writes in a folder, while the result is open; None where another is."""
-    lock = (outputs / ".lock").open("w")
-    try:
-        import fcntl
-
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:
-        pass  # Windows: one program a folder is up to the user
-    except OSError:
-        lock.close()
-        return None
-    return lock
 
 
 def read_settings(file: Path) -> dict[str, Any]:

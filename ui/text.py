@@ -183,6 +183,9 @@ NOT_ON_DISK = "This run could not be saved, and cannot be exported."
 WRITING = "Writing the comparison."
 NO_BLOCKS = "Extend by one block or more."
 STILL_RUNNING = "This video is still being made: stop it first, or wait."
+ANOTHER_PROGRAMS = (
+    "This run belongs to another QVG Studio that is open: delete it there, or close that one first."
+)
 INTERRUPTED = "The program ended before this video did. What was made until then is kept."
 NO_SETTINGS = "This file holds no settings of QVG Studio: drop a video it made, or the .json beside one."
 SETTINGS_TOO_LONG = "The settings in this file are longer than 1 MiB: drop a file that QVG Studio made."

@@ -119,8 +119,7 @@ def test_a_full_disk_keeps_the_blocks_that_are_the_only_copy(page: Page, monkeyp
     assert page.record.live.folder._segments, "nor later"
     # There is room, and the program starts again.
     monkeypatch.undo()
-    assert page.desk._owned is not None
-    page.desk._owned.close()
+    page.record.live.folder.release()
     later = Page(Desk(FakeWorker(), page.desk.outputs))
     later.watch(later.runs.arrive(later.request, later.visitor))
     later.press(later.runs.history, id=page.run_id, action="show")

@@ -34,6 +34,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
         yield program
         children = psutil.Process(program.pid).children(recursive=True)
     until(lambda: not any(alive(child.pid) for child in children), "the worker ends with its page", 10)
+    assert not list(program.outputs.rglob("segment-*")), "blocks of finished videos go with the program"
 
 
 class Probe:

@@ -282,7 +282,8 @@ def test_the_file_of_a_run_may_hold_anything(tmp_path_factory: Any, run: Any, na
                 past.commission()
             except ValueError as error:
                 sendable(str(error))
-        history.take_up(outputs)
+        for _, held in history.take_up(outputs):
+            held.release()
 
 
 SIDE = {

@@ -1,14 +1,20 @@
 """Runs of the past: listed, shown, made again, taken up after a restart."""
 
 import json
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.ui.fake_worker import FakeWorker
 from tests.ui.page import Page, file_of, numbers
-from ui import history
+from ui import history, media
 from ui.desk import Desk
+from ui.folder import RunFolder
+from ui.form import FormError
 
 
 @pytest.fixture
@@ -24,8 +30,8 @@ def page(worker, tmp_path) -> Page:
 def restarted(page: Page, worker=None) -> Page:
     """The same folder in another program."""
     page.desk.close()
-    if page.desk._owned is not None:
-        page.desk._owned.close()
+    for record in page.desk._records.values():
+        record.live.folder.release()
     return Page(Desk(worker or FakeWorker(block_seconds=0.02), page.desk.outputs))
 
 
@@ -154,6 +160,79 @@ def test_a_second_program_takes_nothing_from_the_first(page, worker):
     next(other.runs.arrive(other.request, other.visitor))
     assert other.desk.worker.jobs == []
     worker.kill()
+
+
+def test_a_program_that_starts_leaves_what_others_run(page, worker):
+    """Also one that was there first, and comes back."""
+    Page(page.desk).run(blocks=1)
+    other = Page(Desk(FakeWorker(), page.desk.outputs))
+    running, *_ = waiting_behind_a_slow_one(other)
+    before = {file: file.read_text() for file in page.desk.outputs.glob("*/run.json")}
+    again = restarted(page)
+    next(again.runs.arrive(again.request, again.visitor))
+    assert again.desk.worker.jobs == []
+    assert {file: file.read_text() for file in page.desk.outputs.glob("*/run.json")} == before
+    assert list(page.desk.outputs.glob(f"*{running}/segment-*"))
+    # Once the other is gone, however it went, they are taken up.
+    other.desk.worker.kill()
+    again = restarted(restarted(other))
+    arrive(again)
+    assert [job.request.blocks for job in again.desk.worker.begun] == [3, 2]
+
+
+def test_a_run_that_another_program_has_is_not_deleted(page):
+    page.run(blocks=1)
+    other = Page(Desk(FakeWorker(), page.desk.outputs))
+    with pytest.raises(FormError, match="belongs to another QVG Studio"):
+        other.desk.forget("", page.run_id)
+    assert page.final().exists()
+    later = restarted(page)
+    later.desk.forget("", page.run_id)
+    assert not page.final().exists()
+
+
+def test_blocks_that_a_finished_run_left_behind_are_removed(page, monkeypatch):
+    page.run(blocks=2)
+    segments = list(page.final().parent.glob("segment-*"))
+    assert len(segments) == 2, "for slow viewers"
+    other = Page(Desk(FakeWorker(), page.desk.outputs))
+    arrive(other)
+    assert all(file.exists() for file in segments), "another program's viewers may be fetching them"
+    later = restarted(page)
+    arrive(later)
+    assert not any(file.exists() for file in segments)
+    assert numbers(page.final()) == list(range(8))
+
+
+def test_a_video_that_could_not_be_put_together_is_at_the_next_start(page, monkeypatch):
+    monkeypatch.setattr(media, "join", lambda *_: 1 / 0)
+    page.run(blocks=2)
+    monkeypatch.undo()
+    later = restarted(page)
+    arrive(later)
+    later.press(later.runs.history, id=page.run_id, action="show")
+    assert numbers(later.final()) == list(range(8))
+    assert not list(later.final().parent.glob("segment-*"))
+
+
+def test_a_lock_ends_with_its_program(page):
+    """However it ends: nothing is left that would be in the way."""
+    page.run(blocks=1)
+    folder = page.final().parent
+    code = "import os, sys\nfrom pathlib import Path\nfrom ui.folder import RunFolder\n"
+    code += "print(RunFolder(Path(sys.argv[1])).hold(), flush=True)\nos.kill(os.getpid(), 9)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+
+    def held_by_another() -> str:
+        ran = subprocess.run(
+            [sys.executable, "-c", code, str(folder)], env=environment, capture_output=True, text=True
+        )
+        return ran.stdout.strip()
+
+    assert held_by_another() == "False"
+    page.record.live.folder.release()
+    assert held_by_another() == "True"
+    assert RunFolder(folder).hold()
 
 
 def test_blocks_beyond_the_first_video_are_put_behind_it(page, worker):
