@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.themes import Base
+from starlette.middleware import Middleware
 
 from backends import registry
 from backends.media import decoding
@@ -16,6 +17,7 @@ from ui.controls import Controls
 from ui.desk import RUNS_PER_VISITOR, Desk, WorkerLike
 from ui.forms import ASKED, PLANNED, Forms, widgets_of
 from ui.runs import Runs
+from ui.served_files import ServedFiles
 from ui.stage import Stage
 
 _HERE = Path(__file__).parent
@@ -64,7 +66,10 @@ class Studio(gr.Blocks):
             "max_file_size": decoding.MOST_BYTES,
             # Gradio's limit of calls under way, with a thread or without.
             "max_threads": _AT_ONCE_IN_ALL,
-            "app_kwargs": {"exception_handlers": refusals.handlers()},
+            "app_kwargs": {
+                "exception_handlers": refusals.handlers(),
+                "middleware": [Middleware(ServedFiles, outputs=self._desk.outputs)],
+            },
         }
         return super().launch(*args, **{**defaults, **kwargs})
 

@@ -19,6 +19,8 @@ from ui import history, media, text
 from ui.history import Past
 from ui.reel import Figures
 
+# What a run is called here and whose it is: a file is handed on.
+_OWN = ("id", "owner", "order", "state")
 Kind = Literal["mp4", "gif", "json"]
 _GAP = 8
 _MIN_WIDTH = 320  # of a side: below, its label would not fit
@@ -42,15 +44,16 @@ def write(past: Past, kind: Kind) -> Path:
     name = past.videos[0].stem if past.videos else "comparison"
     target = past.folder / "export" / f"{name}-side-by-side.{kind}"
     target.parent.mkdir(exist_ok=True)
+    settings = {name: value for name, value in past.settings.items() if name not in _OWN}
     try:
         if kind == "json":
-            target.write_text(json.dumps(past.settings, ensure_ascii=False, indent=1), encoding="utf-8")
+            target.write_text(json.dumps(settings, ensure_ascii=False, indent=1), encoding="utf-8")
             return target
         sides = sides_of(past.videos, past.sides, history.spec_of(past.settings))
         if kind == "gif":
             write_gif(sides, target, fps)
         else:
-            write_mp4(sides, target, fps, past.settings)
+            write_mp4(sides, target, fps, settings)
     except Exception:
         # Half a file would be taken for a whole one, and fills a disk that is full.
         target.unlink(missing_ok=True)

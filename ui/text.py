@@ -183,6 +183,7 @@ NOT_ON_DISK = "This run could not be saved, and cannot be exported."
 WRITING = "Writing the comparison."
 NO_BLOCKS = "Extend by one block or more."
 STILL_RUNNING = "This video is still being made: stop it first, or wait."
+NOT_SERVED = "This file is not shown on the page."
 ANOTHER_PROGRAMS = (
     "This run belongs to another QVG Studio that is open: delete it there, or close that one first."
 )

@@ -768,6 +768,9 @@ def test_an_export_has_every_side_its_name_and_every_figure(page, tmp_path):
     (gif,) = folder.glob("*.gif")
     with Image.open(gif) as opened:
         assert opened.n_frames == 8
+    for kept in (json.loads(next(folder.glob("*.json")).read_text()), media.read_settings(video)):
+        assert not {"id", "owner", "order"} & set(kept)
+        assert page.run_id not in json.dumps(kept)
     (told,) = folder.glob("*.json")
     assert json.loads(told.read_text())["sides"][1]["codec_settings"]["clusters"] == 64
     # An export is no side of the run.

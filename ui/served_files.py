@@ -1,0 +1,56 @@
+"""ASGI middleware: which files of the outputs folder the web server may hand out.
+
+Gradio serves all of an allowed folder. The address of a video names its folder, and may be handed on: beside
+the video lie the prompt, the picture and the clip it was made from, and whose it is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ui import text
+from ui.folder import THUMBNAIL
+
+_ROUTE = re.compile("/file[=/]")
+_EXPORTS = "export"
+
+
+class ServedFiles:
+    """Refuses requests for files of `outputs` that the page does not show; all others go to `app`."""
+
+    def __init__(self, app: ASGIApp, outputs: Path) -> None:
+        self._app = app
+        # Gradio does not follow links in what is asked for.
+        self._outputs = os.path.abspath(outputs)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._is_kept_back(scope["path"]):
+            await PlainTextResponse(text.NOT_SERVED, 403)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _is_kept_back(self, path: str) -> bool:
+        """Whether an address, in any reading, names a file of the outputs folder that is not for the page."""
+        return any(self._hides(path[match.end() :]) for match in _ROUTE.finditer(path))
+
+    def _hides(self, asked: str) -> bool:
+        # With and without the first slash: Gradio has a route for each.
+        for file in {os.path.abspath(asked), os.path.abspath(f"/{asked}")}:
+            # On a file system that ignores case, too.
+            inside = os.path.normcase(file).lower().startswith(self._outputs.lower() + os.sep)
+            if inside and not is_served(Path(file[len(self._outputs) + 1 :])):
+                return True
+        return False
+
+
+def is_served(file: Path) -> bool:
+    """Whether the page shows `file`, relative to the outputs folder: videos and their blocks, thumbnails, and
+    what was exported."""
+    if any(part.startswith(".") for part in file.parts):
+        return False
+    return file.suffix == ".mp4" or file.name == THUMBNAIL or file.parent.name == _EXPORTS
