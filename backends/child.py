@@ -1,7 +1,6 @@
 """The process that owns a device: it keeps one generator loaded and does one job at a time.
 
-Torch is imported once the process runs, so that the page may name `main` without loading it. Starting it
-imports the program's main module again, as `__mp_main__`: build pages behind `if __name__ == "__main__"`.
+Torch is imported once the process runs, so that the page may name `main` without loading it.
 """
 
 from __future__ import annotations

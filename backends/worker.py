@@ -12,12 +12,17 @@ import atexit
 import logging
 import multiprocessing
 import signal
+import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import ModuleType
 
 from backends import child
 from backends.base import Done, Failed, Loading, Progress, Queued, Update
@@ -29,6 +34,7 @@ from backends.machine import DeviceInfo
 __all__ = ["DeviceInfo", "Job", "Run", "Side", "Worker"]
 
 LOADERS = "backends.registry:load"
+_ROOT = str(Path(__file__).resolve().parents[1])  # the folder this package is imported from
 _GRACE_S = 3.0  # for a process or a thread to end
 SILENCE_S = 10.0  # without an answer a process is ended
 _LOADING = 6  # times that while it loads: a large library is read from a slow disk without a beat between
@@ -326,10 +332,30 @@ def _launch(device: str, loaders: str) -> _Process:
     process = context.Process(
         target=child.main, args=(childs_end, device, loaders, controls), name="generator", daemon=True
     )
-    process.start()
+    with _without_main():
+        process.start()
     # Only the process holds it now, so that its death closes the pipe.
     childs_end.close()
     return _Process(process, pipe, controls)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hides the program's main module from `multiprocessing`, which would run it again in the new process.
+
+    A script that ends in `demo.launch()` would open a second page there and never generate. Adds this
+    package's folder to `sys.path`, which the process inherits: the path of a program that changed its working
+    directory, as a notebook does, may name the folder relative to the new one only.
+    """
+    if _ROOT not in sys.path:
+        sys.path.append(_ROOT)
+    main = sys.modules["__main__"]
+    # Neither a file nor a spec: there is nothing to run again.
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _did_not_answer(seconds: float) -> str:

@@ -397,3 +397,58 @@ def test_a_page_that_dies_takes_its_busy_process_along(tmp_path):
     while alive(pid):
         assert time.monotonic() < deadline, "the process outlives its page"
         time.sleep(0.05)
+
+
+# A program that is run again by the process it starts would start another one.
+PROGRAM = """
+import os
+print("ran", flush=True)
+from backends import child, worker
+from tests.backends import says_hello
+child.main = says_hello.main
+process = worker._launch("cpu", LOADERS)
+print(process.pipe.recv(), flush=True)
+process.end()
+""".replace("LOADERS", repr(LOADERS))
+# As a notebook does by `%cd`: its path is relative, and what is imported already remembers the old folder.
+MOVES = f"import multiprocessing.process, os; os.chdir({str(ROOT)!r})"
+
+
+@pytest.mark.parametrize("way", ["file", "command", "standard input", "interactive", "moved"])
+def test_the_process_does_not_run_the_program_again(tmp_path, way):
+    file = tmp_path / "program.py"
+    file.write_text(PROGRAM)
+    arguments, typed, path = {
+        "file": ([str(file)], "", str(ROOT)),
+        "command": (["-c", PROGRAM], "", str(ROOT)),
+        "standard input": (["-"], PROGRAM, str(ROOT)),
+        "interactive": (["-i", str(file)], "", str(ROOT)),
+        "moved": (["-c", f"{MOVES}\n{PROGRAM}"], "", ""),
+    }[way]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    ran = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=tmp_path,
+        env={**environment, **({"PYTHONPATH": path} if path else {})},
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert ran.stdout.split("\n")[:2] == ["ran", "hello"], ran.stderr
+    assert ran.stdout.count("ran") == 1
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_notebook_kernel_starts_the_process():
+    manager = pytest.importorskip("jupyter_client.manager")
+    pytest.importorskip("ipykernel")
+    said = []
+    with manager.run_kernel(cwd=str(ROOT.parent)) as kernel:
+        reply = kernel.execute_interactive(
+            f"%cd -q {ROOT}\n{PROGRAM}",
+            timeout=PATIENCE_S,
+            output_hook=lambda message: said.append(message["content"].get("text", "")),
+        )
+    assert reply["content"]["status"] == "ok", reply
+    assert "".join(said).split("\n")[:2] == ["ran", "hello"]

@@ -32,13 +32,6 @@ def test_help_does_not_import_gradio():
     assert ran.stdout.strip().endswith("False False")
 
 
-def test_the_worker_process_builds_no_page():
-    code = (
-        "import runpy, sys; runpy.run_path('app.py', run_name='__mp_main__'); print('gradio' in sys.modules)"
-    )
-    assert python("-c", code).stdout.strip() == "False"
-
-
 def test_importing_the_program_builds_no_page():
     code = "import app, sys; print('gradio' in sys.modules); app.nothing"
     ran = python("-c", code)
