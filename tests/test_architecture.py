@@ -59,12 +59,21 @@ FLASH_ATTENTION = ("flash_attn", "flash_attn_interface")
 RULES = (
     Rule(
         "app",
-        ("ui", "ui.build", "backends", "backends.base", "backends.hub", "backends.zero", *PAGE_SIDE),
+        (
+            "ui",
+            "ui.build",
+            "ui.environment",
+            "backends",
+            "backends.base",
+            "backends.hub",
+            "backends.zero",
+            *PAGE_SIDE,
+        ),
     ),
     Rule(
         "ui*",
         ("ui", "ui.*", "backends", "backends.media*", *PAGE_SIDE, *PLAIN_QVG, "qvg.metrics"),
-        ("gradio", "starlette", "numpy", "PIL", "imageio", "av"),
+        ("gradio", "starlette", "httpx", "numpy", "PIL", "imageio", "av"),
     ),
     Rule("qvg.config", ()),
     Rule("qvg.policy", PLAIN_QVG),
