@@ -74,7 +74,10 @@ CAMERA = {
     "trajectory": "Export the camera of every latent frame as JSON",
 }
 MCP_IS_OPEN = "Gradio's MCP server asks for no login: leave out --mcp, or --auth and whoever is not trusted."
+TOO_MANY_LOGINS = "There were too many wrong passwords: wait a minute, then log in again."
+NO_SUCH_FILE = "A file that was named is not among those uploaded to this page: upload it again."
 REFUSED = 'This page does not know what was asked for: "Use via API" at its foot lists names and inputs.'
+
 HALF_A_CHARACTER = "There is half of a character in these words, perhaps of an emoji: write it again."
 NO_MAP = "The map asks with an object that names its model."
 NO_LINE = "A drawing is a line of two points or more, each right and ahead in metres."
@@ -191,6 +194,26 @@ INTERRUPTED = "The program ended before this video did. What was made until then
 NO_SETTINGS = "This file holds no settings of QVG Studio: drop a video it made, or the .json beside one."
 SETTINGS_TOO_LONG = "The settings in this file are longer than 1 MiB: drop a file that QVG Studio made."
 UNEXPECTED = "Something went wrong on this page's side, and the log says where. What was made so far is kept."
+
+
+def not_served_as(host: str) -> str:
+    named = f"the name {host}" if host else "this name"
+    return (
+        f"This page is not served under {named}: if it should be, start the program with --allow-host "
+        f"{host or 'NAME'}."
+    )
+
+
+def asked_by_another_site(origin: str) -> str:
+    named, host = (f" ({origin})", origin.partition("://")[2]) if origin else ("", "NAME")
+    return (
+        f"Another web site{named} asked for this and was refused: if the page itself is seen there, start "
+        f"the program with --allow-host {host}."
+    )
+
+
+def not_a_host(written: str) -> str:
+    return f"{written!r} is not a host name: write a name such as studio.example, without a path."
 
 
 def size(count: float) -> str:

@@ -1,0 +1,204 @@
+"""ASGI middleware against other web sites: DNS rebinding, cross-site requests, cookies sent along with them.
+
+A browser tells under which name it reached the page (`Host`) and whose script asks (`Origin`,
+`Sec-Fetch-Site`); no script can set these headers. Other programs send no `Origin`, and are served.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
+
+from ui import text
+from ui.environment import addresses, bare, is_loopback
+
+_ADDRESS = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9_][a-z0-9_.-]*))(?::(\d{1,5}))?")
+_ORIGIN = re.compile(r"(https?)://([^/]+)")
+_PORTS = {"http": 80, "https": 443}
+_READ_ONLY = ("GET", "HEAD", "OPTIONS")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Under which names the page is served. Loopback names always are.
+
+    `names` are those of proxies, in lower case and without port; `listens` is the server's own. `others` is
+    whether any other name is served, `numbers` any numeric address, `forwarded` any name with a port that is
+    not the server's but a proxy's.
+    """
+
+    names: frozenset[str] = frozenset()
+    listens: str = ""
+    others: bool = False
+    numbers: bool = False
+    forwarded: bool = False
+
+
+def policy(server_name: str, root_path: str, allowed: Iterable[str], hosted: bool) -> Policy:
+    """The policy of a page that listens on `server_name` and is seen at `root_path`, a path or a whole URL.
+
+    `allowed` are further names. `hosted` is whether the visitor's browser is known to run on another machine,
+    where no name can be bound to this one's loopback. Raises ValueError for what is not a host name.
+    """
+    further = frozenset(map(_host_name, allowed))
+    in_front = urlsplit(root_path).hostname
+    local = all(map(is_loopback, addresses(server_name))) and not hosted
+    return Policy(
+        names=further | ({in_front} if in_front else frozenset()),
+        listens=bare(server_name).lower(),
+        others=not local and not further,
+        # A name can be bound to another address; an address cannot.
+        numbers=not local,
+        forwarded=root_path.startswith("/"),
+    )
+
+
+class Guard:
+    """Answers 403 with a sentence where `policy` does not let a request through to `app`.
+
+    `shared_at` returns the public URL of the page, or None; it may change while the page is served.
+    """
+
+    def __init__(self, app: ASGIApp, policy: Policy, shared_at: Callable[[], str | None]) -> None:
+        self._app = app
+        self._policy = policy
+        self._shared_at = shared_at
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            return await self._app(scope, receive, send)
+        headers = Headers(scope=scope)
+        problem = self._problem(scope, headers)
+        if problem:
+            _log.info("%s was refused: %s", scope["path"], problem)
+            refusal = PlainTextResponse(problem, 403) if scope["type"] == "http" else WebSocketClose(1008)
+            return await refusal(scope, receive, send)
+        secure = "https" in (scope["scheme"], headers.get("x-forwarded-proto", "").partition(",")[0].strip())
+
+        async def with_own_cookies(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": _own_cookies(message.get("headers", ()), secure)}
+            await send(message)
+
+        return await self._app(scope, receive, with_own_cookies)
+
+    def _problem(self, scope: Scope, headers: Headers) -> str:
+        """Why a request is refused; empty where it is not."""
+        hosts = headers.getlist("host")
+        forwarded = [
+            host.strip() for named in headers.getlist("x-forwarded-host") for host in named.split(",")
+        ]
+        for host in (*hosts, *forwarded):
+            if not self._serves(host, scope):
+                return text.not_served_as(host if _parts(host) else "")
+        source = headers.get("origin")
+        site, mode = headers.get("sec-fetch-site"), headers.get("sec-fetch-mode")
+        changes = scope["type"] == "websocket" or scope["method"] not in _READ_ONLY
+        if source is None and site is None and changes:
+            # Old browsers send a form without its origin.
+            source = "/".join(headers.get("referer", "").split("/")[:3]) or None
+        if source is not None:
+            # A proxy's word, where every name is served: a script's request would be preceded by a preflight.
+            own = self._is_own(source, site, [*hosts, *forwarded] if self._policy.others else hosts)
+        else:
+            # A link, or a frame: its contents are not the other site's to read.
+            followed = mode == "navigate" and not changes
+            own = site in (None, "same-origin", "none") or followed
+        return "" if own else text.asked_by_another_site(source if source and _origin(source) else "")
+
+    def _serves(self, host: str, scope: Scope) -> bool:
+        if self._policy.others:
+            return True
+        parts = _parts(host)
+        if parts is None:
+            return False
+        name, port = parts
+        if _is_loopback_name(name) or name == self._policy.listens or self._is_named(name):
+            return True
+        if self._policy.numbers and _is_number(name):
+            return True
+        # A browser names the port that it connects to: who binds a name to loopback connects to this one.
+        own_port = (scope.get("server") or (None, None))[1]
+        return self._policy.forwarded and own_port not in (port, *(_PORTS.values() if port is None else ()))
+
+    def _is_named(self, name: str) -> bool:
+        shared = urlsplit(self._shared_at() or "").hostname
+        return name in self._policy.names or name == shared
+
+    def _is_own(self, source: str, site: str | None, hosts: list[str]) -> bool:
+        """Whether `source` is where the page itself is seen: under one of `hosts`, which are served."""
+        origin = _origin(source)
+        if origin is None:
+            return False
+        name, port = origin
+        # The browser compares with the address that it shows, which a proxy may have changed on the way.
+        if site == "same-origin" or self._is_named(name):
+            return True
+        for seen in filter(None, map(_parts, hosts)):
+            if name == seen[0] and (port == seen[1] or (seen[1] is None and port in _PORTS.values())):
+                return True
+        return False
+
+
+def _host_name(written: str) -> str:
+    """The name in what may be a URL, in lower case and without a port."""
+    name = written.strip().lower()
+    name = urlsplit(name).netloc if "://" in name else name.strip("/")
+    with suppress(UnicodeError):
+        name = name.encode("idna").decode()
+    parts = _parts(name)
+    if parts is None:
+        raise ValueError(text.not_a_host(written))
+    return parts[0].rstrip(".")
+
+
+def _parts(host: str) -> tuple[str, int | None] | None:
+    """Name and port of a Host header; None for what is none. IPv6 loses its brackets."""
+    match = _ADDRESS.fullmatch(host.lower())
+    if match is None:
+        return None
+    six, name, port = match.groups()
+    return six or name, int(port) if port else None
+
+
+def _origin(source: str) -> tuple[str, int] | None:
+    """Name and port of an Origin header; None for `null`, files, extensions, and what is no origin."""
+    match = _ORIGIN.fullmatch(source.lower())
+    parts = _parts(match[2]) if match else None
+    return (parts[0], parts[1] or _PORTS[match[1]]) if match and parts else None
+
+
+def _is_loopback_name(name: str) -> bool:
+    # Browsers never look a name below localhost up. With a dot at its end it is another origin.
+    return name == "localhost" or name.endswith(".localhost") or is_loopback(name)
+
+
+def _is_number(name: str) -> bool:
+    with suppress(ValueError):
+        return bool(ip_address(name))
+    return False
+
+
+def _own_cookies(headers: Iterable[tuple[bytes, bytes]], secure: bool) -> list[tuple[bytes, bytes]]:
+    """Headers whose cookies do not go along with requests of other sites, nor over http once set by https."""
+    return [
+        (name, _own_cookie(value, secure)) if name.lower() == b"set-cookie" else (name, value)
+        for name, value in headers
+    ]
+
+
+def _own_cookie(cookie: bytes, secure: bool) -> bytes:
+    pair, *attributes = (part.strip() for part in cookie.split(b";"))
+    kept = [each for each in attributes if not each.lower().startswith((b"samesite", b"secure"))]
+    return b"; ".join([pair, *kept, b"SameSite=Lax", *([b"Secure"] if secure else [])])
