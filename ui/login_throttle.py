@@ -1,0 +1,75 @@
+"""ASGI middleware that slows logins down after wrong passwords, for each address they come from."""
+
+from __future__ import annotations
+
+import time
+from asyncio import Lock, sleep
+from dataclasses import dataclass, field
+
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ui import text
+
+_FREE = 4  # wrong passwords before an attempt has to wait
+_LONGEST_S = 8.0
+_FORGET_S = 600.0
+_WAITING = 4  # attempts of one address at a time; further ones are refused
+_ADDRESSES = 1000
+
+
+@dataclass(slots=True, eq=False)
+class _Address:
+    """Failures of one address since its last success, and the attempts that wait their turn."""
+
+    failures: int = 0
+    waiting: int = 0
+    last: float = field(default_factory=time.monotonic)
+    turn: Lock = field(default_factory=Lock)
+
+
+class LoginThrottle:
+    """Passes everything on to `app`, and a POST to `/login` after a while where its address failed before.
+
+    Four failures are free; then an attempt waits 1, 2, 4 and at most 8 seconds. Attempts of one address come
+    one after the other, and more than four at a time are answered with 429.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._addresses: dict[str, _Address] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "").rstrip("/")
+        if scope["type"] != "http" or scope["method"] != "POST" or not path.endswith("/login"):
+            return await self._app(scope, receive, send)
+        address = self._of((scope.get("client") or ("",))[0])
+        if address.waiting >= _WAITING:
+            return await PlainTextResponse(text.TOO_MANY_LOGINS, 429)(scope, receive, send)
+
+        async def note(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                address.failures = address.failures + 1 if message["status"] >= 400 else 0
+                address.last = time.monotonic()
+            await send(message)
+
+        address.waiting += 1
+        try:
+            async with address.turn:
+                if address.failures >= _FREE:
+                    await sleep(min(_LONGEST_S, 2.0 ** (address.failures - _FREE)))
+                return await self._app(scope, receive, note)
+        finally:
+            address.waiting -= 1
+
+    def _of(self, name: str) -> _Address:
+        now = time.monotonic()
+        found = self._addresses.pop(name, None)
+        if found is None or (now - found.last > _FORGET_S and not found.waiting):
+            found = _Address()
+        # The last one that was heard of comes last.
+        self._addresses[name] = found
+        if len(self._addresses) > _ADDRESSES:
+            idle = (other for other, each in self._addresses.items() if not each.waiting and other != name)
+            self._addresses.pop(next(idle, name))
+        return found
