@@ -1,12 +1,12 @@
 """QVG Studio: `python app.py` opens the page. `from app import demo` is the same page, for a notebook.
 
-Nothing heavy is imported before it is needed: `--help` answers at once, and the worker's process, which
-imports this file again, builds no page.
+Nothing heavy is imported before it is needed: `--help` answers at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import socket
@@ -17,15 +17,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ui import environment
+
 if TYPE_CHECKING:
     from ui.build import Studio
 
 
 def make_page(device: str = "auto", outputs: Path | None = None, runs_per_visitor: int = 2) -> Studio:
-    """The page and its worker; neither starts a process before someone looks."""
+    """Returns the page with its worker; neither starts a process before someone looks.
+
+    Raises ValueError, as a sentence, where Gradio cannot start in this environment.
+    """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
+    _prepare()
     if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):
         # Before anything imports torch.
         from backends.zero import ZeroWorker
@@ -53,9 +58,14 @@ def main() -> None:
     if options.weights:
         # The generator's process reads it too.
         os.environ["QVG_STUDIO_WEIGHTS"] = str(options.weights)
+    try:
+        _prepare()
+    except environment.CannotStart as error:
+        raise SystemExit(str(error)) from None
     if options.download:
         raise SystemExit(download(options.download, options.accept_licence))
-    if options.mcp and find_spec("mcp") is None:
+    mcp = options.mcp or os.environ.get("GRADIO_MCP_SERVER", "").lower() == "true"
+    if mcp and find_spec("mcp") is None:
         raise SystemExit('--mcp needs one more package: pip install "gradio[mcp]"')
     problem = _port_problem(options.host, options.port)
     if problem:
@@ -63,18 +73,24 @@ def main() -> None:
     # As docker, systemd and Spaces end a program: it cleans up as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     page = make_page(options.device, options.outputs, options.runs_per_visitor)
+    outputs = page.outputs
+    if not environment.may_write_to(outputs):
+        print(
+            f"{outputs} cannot be written to: videos play, but are not kept. Choose another with --outputs."
+        )
     prefix = os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
     if prefix and not options.root_path:
         path = f"{prefix.rstrip('/')}/proxy/{options.port}"
         print(f"Behind JupyterLab's proxy, start with --root-path {path} and open that path in the browser.")
     try:
         page.launch(
+            allowed_hosts=options.allow_host,
             server_name=options.host,
             server_port=options.port,
-            share=options.share,
+            share=options.share or None,  # as GRADIO_SHARE says
             auth=options.auth,
             root_path=options.root_path,
-            mcp_server=options.mcp,
+            mcp_server=mcp,
         )
     except KeyboardInterrupt:
         raise SystemExit(0) from None
@@ -82,6 +98,11 @@ def main() -> None:
         raise SystemExit(str(error)) from None
     except OSError as error:
         raise SystemExit(f"The page could not be opened on {options.host}:{options.port}: {error}") from None
+
+
+def _prepare() -> None:
+    for change in environment.prepare():
+        print(change, flush=True)
 
 
 def download(name: str, accepted_licence: bool) -> str | None:
@@ -130,16 +151,33 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--host",
-        default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
+        type=environment.bare,
+        default=os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1",
         help="address to listen on (%(default)s)",
     )
     parser.add_argument(
-        "--port", type=int, default=os.environ.get("GRADIO_SERVER_PORT", "7860"), help="port (%(default)s)"
+        "--port", type=int, default=os.environ.get("GRADIO_SERVER_PORT") or "7860", help="port (%(default)s)"
     )
     parser.add_argument("--share", action="store_true", help="also open a public gradio.live address")
-    parser.add_argument("--auth", type=_login, metavar="USER:PASSWORD", help="ask visitors to log in")
     parser.add_argument(
-        "--root-path", help="path in front of the page behind a proxy, such as /user/me/proxy/7860"
+        "--auth",
+        type=_login,
+        default=os.environ.get("QVG_STUDIO_AUTH") or None,
+        metavar="USER:PASSWORD",
+        help="ask visitors to log in; QVG_STUDIO_AUTH says it unseen by others on this machine",
+    )
+    parser.add_argument(
+        "--root-path",
+        help="path or URL in front of the page behind a proxy, such as /user/me/proxy/7860 or "
+        "https://hub.example/user/me/proxy/7860",
+    )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="serve the page under this name, too, which a proxy in front of it has; may be repeated, and "
+        "QVG_STUDIO_ALLOW_HOST names several",
     )
     parser.add_argument(
         "--mcp", action="store_true", help="also serve what programs can ask for as tools of an MCP server"
@@ -193,17 +231,16 @@ def _port_problem(host: str, port: int) -> str:
     if not 0 < port < 65536:
         return f"Port {port} does not exist: choose one from 1 to 65535 with --port."
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-    except OSError:
-        return f"There is no address {host!r} on this machine: choose another with --host, such as 127.0.0.1."
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except PermissionError:
-            return f"Port {port} is reserved by the system: choose one above 1023 with --port."
-        except OSError:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except PermissionError:
+        return f"Port {port} is reserved by the system: choose one above 1023 with --port."
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             return f"Port {port} is taken on {host}: stop what runs there, or choose another with --port."
+        return f"There is no address {host!r} on this machine: choose another with --host, such as 127.0.0.1."
     return ""
 
 

@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import httpx
 from gradio.themes import Base
+from gradio.utils import colab_check, is_hosted_notebook
 from starlette.middleware import Middleware
 
 from backends import registry
 from backends.media import decoding
-from ui import api, chips, controls, examples, form, gauge, lists, models, refusals, stage, text
+from ui import (
+    api,
+    chips,
+    controls,
+    environment,
+    examples,
+    form,
+    gauge,
+    guard,
+    lists,
+    models,
+    refusals,
+    stage,
+    text,
+)
 from ui.controls import Controls
 from ui.desk import RUNS_PER_VISITOR, Desk, WorkerLike
 from ui.forms import ASKED, PLANNED, Forms, widgets_of
+from ui.guard import Guard, Policy
+from ui.login_throttle import LoginThrottle
 from ui.runs import Runs
 from ui.served_files import ServedFiles
 from ui.stage import Stage
@@ -37,6 +57,13 @@ _RUNNING: dict[str, Any] = {**_EVERY, "concurrency_limit": None}
 _DECODING: dict[str, Any] = {**_QUIET, "concurrency_limit": decoding.AT_ONCE, "concurrency_id": "decoding"}
 
 
+# Of `gr.Blocks.launch`, what may be given by position.
+_POSITIONAL = (
+    "inline", "inbrowser", "share", "debug", "max_threads", "auth", "auth_message", "prevent_thread_lock",
+    "show_error", "server_name", "server_port",
+)  # fmt: skip
+
+
 class Studio(gr.Blocks):
     """The page with the launch settings it needs, however it is launched: a script, a notebook or a Space."""
 
@@ -46,17 +73,50 @@ class Studio(gr.Blocks):
         )
         self._desk = desk
 
-    def launch(self, *args: Any, **kwargs: Any) -> Any:
+    @property
+    def outputs(self) -> Path:
+        """The folder that videos are kept in."""
+        return self._desk.outputs
+
+    def launch(self, *args: Any, allowed_hosts: Sequence[str] = (), **kwargs: Any) -> Any:
         """`gr.Blocks.launch`, with this page's looks, and the outputs folder as the only one it serves.
 
-        Raises ValueError for a login beside an MCP server, which would not ask for it.
+        Other web sites are kept out: see `ui.guard`. `allowed_hosts`, with those of the environment variable
+        QVG_STUDIO_ALLOW_HOST, are names under which a proxy serves the page. Raises ValueError for a login
+        beside an MCP server, which would not ask for it, and for settings that are no address; OSError where
+        the page cannot be opened.
         """
-        # Of whoever knows the address.
-        self._desk.shared = bool(os.environ.get("SPACE_ID") or kwargs.get("share"))
-        mcp = kwargs.get("mcp_server") or os.environ.get("GRADIO_MCP_SERVER", "").lower() == "true"
-        if kwargs.get("auth") and mcp:
+        settings = {**self._defaults(), **_named(args), **kwargs}
+        mcp = settings.get("mcp_server") or os.environ.get("GRADIO_MCP_SERVER", "").lower() == "true"
+        if mcp and (settings.get("auth") or settings.get("auth_dependency")):
             raise ValueError(text.MCP_IS_OPEN)
-        defaults: dict[str, Any] = {
+        hosted = bool(os.environ.get("SPACE_ID")) or colab_check() or is_hosted_notebook()
+        shared = os.environ.get("SPACE_ID") or self.share_url or _shares(settings.get("share"))
+        # Before the first visitor is served.
+        self._desk.shared = bool(shared)
+        settings["server_name"] = environment.server_name(settings.get("server_name"))
+        settings["root_path"] = environment.root_path(settings.get("root_path"))
+        named = os.environ.get("QVG_STUDIO_ALLOW_HOST", "").replace(",", " ").split()
+        served_as = guard.policy(
+            settings["server_name"], settings["root_path"], [*allowed_hosts, *named], hosted
+        )
+        settings["app_kwargs"] = self._guarded(settings["app_kwargs"] or {}, served_as)
+        try:
+            return super().launch(**settings)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            # Gradio asks itself whether it has started.
+            self.close(verbose=False)
+            raise OSError(f"it does not answer there ({error})") from error
+
+    async def preprocess_data(self, *args: Any, **kwargs: Any) -> Any:
+        """`gr.Blocks.preprocess_data`. Raises gr.Error where it fails."""
+        try:
+            return await super().preprocess_data(*args, **kwargs)
+        except (gr.Error, *refusals.OF_INPUT) as error:
+            raise refusals.of_input(error) from None
+
+    def _defaults(self) -> dict[str, Any]:
+        return {
             "theme": theme(),
             "css": _CSS,
             "allowed_paths": [str(self._desk.outputs)],
@@ -66,12 +126,41 @@ class Studio(gr.Blocks):
             "max_file_size": decoding.MOST_BYTES,
             # Gradio's limit of calls under way, with a thread or without.
             "max_threads": _AT_ONCE_IN_ALL,
-            "app_kwargs": {
-                "exception_handlers": refusals.handlers(),
-                "middleware": [Middleware(ServedFiles, outputs=self._desk.outputs)],
-            },
+            # Tells any visitor how often each function was called.
+            "enable_monitoring": False,
+            "app_kwargs": None,
         }
-        return super().launch(*args, **{**defaults, **kwargs})
+
+    def _guarded(self, given: dict[str, Any], served_as: Policy) -> dict[str, Any]:
+        """Returns `given`, arguments of the web application, with this page's error handlers and its guard."""
+        inner = given.get("lifespan")
+
+        @asynccontextmanager
+        async def lifespan(application: Any) -> AsyncIterator[Any]:
+            # Around Gradio's own middleware, which is around any that its arguments name.
+            inside = LoginThrottle(application.middleware_stack)
+            application.middleware_stack = Guard(inside, served_as, lambda: self.share_url)
+            async with inner(application) if inner else nullcontext() as state:
+                yield state
+
+        handlers = {**refusals.handlers(), **given.get("exception_handlers", {})}
+        served = Middleware(ServedFiles, outputs=self._desk.outputs)
+        middleware = [served, *given.get("middleware", ())]
+        return {**given, "exception_handlers": handlers, "lifespan": lifespan, "middleware": middleware}
+
+
+def _named(args: tuple[Any, ...]) -> dict[str, Any]:
+    """Positional arguments of `launch` by name."""
+    if len(args) > len(_POSITIONAL):
+        raise TypeError(f"launch() takes {len(_POSITIONAL)} positional arguments, not {len(args)}")
+    return dict(zip(_POSITIONAL, args, strict=False))
+
+
+def _shares(asked: bool | None) -> bool:
+    """Whether Gradio opens a public address when `launch(share=asked)` is called."""
+    if asked is not None:
+        return asked
+    return colab_check() or is_hosted_notebook() or os.environ.get("GRADIO_SHARE", "").lower() == "true"
 
 
 def theme() -> Base:
@@ -123,7 +212,8 @@ def theme() -> Base:
 
 def build(worker: WorkerLike, outputs: Path, runs_per_visitor: int = RUNS_PER_VISITOR) -> Studio:
     """The page for `worker`, keeping videos in `outputs`. Makes no file and starts no process."""
-    outputs = outputs.resolve()
+    # Unlike `Path.resolve`, of links in a circle, too.
+    outputs = Path(os.path.realpath(outputs))
     entries = registry.entries()
     spec = entries[0].spec
     desk = Desk(worker, outputs, runs_per_visitor)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import gradio as gr
+from gradio.exceptions import InvalidPathError
 from gradio.route_utils import FnIndexInferError
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -13,12 +15,28 @@ from ui import text
 
 # What Gradio's own reading of a request raises, and ours of what is in it.
 _ERRORS: tuple[type[Exception], ...] = (FnIndexInferError, AttributeError, LookupError, TypeError, ValueError)
+OF_INPUT = (AttributeError, LookupError, OSError, TypeError, ValueError)
+_LONGEST = 300  # characters of a line in the log
 _log = logging.getLogger(__name__)
 
 
 def handlers() -> dict[type[Exception], Any]:
     """For the web application, by what was raised."""
     return dict.fromkeys(_ERRORS, _refuse)
+
+
+def of_input(error: Exception) -> gr.Error:
+    """Returns what to raise in place of `error`, which came of reading a function's input; writes one line.
+
+    Gradio would print a traceback, for whoever sends the address of a file that is not theirs.
+    """
+    _log.warning("Input was refused: %.*r", _LONGEST, error)
+    if isinstance(error, gr.Error):
+        # A sentence already.
+        error.print_exception = False
+        return error
+    gone = isinstance(error, (InvalidPathError, OSError))
+    return gr.Error(text.NO_SUCH_FILE if gone else text.REFUSED, print_exception=False)
 
 
 async def _refuse(request: Request, error: Exception) -> JSONResponse:

@@ -161,7 +161,13 @@ def test_a_login_is_asked_for_everything(tmp_path: Path, tell: Tell):
             assert (
                 stranger.get("config", cookies={"access-token": secrets.token_urlsafe()}).status_code == 401
             )
-            assert guest.post("login", data={"username": LOGIN[0], "password": LOGIN[1]}).status_code == 200
+            entered = guest.post("login", data={"username": LOGIN[0], "password": LOGIN[1]})
+            assert entered.status_code == 200
+            cookies = entered.headers.get_list("set-cookie")
+            assert cookies and all("SameSite=Lax" in each and "Secure" not in each for each in cookies)
+            foreign = guest.get("config", headers={"origin": "https://evil.example"})
+            assert foreign.status_code == 403
+            assert "access-control-allow-origin" not in foreign.headers
             assert guest.get("config").status_code == 200
             assert guest.get(f"gradio_api/file={program.outputs}/a.mp4").content == b"a video"
             called = guest.post("gradio_api/call/backends", json={"data": []})
@@ -209,6 +215,35 @@ def _paths(application: Any) -> list[tuple[str, set[str]]]:
 
     visit(application.routes, "")
     return found
+
+
+FORGED = (
+    "/etc/passwd", "/proc/self/environ", "../../etc/passwd", "file:///etc/passwd", "http://127.0.0.1:1/a.png",
+    "http://[::1]:1/a.png", "http://localhost.:1/", "ftp://a/b", "/nothing", "", "a\0b", "a\nb", "x" * 5000,
+)  # fmt: skip
+
+
+def test_a_forged_address_of_a_file_is_one_line_in_the_log(tmp_path: Path, caplog, capfd):
+    """And the same sentence, whether there is such a file or not."""
+    page = build(FakeWorker(), tmp_path / "outputs")
+    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True)
+    inputs = ["pocket", "a box", "BF16", 1, 1, "", None, None, "", "", 0, "drop", False, None]
+    told = []
+    try:
+        with httpx.Client(base_url=f"{address}gradio_api/call/", timeout=30) as client:
+            for path in FORGED:
+                inputs[6] = {"path": path, "meta": {"_type": "gradio.FileData"}}
+                asked = client.post("generate", json={"data": inputs})
+                told.append(client.get(f"generate/{asked.json()['event_id']}").text)
+    finally:
+        page.close(verbose=False)
+    assert all("event: error" in each and "this page" in each.lower() for each in told)
+    assert told[0] == told[8]
+    lines = [record.getMessage() for record in caplog.records if record.name == "ui.refusals"]
+    assert len(lines) == len(FORGED)
+    assert all("\n" not in line and len(line) < 400 for line in lines)
+    assert "Traceback" not in "".join(capfd.readouterr())
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_an_mcp_server_is_not_a_way_around_the_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

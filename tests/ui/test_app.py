@@ -12,6 +12,7 @@ import pytest
 import app
 
 ROOT = Path(__file__).resolve().parents[2]
+PROXY = "http://127.0.0.1:9"  # where nobody listens
 
 
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -91,7 +92,11 @@ def test_a_taken_port_is_a_sentence():
     [
         (["--port", "99999"], "does not exist"),
         (["--port", "x"], "invalid int value"),
+        (["--port", "0"], "does not exist"),
         (["--host", "no.such.host.invalid"], "There is no address"),
+        (["--host", "192.0.2.1"], "There is no address"),
+        (["--host", "[::1"], "There is no address"),
+        (["--host", "a" * 70], "There is no address"),
         (["--auth", "user"], "write user:password"),
         (["--auth", "user:"], "write user:password"),
         (["--device", "tpu"], "invalid choice"),
@@ -104,9 +109,32 @@ def test_wrong_arguments_are_explained(arguments, words):
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("GRADIO_SERVER_PORT", "x", "invalid int value"),
+        ("GRADIO_SERVER_NAME", "no.such.host.invalid", "There is no address"),
+        ("GRADIO_NUM_PORTS", "many", "GRADIO_NUM_PORTS is 'many'"),
+        ("SSL_CERT_FILE", "/dev/null/nothing", "SSL_CERT_FILE is '/dev/null/nothing'"),
+        ("QVG_STUDIO_AUTH", "user", "write user:password"),
+    ],
+)
+def test_a_wrong_environment_is_explained(name, value, words):
+    ran = python("app.py", **{name: value})
+    assert ran.returncode != 0
+    assert words in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
 def test_the_port_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("GRADIO_SERVER_PORT", "8123")
     assert app._parser().parse_args([]).port == 8123
+
+
+def test_a_login_may_come_from_the_environment(monkeypatch):
+    monkeypatch.setenv("QVG_STUDIO_AUTH", "user:pass:word")
+    assert app._parser().parse_args([]).auth == ("user", "pass:word")
+    assert app._parser().parse_args(["--auth", "other:word"]).auth == ("other", "word")
 
 
 def test_a_login_may_hold_colons():
@@ -118,22 +146,125 @@ def test_a_space_keeps_its_videos_out_of_its_own_folder(monkeypatch):
     assert app._default_outputs().is_absolute()
 
 
-def test_a_shared_page_is_one_of_strangers(monkeypatch, tmp_path):
+@pytest.fixture
+def unopened(monkeypatch, tmp_path):
+    """A page whose `launch` opens nothing, on a machine that is nothing special."""
     import gradio as gr
 
     from tests.ui.fake_worker import FakeWorker
     from ui.build import build
 
-    monkeypatch.setattr(gr.Blocks, "launch", lambda self, *args, **kwargs: None)
-    monkeypatch.delenv("SPACE_ID", raising=False)
-    page = build(FakeWorker(), tmp_path)
-    page.launch()
-    assert page._desk.shared is False
-    page.launch(share=True)
-    assert page._desk.shared is True
-    monkeypatch.setenv("SPACE_ID", "someone/space")
-    page.launch()
-    assert page._desk.shared is True
+    monkeypatch.setattr(gr.Blocks, "launch", lambda self, **kwargs: kwargs)
+    for name in ("SPACE_ID", "GRADIO_SHARE", "KAGGLE_KERNEL_RUN_TYPE", "GRADIO_MCP_SERVER"):
+        monkeypatch.delenv(name, raising=False)
+    return build(FakeWorker(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("how", "args", "settings", "shared"),
+    [
+        ("", (), {}, False),
+        ("", (), {"share": True}, True),
+        ("", (None, False, True), {}, True),
+        ("", (None, False, False), {}, False),
+        ("GRADIO_SHARE=True", (), {}, True),
+        ("GRADIO_SHARE=true", (), {"share": None}, True),
+        ("GRADIO_SHARE=True", (), {"share": False}, False),
+        ("GRADIO_SHARE=False", (), {}, False),
+        ("KAGGLE_KERNEL_RUN_TYPE=Interactive", (), {}, True),
+        ("KAGGLE_KERNEL_RUN_TYPE=Interactive", (None, False, False), {}, False),
+        ("SPACE_ID=someone/space", (), {"share": False}, True),
+        ("colab", (), {}, True),
+        ("colab", (), {"share": False}, False),
+    ],
+)
+def test_a_shared_page_is_one_of_strangers(monkeypatch, unopened, how, args, settings, shared):
+    from ui import build
+
+    name, given, value = how.partition("=")
+    if given:
+        monkeypatch.setenv(name, value)
+    elif how:
+        monkeypatch.setattr(build, "colab_check", lambda: True)
+    unopened.launch(*args, **settings)
+    assert unopened._desk.shared is shared
+
+
+def test_a_page_that_is_shared_stays_so(unopened):
+    unopened.share_url = "https://1a2b3c.gradio.live"
+    unopened.launch()
+    assert unopened._desk.shared is True
+
+
+def test_positions_are_gradios():
+    import inspect
+
+    import gradio as gr
+
+    from ui import build
+
+    parameters = inspect.signature(gr.Blocks.launch).parameters.values()
+    by_position = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+    assert ["self", *build._POSITIONAL] == by_position
+
+
+def test_settings_may_be_given_by_position(unopened):
+    from ui import build
+
+    assert unopened.launch(False, True)["inbrowser"] is True
+    with pytest.raises(TypeError, match="positional arguments"):
+        unopened.launch(*range(len(build._POSITIONAL) + 1))
+    for settings in ({"auth": ("user", "word")}, {"auth_dependency": lambda request: None}):
+        with pytest.raises(ValueError, match="MCP server asks for no login"):
+            unopened.launch(mcp_server=True, **settings)
+    with pytest.raises(ValueError, match="MCP server asks for no login"):
+        unopened.launch(None, False, None, False, 40, ("user", "word"), mcp_server=True)
+
+
+def test_web_application_settings_of_ones_own_are_kept_beside_the_pages(unopened):
+    def handler(request, error):
+        return None
+
+    told = unopened.launch(app_kwargs={"docs_url": "/docs", "exception_handlers": {OSError: handler}})
+    told = told["app_kwargs"]
+    assert told["docs_url"] == "/docs"
+    assert told["exception_handlers"][OSError] is handler
+    assert ValueError in told["exception_handlers"]
+    assert told["lifespan"] is not None
+
+
+def test_a_shared_page_is_served_at_its_public_address_to_strangers(monkeypatch, tmp_path):
+    """From the first request on."""
+    import httpx
+    from gradio import networking
+
+    from tests.ui.fake_worker import FakeWorker
+    from ui.build import build
+
+    page = build(FakeWorker(), tmp_path / "outputs")
+    seen = {}
+
+    def tunnel(**settings):
+        public = {"host": "1a2b3c.gradio.live"}
+        seen["before"] = (page._desk.shared, httpx.get(page.local_url, headers=public).status_code)
+        return "https://1a2b3c.gradio.live"
+
+    monkeypatch.setattr(networking, "setup_tunnel", tunnel)
+    monkeypatch.setenv("GRADIO_SHARE", "True")
+    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True)
+    try:
+        assert seen["before"] == (True, 403)
+        with httpx.Client(base_url=address, headers={"host": "1a2b3c.gradio.live"}) as client:
+            config = client.get("config")
+            assert config.status_code == 200
+            for origin, code in (("https://1a2b3c.gradio.live", 200), ("https://evil.example", 403)):
+                asked = client.post("gradio_api/call/backends", json={"data": []}, headers={"origin": origin})
+                assert asked.status_code == code
+                allowed = asked.headers.get("access-control-allow-origin")
+                assert allowed == (origin if code == 200 else None)
+            assert client.get("monitoring/summary").status_code == 403
+    finally:
+        page.close(verbose=False)
 
 
 def test_an_mcp_server_needs_a_package_that_is_named(monkeypatch):
@@ -193,3 +324,90 @@ def test_it_starts_as_a_space_does(tmp_path):
         process.wait(20)
     assert not list(folder.iterdir())
     assert not re.search("Traceback|Error", said)
+
+
+def started(command: list[str], folder: Path, **environment: str) -> tuple[subprocess.Popen[str], str]:
+    """A program in `folder` once it says where it runs, and what it said until then."""
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=folder,
+        env={**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    said = ""
+    while "create a public link" not in said:
+        line = process.stdout.readline()
+        assert line, said
+        said += line
+    return process, said
+
+
+def free_port(host: str) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        return probe.getsockname()[1]
+
+
+def test_a_plain_file_generates_where_nothing_is_as_it_should_be(tmp_path):
+    """Proxies that lead nowhere, folders that cannot be made, IPv6; and no `if __name__ == "__main__"`."""
+    from gradio_client import Client
+
+    try:
+        port = free_port("::1")
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    nowhere = "/dev/null/nowhere"
+    (tmp_path / "page.py").write_text(
+        f"print('run')\nfrom app import demo\ndemo.launch(None, False, server_port={port})\n"
+    )
+    process, said = started(
+        ["page.py"],
+        tmp_path,
+        http_proxy=PROXY, HTTPS_PROXY=PROXY, all_proxy="socks5://127.0.0.1:9", NO_PROXY="[::1],example.com",
+        GRADIO_TEMP_DIR=nowhere, HF_HOME=nowhere, HOME=nowhere, XDG_CACHE_HOME=nowhere,
+        GRADIO_SERVER_NAME="0:0:0:0:0:0:0:1", GRADIO_ROOT_PATH="proxy/7860/",
+    )  # fmt: skip
+    try:
+        assert f"http://[::1]:{port}" in said
+        client = Client(f"http://[::1]:{port}/", verbose=False)
+        (_, made) = client.predict(
+            model="pocket", prompt="a red box", codec="BF16", blocks=1, api_name="/generate"
+        )
+        assert made
+    finally:
+        process.terminate()
+        assert process.stdout is not None
+        said += process.stdout.read()
+        process.wait(20)
+    assert said.count("run\n") == 1
+    assert nowhere in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("root", ["proxy/7860", "/proxy/7860/", "https://a.example/x/"])
+def test_the_page_knows_where_it_is_seen(tmp_path, root):
+    import httpx
+
+    from tests.ui.fake_worker import FakeWorker
+    from ui.build import build
+
+    page = build(FakeWorker(), tmp_path / "outputs")
+    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, root_path=root)
+    try:
+        host = "a.example" if "://" in root else "hub.example"
+        own = {"host": host, "x-forwarded-proto": "https"}
+        config = httpx.get(f"{address}config", headers=own)
+        wanted = root.rstrip("/") if "://" in root else f"https://{host}/proxy/7860"
+        assert config.json()["root"] == wanted
+        assert f"{wanted}/" in httpx.get(address, headers=own).text
+        asked = httpx.post(
+            f"{address}gradio_api/call/backends",
+            json={"data": []},
+            headers={**own, "origin": f"https://{host}"},
+        )
+        assert asked.status_code == 200
+    finally:
+        page.close(verbose=False)
