@@ -6,19 +6,23 @@ A generator declares its files as `ARTIFACTS` in its `spec.py`; what several sha
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from backends import hub, registry
+from backends import files, hub, registry
 from backends.base import BackendUnavailable
-from backends.hub import TOLERANCE, Stop, Wanted
+from backends.hub import Stop, Wanted
 
 FOLDER = "QVG_STUDIO_WEIGHTS"  # names a folder of repositories to look in before the cache
+
+_COMMON_NAMES = ("model.", "diffusion_pytorch_model.")  # of files that say nothing of whose they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ class Artifact:
     source: Source
     others: tuple[Source, ...] = ()
     needs_acceptance: bool = False  # of the licence, before it is downloaded
-    gated: bool = False  # Hugging Face asks for an account that was let in
+    gated: bool = False  # Hugging Face may ask for the token of an account that was let in
     optional: bool = False  # the generator runs without
     converted: str = ""
     converted_size: int = 0
@@ -152,22 +156,29 @@ def state(what: What) -> State:
 
 def locate(artifact: Artifact) -> Path | None:
     """What a loader opens: our own conversion, or the file or folder as published. None: not all is here."""
-    if artifact.converted and (made := converted_path(artifact)).is_file():
+    if (made := _converted(artifact)) is not None:
         return made
+    if (own := _own(artifact)) is not None:
+        return own
     for source in (artifact.source, *artifact.others):
-        for root in _own_roots(source):
-            if all(_complete(root / file.path, 0 if file.estimated else file.size) for file in source.files):
-                return root / source.path
-        for root in hub.snapshots(source.repo, source.revision):
-            # The cache gives a file its name once all of it is there.
-            if all((root / file.path).is_file() for file in source.files):
-                return root / source.path
+        if (root := hub.holder(source.repo, source.revision, _wanted(source))) is not None:
+            return root / source.path
     return None
 
 
 def converted_path(artifact: Artifact) -> Path:
-    """Where our own conversion is, or will be. Made anew for another revision."""
-    return hub.own_folder() / artifact.source.revision[:12] / artifact.converted
+    """Where our own conversion is, or will be: another for every revision, and for a file of the user's."""
+    made_of = artifact.source.revision[:12]
+    if (own := _own(artifact)) is not None:
+        found = own.stat()
+        known = f"{own} {found.st_size} {found.st_mtime_ns}"
+        made_of = f"own-{hashlib.sha256(known.encode()).hexdigest()[:12]}"
+    return hub.own_folder() / made_of / artifact.converted
+
+
+def converted_index(path: Path) -> Path:
+    """Where the list of shards is, or will be, of a conversion too large for the one file `path`."""
+    return path.with_name(path.name.removesuffix(".safetensors") + files.INDEX)
 
 
 def missing(artifacts: tuple[Artifact, ...], gpu: str, command: str) -> str | None:
@@ -177,12 +188,14 @@ def missing(artifacts: tuple[Artifact, ...], gpu: str, command: str) -> str | No
     if not absent:
         return None
     total = gigabytes(sum(artifact.size for artifact in needed))
+    passed_over = "".join(_passed_over(artifact) for artifact in absent)
     if len(absent) == len(needed):
-        return f"Not downloaded: needs {total} of weights and {gpu} (python app.py --download {command})."
+        lacking = f"Not downloaded: needs {total} of weights and {gpu} (python app.py --download {command})."
+        return lacking + passed_over
     rest = ", ".join(artifact.title for artifact in absent)
     return (
         f"Partly downloaded: of its {total} of weights for {gpu} it lacks {rest} "
-        f"(python app.py --download {command})."
+        f"(python app.py --download {command}).{passed_over}"
     )
 
 
@@ -218,10 +231,7 @@ def download(
                 done += count
                 progress(DownloadProgress(artifact, file.path, done, total, checking))
 
-            source = artifact.source
-            size = 0 if file.estimated else file.size
-            wanted = Wanted(source.repo, source.revision, file.path, size, file.sha256)
-            if not hub.fetch(wanted, token, advance, stop):
+            if not hub.fetch(_as_wanted(artifact.source, file), token, advance, stop):
                 return False
     return True
 
@@ -242,7 +252,7 @@ def delete(what: What) -> int:
         source = artifact.source
         for file in source.files:
             freed += hub.remove(source.repo, source.revision, file.path, file.sha256)
-        if artifact.converted and (made := converted_path(artifact)).is_file():
+        for made in _converted_files(artifact):
             freed += made.stat().st_size
             made.unlink()
     return freed
@@ -253,6 +263,15 @@ def gigabytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
+def _as_wanted(source: Source, file: File) -> Wanted:
+    size = 0 if file.estimated else file.size
+    return Wanted(source.repo, source.revision, file.path, size, file.sha256)
+
+
+def _wanted(source: Source) -> list[Wanted]:
+    return [_as_wanted(source, file) for file in source.files]
+
+
 def _own_roots(source: Source) -> list[Path]:
     """Where the user's folder of weights may hold the repository."""
     if not (folder := os.environ.get(FOLDER)):
@@ -261,24 +280,96 @@ def _own_roots(source: Source) -> list[Path]:
     return [own / source.repo, own / source.repo.rpartition("/")[2], own]
 
 
-def _complete(path: Path, size: int) -> bool:
-    try:
-        found = path.stat().st_size
-    except OSError:
-        return False
-    return abs(found - size) <= TOLERANCE * size if size else found > 0
+def _own(artifact: Artifact) -> Path | None:
+    """What a loader opens of the user's folder: names decide there, and any size that is whole will do."""
+    for source in (artifact.source, *artifact.others):
+        for root in _own_roots(source):
+            if all(files.whole(root / each.path, each.size, bool(each.sha256)) for each in _wanted(source)):
+                return root / source.path
+            if any(file.path == source.path for file in source.files):
+                for path in _other_names(root, source):
+                    if files.inspect(path).kind != "unknown" and files.whole(path):
+                        return path
+            elif _is_own_folder(root, source):
+                return root / source.path
+    return None
+
+
+def _other_names(root: Path, source: Source) -> list[Path]:
+    """Where a file may be that was copied out of its repository's folders, or saved in another format."""
+    places = [root / source.path]
+    name = PurePosixPath(source.path).name
+    if not name.startswith(_COMMON_NAMES) or root != _own_roots(source)[-1]:
+        places.append(root / name)
+    return [place.with_suffix(suffix) for place in places for suffix in files.WEIGHTS]
+
+
+def _is_own_folder(root: Path, source: Source) -> bool:
+    """Whether a folder of shards is there, in shards of any number and size."""
+    shards = [file for file in source.files if file.path.endswith(".safetensors")]
+    rest = [root / file.path for file in source.files if file not in shards]
+    return bool(shards) and all(map(files.whole, rest)) and files.all_whole(root / source.path)
+
+
+def _passed_over(artifact: Artifact) -> str:
+    """Why what lies in the user's folder is not used, as a sentence after a space; empty for nothing."""
+    sources = (artifact.source, *artifact.others)
+    for source in sources:
+        for root in _own_roots(source):
+            for file in source.files:
+                if os.path.lexists(path := root / file.path) and not files.whole(path, 0):
+                    return f" {path} is not used: it {files.inspect(path).fault}."
+                if path.is_file() and not files.whole(path, file.size, bool(file.sha256)):
+                    here, there = gigabytes(path.stat().st_size), gigabytes(file.size)
+                    return f" {path} is not used: it is another file, of {here} and not {there}."
+    known = {PurePosixPath(file.path).name for each in _declared() for file in each}
+    for root in dict.fromkeys(root for source in sources for root in _own_roots(source)):
+        with suppress(OSError):
+            for path in sorted(root.iterdir()):
+                strange = path.suffix in files.WEIGHTS and not path.name.startswith(".")
+                if strange and path.name not in known and path.is_file():
+                    size = gigabytes(path.stat().st_size)
+                    return (
+                        f" {path} ({size}) has a name that this program does not know: if it is "
+                        f"{artifact.title}, call it {artifact.source.path}."
+                    )
+    return ""
+
+
+def _declared() -> list[tuple[File, ...]]:
+    """The files of every source there is."""
+    found = [artifact for backend_id in registry.IDS for artifact in of(backend_id)]
+    return [source.files for artifact in found for source in (artifact.source, *artifact.others)]
+
+
+def _converted(artifact: Artifact) -> Path | None:
+    """Our own conversion as a loader opens it: one file, or the list of its shards."""
+    if not artifact.converted:
+        return None
+    made = converted_path(artifact)
+    if files.whole(made):
+        return made
+    index = converted_index(made)
+    return index if index.is_file() and files.all_whole(index) else None
+
+
+def _converted_files(artifact: Artifact) -> list[Path]:
+    """What there is of a conversion, whole or not."""
+    if not artifact.converted:
+        return []
+    made = converted_path(artifact)
+    shards = made.parent.glob(f"{made.stem}-?????-of-?????.safetensors")
+    return [path for path in (made, converted_index(made), *sorted(shards)) if path.is_file()]
 
 
 def _bytes_here(artifact: Artifact) -> int:
     """Of the files to download, whole or in part; of everything when they are found elsewhere."""
-    source = artifact.source
-    own = sum(hub.bytes_here(source.repo, source.revision, file.path, file.sha256) for file in source.files)
-    if artifact.converted and (made := converted_path(artifact)).is_file():
-        own += made.stat().st_size
+    own = sum(hub.bytes_here(wanted) for wanted in _wanted(artifact.source))
+    own += sum(path.stat().st_size for path in _converted_files(artifact))
     if own or (path := locate(artifact)) is None:
         return own
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
+    found = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in found)
 
 
 def _check_room(needed: int) -> None:

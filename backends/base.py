@@ -62,6 +62,9 @@ class BackendSpec:
     default_blocks: int
     max_blocks: int
     weights_bytes: int  # on disk, once downloaded
+    converted_bytes: int = 0  # on disk, of the copy that the first loading makes
+    loading_bytes: int = 0  # of the host's memory while it loads to a GPU
+    encoder_bytes: int = 0  # of it beside that, where the CPU has to read the prompt
     metres_per_latent: float = 0.08  # walked while a walking key is held
     degrees_per_latent: float = 3.0  # turned while a turning key is held
     resumable: bool = False  # whether its rollouts are Resumable

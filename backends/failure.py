@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
 
 from backends.base import BackendUnavailable, Failed
 
 # A CPU allocation that fails is a plain RuntimeError: c10/core/impl/alloc_cpu.cpp.
-_ALLOCATION_WORDS = ("can't allocate memory", "not enough memory", "out of memory")
+_ALLOCATION_WORDS = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
 _OWN_WORDS = (LookupError, ValueError)
 _LONGEST = 300  # characters of a foreign message that a page can show
 
@@ -15,6 +16,12 @@ _LONGEST = 300  # characters of a foreign message that a page can show
 def explain(error: Exception, doing: str, held: str = "") -> Failed:
     """`doing` says when ("in block 3 of 12"), `held` what took the memory ("3.1 GiB of KV cache")."""
     detail = "".join(traceback.format_exception(error))
+    if is_out_of_memory(error) and doing.startswith("while loading"):
+        return Failed(
+            f"Out of memory {doing}. Close other programs that use this memory, or add swap, and try again; "
+            "the files are not at fault.",
+            detail,
+        )
     if is_out_of_memory(error):
         holding = f", with {held}" if held else ""
         return Failed(
@@ -38,4 +45,6 @@ def is_out_of_memory(error: Exception) -> bool:
     """On any device. torch's own class is known by name, so that this works without torch."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _ALLOCATION_WORDS)

@@ -10,23 +10,34 @@ import errno
 import hashlib
 import os
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
+from backends import files
 from backends.base import BackendUnavailable
 
 Stop = Callable[[], bool]
 Advance = Callable[[int, bool], None]  # (bytes more than before, whether they are being checked)
 
 _PARTIAL = ".incomplete"
-TOLERANCE = 0.01  # of a file's size: enough to tell a file that is cut off
 _SHA256 = 64  # hexadecimal digits; what a large file is named by, and a small one is not
 _COMMIT, _CHECKSUM = "[0-9a-f]{40}", "[0-9a-f]{40}|[0-9a-f]{64}"
 _CHUNK = 1 << 22
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Wanted(NamedTuple):
+    """A file at one commit or branch. `size` in bytes is 0, and `sha256` empty, where they are not known."""
+
+    repo: str
+    revision: str
+    path: str
+    size: int = 0
+    sha256: str = ""
 
 
 def cache_folder() -> Path:
@@ -46,32 +57,30 @@ def own_folder() -> Path:
 def snapshots(repo: str, revision: str) -> list[Path]:
     """Folders of the repository's files at any commit that is here, the one asked for first."""
     folder = _repo_folder(repo)
-    named = folder / "refs" / revision
-    commit = named.read_text().strip() if named.is_file() else revision
+    commit = revision
+    with suppress(OSError, UnicodeDecodeError):
+        commit = (folder / "refs" / revision).read_text().strip()
     first = folder / "snapshots" / commit
     with suppress(OSError):
-        return [first, *sorted(path for path in first.parent.iterdir() if path != first)]
+        return [first, *sorted(path for path in first.parent.iterdir() if path != first and path.is_dir())]
     return []
 
 
-def bytes_here(repo: str, revision: str, path: str, sha256: str = "") -> int:
-    """Of one file, or of the part that has arrived. A part is found by the file's checksum only."""
+def holder(repo: str, revision: str, wanted: Sequence[Wanted]) -> Path | None:
+    """Returns the first of the repository's `snapshots` that has all of the files, whole."""
     for root in snapshots(repo, revision):
-        with suppress(OSError):
-            return (root / path).stat().st_size
+        if all(_holds(root, each) for each in wanted):
+            return root
+    return None
+
+
+def bytes_here(wanted: Wanted) -> int:
+    """Of one file, or of the part that has arrived. A part is found by the file's checksum only."""
+    if (root := holder(wanted.repo, wanted.revision, (wanted,))) is not None:
+        return (root / wanted.path).stat().st_size
     with suppress(OSError):
-        return _partial(_repo_folder(repo), sha256).stat().st_size
+        return _partial(_repo_folder(wanted.repo), wanted.sha256).stat().st_size
     return 0
-
-
-class Wanted(NamedTuple):
-    """A file at one commit or branch. `size` in bytes is 0, and `sha256` empty, where they are not known."""
-
-    repo: str
-    revision: str
-    path: str
-    size: int = 0
-    sha256: str = ""
 
 
 def fetch(wanted: Wanted, token: str | None, advance: Advance, stop: Stop) -> bool:
@@ -97,9 +106,10 @@ def remove(repo: str, revision: str, path: str, sha256: str = "") -> int:
     freed = 0
     for root in snapshots(repo, revision)[:1]:
         pointer = root / path
-        if not pointer.exists():
+        if not os.path.lexists(pointer):
             continue
-        blob, size = pointer.resolve(), pointer.stat().st_size
+        blob = pointer.resolve()
+        size = blob.stat().st_size if blob.exists() else 0
         pointer.unlink()
         if not _is_pointed_to(folder, blob):
             blob.unlink(missing_ok=True)
@@ -139,16 +149,17 @@ def _fetch(wanted: Wanted, token: str | None, advance: Advance, stop: Stop) -> b
     folder = _repo_folder(repo)
     pointer = folder / "snapshots" / metadata.commit_hash / path
     blob = folder / "blobs" / metadata.etag
-    if pointer.exists():
+    if _has_size(pointer, metadata.size):
         advance(metadata.size, False)
         return True
     lock = cache_folder() / ".locks" / folder.name / f"{metadata.etag}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         with WeakFileLock(lock, timeout=1):
-            if blob.exists():
+            if _has_size(blob, metadata.size):
                 advance(metadata.size, False)
             else:
+                _take_back(blob)
                 # Redirected to a signed address, anew at every attempt: those expire before gigabytes arrive.
                 _receive(url, build_hf_headers(token=token), blob, metadata.size, advance, stop)
             _point(pointer, blob)
@@ -203,7 +214,7 @@ def _is_wanted(wanted: Wanted, commit: str, etag: str, size: int) -> bool:
         return False
     if wanted.sha256:
         return etag == wanted.sha256
-    return not wanted.size or abs(size - wanted.size) <= TOLERANCE * wanted.size
+    return not wanted.size or abs(size - wanted.size) <= files.TOLERANCE * wanted.size
 
 
 def _checksum(path: Path, name: str, advance: Advance, stop: Stop) -> str:
@@ -223,10 +234,42 @@ def _checksum(path: Path, name: str, advance: Advance, stop: Stop) -> str:
 
 def _point(pointer: Path, blob: Path) -> None:
     pointer.parent.mkdir(parents=True, exist_ok=True)
+    # A file that is not the blob, or a link from a time when the blob was lost.
+    pointer.unlink(missing_ok=True)
     try:
         pointer.symlink_to(os.path.relpath(blob, pointer.parent))
     except OSError:  # a system without links
-        os.replace(blob, pointer)
+        if _is_pointed_to(blob.parent.parent, blob):
+            shutil.copy2(blob, pointer)
+        else:
+            os.replace(blob, pointer)
+
+
+def _holds(root: Path, wanted: Wanted) -> bool:
+    """Whether a snapshot has the file, whole. That of another commit has it in the same size only."""
+    path = root / wanted.path
+    with suppress(OSError, RuntimeError):  # links in a circle
+        blob = path.resolve()
+        # The cache calls what it keeps by its checksum.
+        if blob.parent.name == "blobs" and len(blob.name) == _SHA256 and wanted.sha256 not in ("", blob.name):
+            return False
+    asked = root in snapshots(wanted.repo, wanted.revision)[:1]
+    return files.whole(path, wanted.size, exact=bool(wanted.sha256), resized=asked)
+
+
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size == size
+    except OSError:
+        return False
+
+
+def _take_back(blob: Path) -> None:
+    """Goes on with a blob that is cut off as with what has arrived of it, unless more has."""
+    partial = blob.with_name(blob.name + _PARTIAL)
+    if blob.is_file():
+        longer = not partial.is_file() or partial.stat().st_size < blob.stat().st_size
+        os.replace(blob, partial) if longer else blob.unlink()
 
 
 def _repo_folder(repo: str) -> Path:

@@ -54,7 +54,7 @@ def inspect(device: torch.device) -> DeviceInfo:
         properties = torch.cuda.get_device_properties(device)
         name, memory = properties.name, properties.total_memory
     else:
-        name, memory = _cpu_name(), _ram_bytes()
+        name, memory = _cpu_name(), ram_bytes()
     return DeviceInfo(
         name=name,
         kind="cuda" if device.type == "cuda" else "cpu",
@@ -75,7 +75,10 @@ def physical_cores() -> int:
     return max(1, min(len(siblings), limit))
 
 
-def _ram_bytes() -> int:
+def ram_bytes() -> int:
+    """Returns the machine's memory, or what its container may use of it; 0 where the system does not say."""
+    if not hasattr(os, "sysconf"):
+        return 0
     ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = _read(_CGROUP / "memory.max")
     return min(ram, int(limit)) if limit.isdigit() else ram

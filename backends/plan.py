@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, replace
 
+from backends import machine
 from backends.base import BackendSpec
 from backends.machine import DeviceInfo
 from qvg.config import BF16, PRESETS, BF16Config, CodecConfig, with_clusters
@@ -20,7 +21,8 @@ class Plan:
     `needs_bytes` is the most held at any time: weights and activations, encoded history, and the room set
     aside for full-precision blocks; or the text encoder and the weights, before the first block. `parts` say
     what it is made of while blocks are made. `host_bytes` of history are beside it, in the host's memory.
-    `fits` is None while the device is not known; whether the host has that memory is not asked.
+    `fits` is None while the device is not known; whether the host has that memory is not asked. `loading` says
+    what bringing the model onto a GPU takes of the host's memory and disk; it is empty where that is little.
     """
 
     kv_bytes: int
@@ -31,6 +33,7 @@ class Plan:
     blocks_that_fit: int | None  # of those asked for; None while the device is not known
     sentence: str
     host_bytes: int = 0
+    loading: str = ""
 
 
 def codec_for(spec: BackendSpec, preset: str) -> CodecConfig:
@@ -67,6 +70,7 @@ def plan(
         blocks_that_fit=lasts,
         sentence=sentence,
         host_bytes=on_host,
+        loading=_loading(spec, device),
     )
 
 
@@ -91,6 +95,21 @@ def _prompt_bytes(spec: BackendSpec, device: DeviceInfo | None) -> int:
     if device is not None and (device.kind != "cuda" or spec.prompt_bytes > device.memory_bytes):
         return 0
     return spec.prompt_bytes
+
+
+def _loading(spec: BackendSpec, device: DeviceInfo | None) -> str:
+    if not spec.loading_bytes or (device is not None and device.kind != "cuda"):
+        return ""
+    needs = spec.loading_bytes
+    if device is not None and not _prompt_bytes(spec, device):
+        needs += spec.encoder_bytes
+    ram = machine.ram_bytes()
+    said = f"Loading needs about {needs / 1e9:.1f} GB of RAM"
+    if spec.converted_bytes:
+        said += f" and, the first time, {spec.converted_bytes / 1e9:.1f} GB of disk for a copy in BF16"
+    if 0 < ram < needs:
+        said += f"; this machine has {ram / 1e9:.1f} GB of RAM: close other programs, and add swap"
+    return f"{said}."
 
 
 def held_bytes(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> int:

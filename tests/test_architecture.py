@@ -114,7 +114,7 @@ RULES = (
     Rule("backends.registry", ("backends.base", "backends.plain_text")),
     Rule("backends.check", ("backends.base", "backends.camera", "backends.plain_text"), ("numpy",)),
     Rule("backends.jobs", ("backends.base", "backends.camera", *PLAIN_QVG)),
-    Rule("backends.plan", ("backends.base", "backends.machine", *PLAIN_QVG)),
+    Rule("backends.plan", ("backends", "backends.base", "backends.machine", *PLAIN_QVG)),
     Rule("backends.worker", ("backends", "backends.child", "backends.failure", *PAGE_SIDE)),
     Rule(
         "backends.zero",
@@ -122,8 +122,14 @@ RULES = (
         ("spaces",),
         ("torch",),
     ),
-    Rule("backends.artifacts", ("backends", "backends.base", "backends.hub", "backends.registry")),
-    Rule("backends.hub", ("backends.base",), (), ("huggingface_hub", "filelock")),
+    Rule("backends.files", ("backends.base",)),
+    Rule(
+        "backends.artifacts",
+        ("backends", "backends.base", "backends.files", "backends.hub", "backends.registry"),
+    ),
+    Rule(
+        "backends.hub", ("backends", "backends.base", "backends.files"), (), ("huggingface_hub", "filelock")
+    ),
     Rule("backends.bench", ("backends.*", "qvg", "qvg.*"), ("torch", "numpy")),
     Rule("backends.longcat.bench", ("backends", "backends.*", "qvg", "qvg.*"), MODEL_LIBRARIES),
     Rule(
@@ -155,6 +161,8 @@ RULES = (
             "backends.artifacts",
             "backends.base",
             "backends.camera",
+            "backends.failure",
+            "backends.files",
             "backends.hub",
             "backends.media*",
             "backends.wan*",

@@ -218,7 +218,7 @@ class Forms:
         length = text.length(blocks, spec.video_frames(blocks), spec.fps)
         if len(sides) == 1:
             (plan,) = plans
-            fate = f"{text.ends_at(plan.kv_bytes, plan.bf16_bytes)} {plan.sentence}"
+            fate = f"{text.ends_at(plan.kv_bytes, plan.bf16_bytes)} {plan.sentence} {plan.loading}".rstrip()
             fits = plan.fits
         else:
             needs = spec.working_bytes + sum(plan.needs_bytes - spec.working_bytes for plan in plans)

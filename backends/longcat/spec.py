@@ -6,7 +6,7 @@ from backends import artifacts
 from backends.artifacts import Artifact, File, Source
 from backends.base import BackendSpec, Option
 from backends.longcat.settings import CONDITION, FPS, WINDOW, latents_of
-from backends.wan.spec import UMT5, UMT5_TOKENIZER, VAE21
+from backends.wan.spec import LOADING_BYTES, UMT5, UMT5_TOKENIZER, VAE21
 from qvg.config import CacheGeometry
 from qvg.policy import CachePolicy
 
@@ -23,9 +23,9 @@ TRANSFORMER = Artifact(
         revision="main",
         files=(
             File("dit/config.json"),
-            # Sizes follow from the 1,022 tensors in FP32, cut at 10 GB as diffusers does.
+            # Sizes follow from the 1,022 tensors in FP32, cut at 10 GB as diffusers does; no list was at hand.
             *(
-                File(f"dit/diffusion_pytorch_model-0000{shard}-of-00006.safetensors", size)
+                File(f"dit/diffusion_pytorch_model-0000{shard}-of-00006.safetensors", size, estimated=True)
                 for shard, size in enumerate(
                     (
                         9_932_992_033,
@@ -55,7 +55,7 @@ ADAPTER = Artifact(
         repo=_REPO,
         revision="main",
         # 630 million parameters of rank 128 in FP32.
-        files=(File("lora/cfg_step_lora.safetensors", 2_520_000_000),),
+        files=(File("lora/cfg_step_lora.safetensors", 2_520_000_000, estimated=True),),
         path="lora/cfg_step_lora.safetensors",
     ),
 )
@@ -90,6 +90,9 @@ SPEC = BackendSpec(
     default_blocks=11,  # the clip and ten continuations, 293 frames
     max_blocks=60,
     weights_bytes=sum(artifact.size for artifact in ARTIFACTS),
+    converted_bytes=TRANSFORMER.converted_size,
+    loading_bytes=LOADING_BYTES,
+    encoder_bytes=UMT5.size,
     working_bytes=sum(size for _, size in _MEMORY),
     memory=_MEMORY,
     prompt_bytes=28_000_000_000,  # the text encoder 11.9, with the transformer and the rest there

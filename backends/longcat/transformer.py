@@ -8,6 +8,7 @@ S = F * P, C width, H heads, D head dim, T width of the time embedding.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,28 @@ from torch import Tensor, nn
 PATCH = 2  # latent cells a token covers, each way
 EPS = 1e-6
 TOKENS_AT_ONCE = 8192  # rows that go through a block's matrices together: 180 MB of hidden FFN units
+
+_CLASS = "LongCatVideoTransformer3DModel"
+_SIZES = {  # upstream's names
+    "hidden_size": "width",
+    "depth": "layers",
+    "num_heads": "heads",
+    "in_channels": "channels",
+    "caption_channels": "text_width",
+    "adaln_tembed_dim": "time_width",
+    "frequency_embedding_size": "frequencies",
+    "mlp_ratio": "mlp_ratio",
+}
+# Of how upstream computes, not of what.
+_UNUSED = (
+    "out_channels",
+    "enable_flashattn2",
+    "enable_flashattn3",
+    "enable_xformers",
+    "bsa_params",
+    "cp_split_hw",
+)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,24 +63,28 @@ class LongCatConfig:
 
     @classmethod
     def from_json(cls, published: Mapping[str, Any]) -> LongCatConfig:
-        """Of the published `dit/config.json`. Raises KeyError, or ValueError for what this file is not."""
-        if list(published["patch_size"]) != [1, PATCH, PATCH] or published.get("enable_bsa"):
+        """Of the published `dit/config.json`, read as diffusers reads it.
+
+        What it does not say is as in upstream's constructor, and what that does not know is logged. Raises
+        KeyError, TypeError or ValueError for a file that describes something else.
+        """
+        if (named := published.get("_class_name", _CLASS)) != _CLASS:
+            raise ValueError(f"it describes a {named}, not a {_CLASS}")
+        patch = published.get("patch_size", [1, PATCH, PATCH])
+        if list(patch) != [1, PATCH, PATCH] or published.get("enable_bsa"):
             raise ValueError(
-                f"patch_size={published['patch_size']}, enable_bsa={published.get('enable_bsa')}: only dense "
-                f"attention over patches of [1, {PATCH}, {PATCH}] is known"
+                f"patch_size={patch}, enable_bsa={published.get('enable_bsa')}: only dense attention over "
+                f"patches of [1, {PATCH}, {PATCH}] is known"
             )
-        return cls(
-            width=published["hidden_size"],
-            layers=published["depth"],
-            heads=published["num_heads"],
-            channels=published["in_channels"],
-            text_width=published["caption_channels"],
-            time_width=published["adaln_tembed_dim"],
-            frequencies=published["frequency_embedding_size"],
-            mlp_ratio=published["mlp_ratio"],
-            # Upstream's constructor says False where the file says nothing; the published file says True.
-            zero_pad=published["text_tokens_zero_pad"],
-        )
+        known = (*_SIZES, *_UNUSED, "patch_size", "enable_bsa", "text_tokens_zero_pad")
+        if strange := [name for name in published if name not in known and not name.startswith("_")]:
+            _log.warning("LongCat-Video's configuration says %s, which is left out", ", ".join(strange))
+        sizes = {ours: published[theirs] for theirs, ours in _SIZES.items() if theirs in published}
+        for name, value in sizes.items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}, which is no size")
+        # Upstream's constructor says False where the file says nothing; the published file says True.
+        return cls(**sizes, zero_pad=published["text_tokens_zero_pad"])
 
     @property
     def head_dim(self) -> int:

@@ -7,25 +7,23 @@ and a block is quantised as soon as it is there.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import struct
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
-from backends import artifacts
+from backends import artifacts, files
 from backends.base import BackendUnavailable
 from backends.longcat import lora
 from backends.longcat.lora import Delta
 from backends.longcat.spec import ADAPTER, TRANSFORMER
 from backends.longcat.transformer import LongCatConfig, Transformer
 from backends.wan import checkpoint
+from backends.wan.checkpoint import Weights
 
 Precision = Literal["bf16", "int8"]
 BF16_GPU_BYTES = 60 << 30  # what 27 GB of weights, a history in BF16 and a clip's activations need together
@@ -39,7 +37,7 @@ def choose_precision(device: torch.device) -> Precision:
 
 
 def load(
-    tensors: Mapping[str, Tensor],
+    tensors: Weights,
     config: LongCatConfig,
     devices: Sequence[torch.device | str],
     dtype: torch.dtype,
@@ -151,15 +149,15 @@ def load_published(
     if path is None:
         raise BackendUnavailable(f"{TRANSFORMER.title} is not here: download it first.")
     copy = artifacts.converted_path(TRANSFORMER)
-    if path != copy:
+    if path not in (copy, artifacts.converted_index(copy)):
         if _room_for(copy) >= TRANSFORMER.converted_size:
             say("Converting LongCat-Video to BF16, once")
-            convert(path, copy)
-            path = copy
+            path = convert(path, copy)
         else:
             say("There is no room on the disk for a copy in BF16: reading the published files")
     say("Loading LongCat-Video" + (" in 8 bits a weight" if precision == "int8" else ""))
-    return load(checkpoint.read(path), read_config(path), devices, dtype, precision, merged)
+    tensors = checkpoint.bare(checkpoint.scan(path))
+    return load(tensors, read_config(path), devices, dtype, precision, merged)
 
 
 def load_adapter() -> dict[str, Delta] | None:
@@ -168,62 +166,38 @@ def load_adapter() -> dict[str, Delta] | None:
     return None if path is None else lora.parse(checkpoint.read(path))
 
 
-def convert(source: Path, target: Path) -> None:
-    """Writes the folder `source`, as published, to `target` in BF16 with its configuration.
+def convert(source: Path, target: Path) -> Path:
+    """Writes the folder `source`, as published, in BF16 with its configuration, and returns what to load.
 
     Raises BackendUnavailable where the one cannot be read or the other cannot be written.
     """
-    config = (source / "config.json").read_text()
-    LongCatConfig.from_json(json.loads(config))
-    tensors = checkpoint.read(source)
-    name = ""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(handle, "wb") as file:
-            head = _header(tensors, {"config": config})
-            file.write(struct.pack("<Q", len(head)) + head)
-            for tensor in tensors.values():
-                file.write(memoryview(tensor.bfloat16().contiguous().view(torch.uint8).numpy()))
-        os.replace(name, target)
-    except OSError as error:
-        raise BackendUnavailable(
-            f"{target} cannot be written ({error}): make room, or set HF_HOME to another folder."
-        ) from error
-    finally:
-        if name:
-            Path(name).unlink(missing_ok=True)
+    config = files.read_json(source / "config.json")
+    tensors = checkpoint.bare(checkpoint.scan(source))
+    checkpoint.check(empty(read_config(source)), tensors)
+    return checkpoint.convert(tensors, target, {"config": json.dumps(config)})
 
 
 def read_config(path: Path) -> LongCatConfig:
-    """Of our copy, or of a folder as published. Raises BackendUnavailable when it is neither's."""
+    """Of our copy, in one file or several, or of a folder as published. Raises BackendUnavailable."""
     try:
         if path.is_dir():
-            text = (path / "config.json").read_text()
+            read = files.read_json(path / "config.json")
+        elif path.name.endswith(files.INDEX):
+            read = json.loads(files.read_json(path)["metadata"]["config"])
         else:
             with safe_open(path, "pt") as file:
-                text = (file.metadata() or {})["config"]
-        return LongCatConfig.from_json(json.loads(text))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+                read = json.loads((file.metadata() or {})["config"])
+        return LongCatConfig.from_json(read)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise BackendUnavailable(
             f"{path} does not say which LongCat-Video it is ({type(error).__name__}: {error}): delete it and "
             "download it again."
         ) from error
+    except BackendUnavailable as error:
+        raise BackendUnavailable(f"{path} does not say which LongCat-Video it is: {error}") from error
 
 
-def _header(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """Of a safetensors file that holds `tensors` in BF16, in this order; padded to a multiple of 8 bytes."""
-    described: dict[str, object] = {"__metadata__": metadata}
-    start = 0
-    for name, tensor in tensors.items():
-        stop = start + 2 * tensor.numel()
-        described[name] = {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": [start, stop]}
-        start = stop
-    head = json.dumps(described).encode()
-    return head + b" " * (-len(head) % 8)
-
-
-def _within(named: Mapping[str, Tensor] | Mapping[str, Delta], prefix: str) -> dict:
+def _within(named: Mapping[str, Any], prefix: str) -> dict:
     return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from backends import artifacts
 from backends.artifacts import Artifact, File, Source
 from backends.base import BackendSpec
-from backends.wan.spec import TAEHV21, UMT5, UMT5_TOKENIZER, VAE21
+from backends.wan.spec import LOADING_BYTES, TAEHV21, UMT5, UMT5_TOKENIZER, VAE21
 from qvg.config import CacheGeometry
 from qvg.policy import CachePolicy
 
@@ -62,6 +62,9 @@ SPEC = BackendSpec(
     default_blocks=8,  # 24 latents, whole spans; it was trained at 21
     max_blocks=341,  # its rotary table has 1024 rows
     weights_bytes=sum(artifact.size for artifact in ARTIFACTS),
+    converted_bytes=TRANSFORMER.converted_size,
+    loading_bytes=LOADING_BYTES,
+    encoder_bytes=UMT5.size,
     working_bytes=sum(size for _, size in _MEMORY),
     memory=_MEMORY,
     prompt_bytes=16_100_000_000,  # the text encoder 11.9, with the transformer, the VAE and CUDA there

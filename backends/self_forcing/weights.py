@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from torch import Tensor
 
 from backends import artifacts
 from backends.base import BackendUnavailable
@@ -19,8 +19,7 @@ from backends.self_forcing.spec import TRANSFORMER
 from backends.self_forcing.transformer import Transformer, WanConfig
 from backends.wan import checkpoint
 
-# What FSDP, activation checkpointing and torch.compile put into names.
-_WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
+T = TypeVar("T")
 
 _FROM_DIFFUSERS = {
     "condition_embedder.text_embedder.linear_1": "text_embedding.0",
@@ -52,12 +51,12 @@ _FROM_DIFFUSERS_BLOCK = {
 }
 
 
-def with_original_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_original_names(tensors: Mapping[str, T]) -> dict[str, T]:
     """Names of Wan's own layout, from that or diffusers', with what a trainer wrapped around them gone.
 
     Raises BackendUnavailable for a name that diffusers' layout does not have.
     """
-    bare = {_unwrapped(name): tensor for name, tensor in tensors.items()}
+    bare = checkpoint.bare(tensors)
     if "proj_out.weight" not in bare:
         return bare
     return {_original(name): tensor for name, tensor in bare.items()}
@@ -69,7 +68,7 @@ def load(
     """The transformer in a file or folder, either layout. Raises BackendUnavailable when it is another's."""
     with torch.device("meta"):
         transformer = Transformer(config or WanConfig())
-    checkpoint.fill(transformer, with_original_names(checkpoint.read(path)), device, dtype)
+    checkpoint.fill(transformer, with_original_names(checkpoint.scan(path)), device, dtype)
     return transformer
 
 
@@ -79,23 +78,20 @@ def load_published(device: torch.device | str, dtype: torch.dtype, say: Callable
     if path is None:
         raise BackendUnavailable(f"{TRANSFORMER.title} is not here: download it first.")
     converted = artifacts.converted_path(TRANSFORMER)
-    if path != converted:
+    if path not in (converted, artifacts.converted_index(converted)):
         say("Converting Self-Forcing to BF16, once")
-        convert(path, converted)
+        path = convert(path, converted)
     say("Loading Self-Forcing")
-    return load(converted, device, dtype)
+    return load(path, device, dtype)
 
 
-def convert(source: Path, target: Path, config: WanConfig | None = None) -> None:
-    """Writes `source` in BF16 and our names to `target`. Raises BackendUnavailable."""
-    transformer = load(source, "cpu", torch.bfloat16, config)
-    checkpoint.write(target, transformer.state_dict(), {"source": source.name})
-
-
-def _unwrapped(name: str) -> str:
-    for wrapper in _WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name.removeprefix("model.")
+def convert(source: Path, target: Path, config: WanConfig | None = None) -> Path:
+    """Writes `source` in BF16 to `target` and returns what to load. Raises BackendUnavailable."""
+    with torch.device("meta"):
+        transformer = Transformer(config or WanConfig())
+    named = with_original_names(checkpoint.scan(source))
+    checkpoint.check(transformer, named)
+    return checkpoint.convert(named, target, {"source": source.name})
 
 
 def _original(name: str) -> str:

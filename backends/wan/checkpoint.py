@@ -1,68 +1,170 @@
 """Reading and writing weight files: safetensors, alone or in shards, and pickles that may hold only tensors.
 
-Tensors stay mapped to the file until they are copied to a device: a checkpoint is never in memory twice.
+A tensor stays in its file until it is copied to where it is needed, a piece at a time: a checkpoint is never
+in memory whole, and no file is mapped whole. Systems refuse to map privately what is larger than memory and
+swap together, and a folder may be one that cannot be written.
 """
 
 from __future__ import annotations
 
+import errno
+import json
+import mmap
 import os
 import pickle
+import struct
 import tempfile
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from backends import files
 from backends.base import BackendUnavailable
+from backends.failure import is_out_of_memory
+
+SHARD_BYTES = 5_000_000_000  # of a copy of ours: more than that goes into several files
+# Dictionaries of a training checkpoint, the best first.
+PARTS = ("generator_ema", "generator", "model", "state_dict", "module")
 
 _SHOWN = 4  # names in an error before "and n more"
+_PIECE = 1 << 24  # numbers copied at once: 64 MB in FP32
+_DEEPEST = 4  # dictionaries around the tensors
+# What data parallelism, compiling and other programs put before names, and trainers inside them.
+_PREFIXES = ("module.", "model.", "diffusion_model.", "generator.", "generator_ema.")
+_WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_USABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stored:
+    """A tensor in a file, not read yet. `stride`, in numbers, is None where it is contiguous."""
+
+    path: Path
+    offset: int  # bytes from the beginning of the file
+    shape: torch.Size
+    dtype: torch.dtype
+    stride: tuple[int, ...] | None = None
+
+    def numel(self) -> int:
+        return self.shape.numel()
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Tensor:
+        """Returns a copy on `device`. On the CPU in the file's own type, it takes memory where it is changed.
+
+        Raises OSError.
+        """
+        device, dtype = torch.device(device), dtype or self.dtype
+        if device.type == "cpu" and dtype == self.dtype and self.numel():
+            return self._mapped()
+        made = torch.empty(self.shape, device=device, dtype=dtype)
+        if device.type == "meta":
+            return made
+        start = 0
+        for piece in self.pieces():
+            made.view(-1)[start : start + len(piece)].copy_(piece)
+            start += len(piece)
+        return made
+
+    def pieces(self) -> Iterator[Tensor]:
+        """Yields all numbers in order, in one-dimensional tensors on the CPU. Raises OSError."""
+        if self.stride is not None:
+            yield self._mapped().flatten()
+            return
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            for start in range(0, self.numel(), _PIECE):
+                piece = torch.empty(min(_PIECE, self.numel() - start), dtype=self.dtype)
+                if file.readinto(piece.view(torch.uint8).numpy()) != piece.nbytes:
+                    raise OSError(errno.EIO, "it became shorter while it was read")
+                yield piece
+
+    def _mapped(self) -> Tensor:
+        before = self.offset % mmap.ALLOCATIONGRANULARITY
+        with self.path.open("rb") as file:
+            memory = mmap.mmap(
+                file.fileno(), before + self.extent, access=mmap.ACCESS_COPY, offset=self.offset - before
+            )
+        count = self.extent // self.dtype.itemsize
+        flat = torch.frombuffer(memory, dtype=self.dtype, count=count, offset=before)
+        return flat.view(self.shape) if self.stride is None else flat.as_strided(self.shape, self.stride)
+
+    @property
+    def extent(self) -> int:
+        """Bytes of the file from the first number to the last."""
+        if self.stride is None or not self.numel():
+            return self.numel() * self.dtype.itemsize
+        last = sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+        return (last + 1) * self.dtype.itemsize
+
+
+Weights = Mapping[str, Tensor | Stored]
+
+
+def scan(path: Path, parts: Sequence[str] = PARTS) -> dict[str, Tensor | Stored]:
+    """Returns tensors by name, to be read when they are copied.
+
+    `path` is a safetensors file, a folder or a list (index) of several, or a PyTorch file (.pt, .pth). Of the
+    last kind, `parts` name the dictionaries to take the tensors from, the first that is there and not empty.
+    Raises BackendUnavailable when it is absent, cut off, something else, or holds anything but tensors.
+    """
+    if path.is_dir() or path.name.endswith(files.INDEX):
+        return _scan_shards(files.shards(path) if path.is_dir() else files.indexed(path))
+    found = files.check(path)
+    try:
+        if found.kind == "safetensors":
+            return _scan_safetensors(path)
+        if found.kind == "unknown" and path.suffix == ".safetensors":
+            raise files.damaged(path, "it is no safetensors file")
+        return _inner(path, _unpickled(path, found.kind == "pytorch"), parts)
+    except (OSError, RuntimeError, MemoryError) as error:
+        raise _unreadable(path, error) from error
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Tensors by name. `path` is a safetensors file, a folder of them, or a PyTorch file (.pt, .pth).
-
-    A PyTorch file may hold one level of dictionaries around the tensors; see `inner`. Raises
-    BackendUnavailable when it is absent, cut off or holds anything but tensors.
-    """
+    """Returns tensors on the CPU by name, in the file's types. See `scan`. Raises BackendUnavailable."""
+    weights = scan(path)
     try:
-        if path.is_dir():
-            shards = sorted(path.glob("*.safetensors"))
-            if not shards:
-                raise BackendUnavailable(f"{path} holds no safetensors files.")
-            return {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # Only the zip format, torch's since 1.6, can be mapped.
-        mapped = zipfile.is_zipfile(path)
-        return inner(torch.load(path, map_location="cpu", weights_only=True, mmap=mapped))
-    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError) as error:
-        raise BackendUnavailable(
-            f"{path} cannot be read ({type(error).__name__}: {error}): delete it and download it again."
-        ) from error
+        return {name: tensor.to("cpu") for name, tensor in weights.items()}
+    except (OSError, RuntimeError, MemoryError) as error:
+        raise _unreadable(path, error) from error
 
 
-def inner(saved: Mapping[str, object]) -> dict[str, Tensor]:
-    """The tensors of a training checkpoint: of its averaged generator if it has one.
+def bare(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the same by names without what trainers and other programs put around them.
 
-    Raises BackendUnavailable when there are none.
+    Raises BackendUnavailable where two become one.
     """
-    for name in ("generator_ema", "generator", "model", "state_dict"):
-        part = saved.get(name)
-        if isinstance(part, Mapping):
-            saved = part
-            break
-    tensors = {name: value for name, value in saved.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise BackendUnavailable(f"the file holds no tensors, but {names(saved)}.")
-    return tensors
+    named: dict[str, Any] = {}
+    for name, tensor in weights.items():
+        own = _bare(name)
+        if own in named:
+            raise BackendUnavailable(f"{_origin(weights)}the weights hold {own} twice, once as {name}.")
+        named[own] = tensor
+    return named
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """A safetensors file that is complete from the moment it has its name.
+    """Writes a safetensors file that is complete from the moment it has its name.
 
     Raises BackendUnavailable when it cannot be written.
     """
@@ -74,44 +176,111 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | 
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, name, metadata)
         os.replace(name, path)
     except (OSError, SafetensorError) as error:
-        raise BackendUnavailable(
-            f"{path} cannot be written ({error}): make room, or set HF_HOME to another folder."
-        ) from error
+        raise _unwritable(path, error) from error
     finally:
         if name:
             Path(name).unlink(missing_ok=True)
 
 
-def fill(
-    module: nn.Module, tensors: Mapping[str, Tensor], device: torch.device | str, dtype: torch.dtype
-) -> None:
-    """Gives `module`, built on the meta device, the `tensors` as its parameters, on `device` in `dtype`.
+def convert(
+    weights: Weights, target: Path, metadata: dict[str, str] | None = None, most: int | None = None
+) -> Path:
+    """Writes `weights` in BF16 and returns what to open: `target`, or the list of shards beside it.
 
-    Raises BackendUnavailable unless names and shapes are exactly the module's.
+    No more than a piece of a tensor is in memory. Shards hold at most `most` bytes, SHARD_BYTES if None.
+    Raises BackendUnavailable when a file cannot be read or written, or holds numbers that are not finite.
     """
+    shards = _cut(weights, SHARD_BYTES if most is None else most)
+    stem = target.name.removesuffix(".safetensors")
+    paths = [target]
+    if len(shards) > 1:
+        names = (f"{stem}-{number:05}-of-{len(shards):05}" for number in range(1, len(shards) + 1))
+        paths = [target.with_name(f"{name}.safetensors") for name in names]
+    written: list[Path] = []
+    try:
+        for path, names in zip(paths, shards, strict=True):
+            _write_shard(path, {name: weights[name] for name in names}, metadata or {}, written)
+        index = target.with_name(stem + files.INDEX)
+        if len(shards) > 1:
+            listed = {name: path.name for path, names in zip(paths, shards, strict=True) for name in names}
+            fresh = _temporary(index, written)
+            fresh.write_text(json.dumps({"metadata": metadata or {}, "weight_map": listed}))
+        for fresh, path in zip(written, [*paths, index], strict=False):
+            os.replace(fresh, path)
+        if len(shards) == 1:
+            return target
+        target.unlink(missing_ok=True)  # of a time before shards, and not whole
+        return index
+    except (OSError, RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
+        raise _unwritable(target, error) from error
+    finally:
+        for fresh in written:
+            fresh.unlink(missing_ok=True)
+
+
+def check(module: nn.Module, weights: Weights) -> None:
+    """Raises BackendUnavailable unless names and shapes are exactly the module's, and types are usable."""
     expected = module.state_dict()
-    absent, extra = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
+    absent, extra = expected.keys() - weights.keys(), weights.keys() - expected.keys()
+    where = _origin(weights)
     if absent or extra:
+        if any("lora_" in name for name in extra):
+            raise BackendUnavailable(f"{where}this is an adapter (LoRA), not a model's weights.")
         found = [f"lack {names(absent)}"] if absent else []
         found += [f"have {names(extra)} too many"] if extra else []
         raise BackendUnavailable(
-            f"the weights are not those of {type(module).__name__}: they {' and '.join(found)}."
+            f"{where}the weights are not those of {type(module).__name__}: they {' and '.join(found)}."
         )
-    for name, tensor in tensors.items():
+    for name, tensor in weights.items():
         if tensor.shape != expected[name].shape:
             raise BackendUnavailable(
-                f"{name} is {tuple(tensor.shape)}, but {type(module).__name__} takes "
+                f"{where}{name} is {tuple(tensor.shape)}, but {type(module).__name__} takes "
                 f"{tuple(expected[name].shape)}."
             )
+        if tensor.dtype not in _USABLE:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            if tensor.dtype.is_floating_point:
+                kind = f"8-bit floats (FP8, {kind})"
+            raise BackendUnavailable(
+                f"{where}{name} is stored as {kind}: use the file in BF16, FP16 or FP32."
+            )
+
+
+def fill(module: nn.Module, weights: Weights, device: torch.device | str, dtype: torch.dtype) -> None:
+    """Gives `module`, built on the meta device, the `weights` as its parameters, on `device` in `dtype`.
+
+    Raises BackendUnavailable unless names and shapes are exactly the module's and all numbers are finite, and
+    when the host's memory does not suffice.
+    """
+    check(module, weights)
     placed: dict[int, Tensor] = {}
     state = {}
-    for name, tensor in tensors.items():
+    for name, tensor in weights.items():
         # Tied parameters share one tensor and stay shared.
         if id(tensor) not in placed:
-            placed[id(tensor)] = tensor.to(device, dtype)
+            try:
+                placed[id(tensor)] = tensor.to(device, dtype)
+                _check_finite(name, placed[id(tensor)], weights)
+            except (OSError, RuntimeError, MemoryError) as error:
+                on_host = torch.device(device).type == "cpu" and is_out_of_memory(error)
+                if isinstance(error, RuntimeError) and not on_host:
+                    raise
+                needed = sum(each.numel() for each in weights.values()) * dtype.itemsize
+                raise _unreadable(_path_of(tensor), error, needed) from error
         state[name] = placed[id(tensor)]
     module.load_state_dict(state, assign=True)
     module.requires_grad_(False).eval()
+
+
+def without_memory(what: str, needed: int) -> BackendUnavailable:
+    """Returns the error of weights that are as they should and too large for the host's memory."""
+    amount = f": about {needed / 1e9:.1f} GB are needed" if needed else ""
+    return BackendUnavailable(
+        f"Not enough memory (RAM) to load {what}{amount}. Close other programs, or add swap, and try again; "
+        "the files are not at fault."
+    )
 
 
 def fill_randomly(module: nn.Module, device: torch.device | str, dtype: torch.dtype, seed: int) -> None:
@@ -133,3 +302,207 @@ def names(keys: Iterable[str]) -> str:
     ordered = sorted(map(str, keys))
     shown = ", ".join(ordered[:_SHOWN])
     return shown if len(ordered) <= _SHOWN else f"{shown} and {len(ordered) - _SHOWN} more"
+
+
+def _scan_shards(shards: Mapping[Path, frozenset[str] | None]) -> dict[str, Tensor | Stored]:
+    weights: dict[str, Tensor | Stored] = {}
+    for path, wanted in shards.items():
+        if files.check(path).kind != "safetensors":
+            raise files.damaged(path, "it is no safetensors file")
+        try:
+            held = _scan_safetensors(path)
+        except OSError as error:
+            raise files.unreadable(path, error) from error
+        if wanted is not None:
+            if absent := wanted - held.keys():
+                raise files.damaged(path, f"its list says that it holds {names(absent)}, and it does not")
+            held = {name: held[name] for name in held if name in wanted}
+        for name in held.keys() & weights.keys():
+            other = _path_of(weights[name])
+            raise BackendUnavailable(
+                f"{path.parent} holds {name} in {other.name} and in {path.name}: remove the file that does "
+                "not belong there."
+            )
+        weights |= held
+    return weights
+
+
+def _scan_safetensors(path: Path) -> dict[str, Tensor | Stored]:
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        described = json.loads(file.read(length))
+    weights: dict[str, Tensor | Stored] = {}
+    for name, entry in described.items():
+        if name == "__metadata__":
+            continue
+        if entry["dtype"] not in _DTYPES:
+            raise files.damaged(path, f"{name} is stored as {entry['dtype']}", "use the file in BF16 or FP32")
+        shape, dtype = torch.Size(entry["shape"]), _DTYPES[entry["dtype"]]
+        start, stop = entry["data_offsets"]
+        if start < 0 or stop - start != shape.numel() * dtype.itemsize:
+            raise files.damaged(path, f"its header says two things of the size of {name}")
+        weights[name] = Stored(path, 8 + length + start, shape, dtype)
+    return weights
+
+
+def _unpickled(path: Path, zipped: bool) -> object:
+    """What a PyTorch file holds, tensors as `Stored`; those of the format before 1.6 are read at once."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    try:
+        if not zipped:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        # Tensors without data that know their place in the file, as torch's notes on serialization say.
+        with FakeTensorMode():
+            return _stored(path, torch.load(path, map_location="cpu", weights_only=True), _DEEPEST)
+    except pickle.UnpicklingError as error:
+        if zipped or "Unsupported" in str(error):
+            why = "it holds more than tensors, such as a program, which is not run"
+            raise files.damaged(path, why, "use a file of tensors only, safetensors best") from error
+        raise files.damaged(path, "it is no file of weights, or damaged") from error
+    except (
+        EOFError,
+        KeyError,
+        ValueError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        UnicodeDecodeError,
+    ) as error:
+        raise files.damaged(path, "it is no file of weights, or damaged") from error
+
+
+def _stored(path: Path, saved: object, depth: int) -> object:
+    if isinstance(saved, Tensor):
+        storage: Any = saved.untyped_storage()
+        offset = storage._checkpoint_offset + saved.storage_offset() * saved.dtype.itemsize
+        stride = None if saved.is_contiguous() else saved.stride()
+        stored = Stored(path, offset, saved.shape, saved.dtype, stride)
+        if offset + stored.extent > path.stat().st_size:
+            raise files.damaged(path, "it is cut off")
+        return stored
+    if isinstance(saved, Mapping) and depth:
+        # One tensor under two names stays one.
+        made: dict[int, object] = {}
+        for value in saved.values():
+            if id(value) not in made:
+                made[id(value)] = _stored(path, value, depth - 1)
+        return {name: made[id(value)] for name, value in saved.items()}
+    return saved
+
+
+def _inner(path: Path, saved: object, parts: Sequence[str]) -> dict[str, Tensor | Stored]:
+    """The tensors of a training checkpoint, from the first of its `parts` that holds any."""
+    if isinstance(saved, Mapping):
+        for part in parts:
+            if isinstance(saved.get(part), Mapping) and saved[part]:
+                return _inner(path, saved[part], parts)
+        tensors = {str(name): each for name, each in saved.items() if isinstance(each, (Tensor, Stored))}
+        if tensors:
+            return tensors
+    held = (names(saved) or "nothing") if isinstance(saved, Mapping) else type(saved).__name__
+    raise BackendUnavailable(f"{path} is no file of a model's weights: it holds no {parts[0]!r}, but {held}.")
+
+
+def _bare(name: str) -> str:
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    while start := next((prefix for prefix in _PREFIXES if name.startswith(prefix)), ""):
+        name = name.removeprefix(start)
+    return name
+
+
+def _cut(weights: Weights, most: int) -> list[list[str]]:
+    """Names, in order, in shards of at most `most` bytes in BF16 each."""
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, tensor in weights.items():
+        size = 2 * tensor.numel()
+        if shards[-1] and filled + size > most:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return shards
+
+
+def _temporary(path: Path, written: list[Path]) -> Path:
+    """A new file in the place where `path` will be, added to `written`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    written.append(Path(name))
+    return written[-1]
+
+
+def _write_shard(path: Path, weights: Weights, metadata: dict[str, str], written: list[Path]) -> None:
+    with _temporary(path, written).open("wb") as file:
+        head = _header(weights, metadata)
+        file.write(struct.pack("<Q", len(head)) + head)
+        for name, tensor in weights.items():
+            for piece in _pieces(tensor):
+                rounded = piece.to(torch.bfloat16)
+                _check_finite(name, rounded, weights)
+                file.write(memoryview(rounded.view(torch.uint8).numpy()))
+
+
+def _pieces(tensor: Tensor | Stored) -> Iterator[Tensor]:
+    """One-dimensional pieces of it; the file's own fault is no fault of the one that is written."""
+    if isinstance(tensor, Tensor):
+        yield from tensor.detach().flatten().split(_PIECE)
+        return
+    try:
+        yield from tensor.pieces()
+    except (OSError, RuntimeError, MemoryError) as error:
+        raise _unreadable(tensor.path, error, 8 * _PIECE) from error
+
+
+def _header(weights: Weights, metadata: dict[str, str]) -> bytes:
+    """Of a safetensors file that holds `weights` in BF16, in this order; padded to a multiple of 8 bytes."""
+    described: dict[str, object] = {"__metadata__": metadata}
+    start = 0
+    for name, tensor in weights.items():
+        stop = start + 2 * tensor.numel()
+        described[name] = {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": [start, stop]}
+        start = stop
+    head = json.dumps(described).encode()
+    return head + b" " * (-len(head) % 8)
+
+
+def _check_finite(name: str, tensor: Tensor, weights: Weights) -> None:
+    if tensor.is_meta or not tensor.numel():
+        return
+    # A sum is not finite if a number in it is not, and needs no memory; a large one proves nothing.
+    if not tensor.sum(dtype=torch.float32).isfinite() and not tensor.isfinite().all():
+        raise BackendUnavailable(
+            f"{_origin(weights)}{name} holds numbers that are not finite (NaN or infinity): the file is "
+            "damaged, or was saved from a training that failed. Use another one."
+        )
+
+
+def _path_of(tensor: Tensor | Stored) -> Path:
+    return tensor.path if isinstance(tensor, Stored) else Path("the weights")
+
+
+def _origin(weights: Mapping[str, Any]) -> str:
+    """`model.pt: `, or nothing for tensors of no file."""
+    paths = sorted({tensor.path for tensor in weights.values() if isinstance(tensor, Stored)})
+    if not paths:
+        return ""
+    return f"{paths[0]}: " if len(paths) == 1 else f"{paths[0].parent}: "
+
+
+def _unreadable(path: Path, error: Exception, needed: int = 0) -> BackendUnavailable:
+    if is_out_of_memory(error):
+        return without_memory(str(path), needed)
+    if isinstance(error, OSError):
+        return files.unreadable(path, error)
+    return files.damaged(path, "it is no file of weights, or damaged")
+
+
+def _unwritable(path: Path, error: Exception) -> BackendUnavailable:
+    if is_out_of_memory(error):
+        return without_memory(str(path), 8 * _PIECE)
+    return BackendUnavailable(
+        f"{path} cannot be written ({error}): make room, or set HF_HOME to another folder."
+    )

@@ -105,9 +105,8 @@ class TinyStream:
 
 def load(weights: Path, device: torch.device | str, dtype: torch.dtype) -> TinyDecoder:
     """The decoder in `taew2_1.pth` or `.safetensors`. Raises BackendUnavailable when it is not that."""
-    tensors = {
-        name: tensor for name, tensor in checkpoint.read(weights).items() if name.startswith("decoder.")
-    }
+    named = checkpoint.bare(checkpoint.read(weights))
+    tensors = {name: tensor for name, tensor in named.items() if name.startswith("decoder.")}
     with torch.device("meta"):
         model = TinyDecoder()
     expected = model.state_dict()

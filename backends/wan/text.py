@@ -10,20 +10,21 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from backends import files
 from backends.base import BackendUnavailable
 from backends.wan import checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, UMT5Config
 
+T = TypeVar("T")
 LENGTH = 512  # tokens the transformers attend to, padding included: nothing masks it
 # huggingface.co/google/umt5-xxl, config.json
 XXL = {
@@ -37,6 +38,7 @@ XXL = {
     "relative_attention_max_distance": 128,
     "feed_forward_proj": "gated-gelu",
 }
+_NOT_ENCODER = ("decoder.", "lm_head.", "spiece_model")
 _IN_BLOCK = {
     "norm1": "layer.0.layer_norm",
     "attn.q": "layer.0.SelfAttention.q",
@@ -96,19 +98,19 @@ class Prompts:
         self._open_encoder = open_encoder
 
     def known(self, prompt: str) -> bool:
-        return self._path(prompt).is_file()
+        return files.whole(self._path(prompt))
 
     def embed(self, prompt: str) -> Tensor:
         """[1, length, C] on the CPU, zero after the prompt. The encoder is let go before this returns."""
         path = self._path(prompt)
-        if not path.is_file():
+        if not self.known(prompt):
             encoder = self._open_encoder()
             tokens = encoder.encode(prompt).cpu()
             del encoder
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
             checkpoint.write(path, {"embedding": tokens}, {"prompt": prompt})
-        tokens = load_file(path)["embedding"]
+        tokens = checkpoint.read(path)["embedding"]
         padded = tokens.new_zeros(1, self._length, tokens.shape[1])
         padded[0, : len(tokens)] = tokens
         return padded
@@ -130,17 +132,41 @@ def load(
     The layouts: Wan's `models_t5_umt5-xxl-enc-bf16.pth`, or a folder of transformers' shards, whose
     `config.json` tells other sizes than XXL. Raises BackendUnavailable when either cannot be read.
     """
-    from transformers import AutoTokenizer, UMT5Config
+    from transformers import AutoTokenizer
 
     described = weights / "config.json"
-    config = UMT5Config(**(json.loads(described.read_text()) if described.is_file() else XXL))
-    model = build(config)
-    checkpoint.fill(model, with_transformers_names(checkpoint.read(weights)), device, dtype)
+    model = build(read_config(described) if described.is_file() else _config(XXL))
+    named = with_transformers_names(checkpoint.bare(checkpoint.scan(weights)))
+    checkpoint.fill(model, named, device, dtype)
+    for file in sorted(tokenizer.glob("*.json")):
+        files.read_json(file)
     try:
         words = AutoTokenizer.from_pretrained(str(tokenizer), local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise BackendUnavailable(f"the tokenizer in {tokenizer} cannot be read: {error}") from error
+    # The library has no error of its own for files that are none of its own, and its parser only Exception.
+    except Exception as error:
+        raise files.damaged(tokenizer, f"it holds no tokenizer that transformers knows: {error}") from error
     return TextEncoder(model, words, length)
+
+
+def read_config(path: Path) -> UMT5Config:
+    """Returns the published `config.json` as transformers reads it: what it does not say is as in the class.
+
+    Raises BackendUnavailable for another kind of model's.
+    """
+    read = files.read_json(path)
+    if (kind := read.get("model_type", "umt5")) != "umt5":
+        raise files.damaged(path, f"it describes a {kind}, not UMT5", "use the text encoder of Wan's models")
+    try:
+        return _config(read)
+    # huggingface_hub's checks of types raise classes that depend on its version, and they are ValueErrors.
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        raise files.damaged(path, f"it describes no UMT5: {error}") from error
+
+
+def _config(described: dict[str, Any]) -> UMT5Config:
+    from transformers import UMT5Config
+
+    return UMT5Config.from_dict(dict(described))
 
 
 def build(config: UMT5Config) -> nn.Module:
@@ -151,8 +177,12 @@ def build(config: UMT5Config) -> nn.Module:
         return UMT5EncoderModel(config)
 
 
-def with_transformers_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Renames Wan's own layout; transformers' passes through. The embedding has two names there."""
+def with_transformers_names(tensors: Mapping[str, T]) -> dict[str, T]:
+    """Renames Wan's own layout; transformers' passes through. The embedding has two names there.
+
+    What files hold beside the encoder is left out: a decoder, and in ComfyUI's the tokenizer.
+    """
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_NOT_ENCODER)}
     if "token_embedding.weight" in tensors:
         tensors = {_transformers_name(name): tensor for name, tensor in tensors.items()}
     embedding = tensors.get("shared.weight", tensors.get("encoder.embed_tokens.weight"))

@@ -6,10 +6,10 @@ keeps its own here and several can be decoded in turn. diffusers' private names 
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,11 +17,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from backends import files
+from backends.base import BackendUnavailable
 from backends.wan import checkpoint
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
+T = TypeVar("T")
 LATENT_FRAMES = 4  # video frames a latent decodes to; the first one decodes to 1
 _FRAMES_AT_ONCE = 32  # of a clip being resized
 
@@ -118,21 +121,30 @@ def load(weights: Path, device: torch.device | str, dtype: torch.dtype) -> VAE:
     Raises BackendUnavailable when it cannot be read.
     """
     described = weights / "config.json"
-    model = build(json.loads(described.read_text()) if described.is_file() else {})
-    checkpoint.fill(model, with_diffusers_names(checkpoint.read(weights)), device, dtype)
+    try:
+        model = build(files.read_json(described) if described.is_file() else {})
+    except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
+        raise files.damaged(described, f"it describes no autoencoder of Wan's: {error}") from error
+    checkpoint.fill(model, with_diffusers_names(checkpoint.bare(checkpoint.scan(weights))), device, dtype)
     return VAE(model)
 
 
 def build(config: dict[str, Any], device: str = "meta") -> AutoencoderKLWan:
-    """The autoencoder without weights; an empty config is Wan2.1's."""
+    """Returns the autoencoder without weights, of a configuration read as diffusers reads it.
+
+    What the class does not know is left out, and logged; what is not there is as in the class, which is
+    Wan2.1's. Raises ValueError for the configuration of another class.
+    """
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
-    known = {name: value for name, value in config.items() if not name.startswith("_")}
+    named = config.get("_class_name", AutoencoderKLWan.__name__)
+    if named != AutoencoderKLWan.__name__:
+        raise ValueError(f"it is that of {named}, not of {AutoencoderKLWan.__name__}")
     with torch.device(device):
-        return AutoencoderKLWan(**known)
+        return AutoencoderKLWan.from_config(config)  # pyright: ignore[reportReturnType]
 
 
-def with_diffusers_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def with_diffusers_names(tensors: Mapping[str, T]) -> Mapping[str, T]:
     """Renames Wan2.1's own layout; diffusers' passes through."""
     if "conv2.weight" not in tensors:
         return tensors
@@ -151,6 +163,16 @@ _LEAVES = {
 
 
 def _diffusers_name(name: str) -> str:
+    """Raises BackendUnavailable for a name that Wan2.1's autoencoder does not have."""
+    try:
+        return _renamed(name)
+    except (KeyError, ValueError):
+        raise BackendUnavailable(
+            f"the weights hold {name}, which Wan2.1's autoencoder does not have."
+        ) from None
+
+
+def _renamed(name: str) -> str:
     half, _, rest = name.partition(".")
     if half in _HALVES:
         return f"{_HALVES[half]}.{rest}"

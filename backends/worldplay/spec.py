@@ -7,7 +7,7 @@ from dataclasses import replace
 from backends import artifacts
 from backends.artifacts import Artifact, File, Source
 from backends.base import BackendSpec, Mode
-from backends.wan.spec import UMT5, UMT5_TOKENIZER
+from backends.wan.spec import LOADING_BYTES, UMT5, UMT5_TOKENIZER
 from qvg.config import CacheGeometry
 from qvg.policy import CachePolicy
 
@@ -58,6 +58,7 @@ TRANSFORMER = Artifact(
     purpose="Denoises four latent frames in four steps, in sight of chosen ones before them.",
     licence=LICENCE,
     needs_acceptance=True,
+    gated=True,  # by some accounts; a token does no harm where it is not
     source=Source(
         repo="tencent/HY-WorldPlay",
         revision="main",
@@ -77,7 +78,10 @@ VAE22 = Artifact(
         repo="Wan-AI/Wan2.2-TI2V-5B-Diffusers",
         revision="main",
         # 704,688,668 numbers in FP32; a header of some kilobytes.
-        files=(File("vae/config.json"), File("vae/diffusion_pytorch_model.safetensors", 2_818_780_000)),
+        files=(
+            File("vae/config.json"),
+            File("vae/diffusion_pytorch_model.safetensors", 2_818_780_000, estimated=True),
+        ),
         path="vae",
     ),
 )
@@ -98,7 +102,7 @@ SPEC = BackendSpec(
     id="worldplay",
     title="HY-WorldPlay 5B",
     summary="A picture becomes a world at 720p: walk with the keys, and places you return to are remembered.",
-    needs="A 32 GB GPU and a 56.5 GB download.",
+    needs="A 32 GB GPU and a 56.5 GB download, for which Hugging Face may ask for a token.",
     licence=(
         "Weights: Tencent community licence, which does not cover the European Union, the United Kingdom and "
         "South Korea. Text encoder and VAE from Wan2.2: Apache-2.0."
@@ -113,6 +117,9 @@ SPEC = BackendSpec(
     default_blocks=12,
     max_blocks=250,  # the model knows 1,024 positions: a history of 1,000 latents can be read whole
     weights_bytes=sum(artifact.size for artifact in ARTIFACTS),
+    converted_bytes=TRANSFORMER.converted_size,
+    loading_bytes=LOADING_BYTES,
+    encoder_bytes=UMT5.size,
     working_bytes=sum(size for _, size in _MEMORY),
     memory=_MEMORY,
     prompt_bytes=24_400_000_000,  # the text encoder 11.4, with transformer, autoencoder and CUDA there
@@ -138,6 +145,9 @@ TINY = replace(
     width=224,
     height=128,
     weights_bytes=1,
+    converted_bytes=0,
+    loading_bytes=0,
+    encoder_bytes=0,
     working_bytes=500_000_000,
     memory=(("everything", 500_000_000),),
     prompt_bytes=0,

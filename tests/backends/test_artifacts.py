@@ -334,7 +334,8 @@ class TestDeclared:
         )
         vae = hub.cache_folder() / "models--Wan-AI--Wan2.1-T2V-1.3B/snapshots/x/Wan2.1_VAE.pth"
         vae.parent.mkdir(parents=True)
-        vae.write_bytes(b"x")
+        vae.write_bytes(b"")
+        os.truncate(vae, 507_609_880)
         entry = next(entry for entry in registry.entries() if entry.spec.id == "self_forcing")
         assert entry.missing == (
             "Partly downloaded: of its 17.6 GB of weights for a 24 GB GPU it lacks Self-Forcing transformer, "
