@@ -176,11 +176,6 @@ def converted_path(artifact: Artifact) -> Path:
     return hub.own_folder() / made_of / artifact.converted
 
 
-def converted_index(path: Path) -> Path:
-    """Where the list of shards is, or will be, of a conversion too large for the one file `path`."""
-    return path.with_name(path.name.removesuffix(".safetensors") + files.INDEX)
-
-
 def missing(artifacts: tuple[Artifact, ...], gpu: str, command: str) -> str | None:
     """Why a generator cannot run, as a sentence for its picker; None when all it needs is here."""
     needed = [artifact for artifact in artifacts if not artifact.optional]
@@ -349,7 +344,7 @@ def _converted(artifact: Artifact) -> Path | None:
     made = converted_path(artifact)
     if files.whole(made):
         return made
-    index = converted_index(made)
+    index = files.index_of(made)
     return index if index.is_file() and files.all_whole(index) else None
 
 
@@ -359,7 +354,7 @@ def _converted_files(artifact: Artifact) -> list[Path]:
         return []
     made = converted_path(artifact)
     shards = made.parent.glob(f"{made.stem}-?????-of-?????.safetensors")
-    return [path for path in (made, converted_index(made), *sorted(shards)) if path.is_file()]
+    return [path for path in (made, files.index_of(made), *sorted(shards)) if path.is_file()]
 
 
 def _bytes_here(artifact: Artifact) -> int:

@@ -82,6 +82,11 @@ def check(path: Path) -> Finding:
     return found
 
 
+def index_of(path: Path) -> Path:
+    """Returns where the list of shards is of what is too large for the one safetensors file `path`."""
+    return path.with_name(path.name.removesuffix(".safetensors") + INDEX)
+
+
 def damaged(path: Path, why: str, way: str = AGAIN) -> BackendUnavailable:
     """Returns the error of a file that cannot be read."""
     return BackendUnavailable(f"{path} cannot be read ({why}): {way}.")

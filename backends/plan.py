@@ -21,8 +21,8 @@ class Plan:
     `needs_bytes` is the most held at any time: weights and activations, encoded history, and the room set
     aside for full-precision blocks; or the text encoder and the weights, before the first block. `parts` say
     what it is made of while blocks are made. `host_bytes` of history are beside it, in the host's memory.
-    `fits` is None while the device is not known; whether the host has that memory is not asked. `loading` says
-    what bringing the model onto a GPU takes of the host's memory and disk; it is empty where that is little.
+    `fits` is None while the device is not known; whether the host has that memory is not asked. `loading`
+    says what the way to a GPU takes of the host's memory and disk; it is empty where that is little.
     """
 
     kv_bytes: int

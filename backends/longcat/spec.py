@@ -23,7 +23,7 @@ TRANSFORMER = Artifact(
         revision="main",
         files=(
             File("dit/config.json"),
-            # Sizes follow from the 1,022 tensors in FP32, cut at 10 GB as diffusers does; no list was at hand.
+            # Sizes follow from the 1,022 tensors in FP32, cut at 10 GB as diffusers does.
             *(
                 File(f"dit/diffusion_pytorch_model-0000{shard}-of-00006.safetensors", size, estimated=True)
                 for shard, size in enumerate(

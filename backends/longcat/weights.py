@@ -149,7 +149,7 @@ def load_published(
     if path is None:
         raise BackendUnavailable(f"{TRANSFORMER.title} is not here: download it first.")
     copy = artifacts.converted_path(TRANSFORMER)
-    if path not in (copy, artifacts.converted_index(copy)):
+    if path not in (copy, files.index_of(copy)):
         if _room_for(copy) >= TRANSFORMER.converted_size:
             say("Converting LongCat-Video to BF16, once")
             path = convert(path, copy)
@@ -179,6 +179,8 @@ def convert(source: Path, target: Path) -> Path:
 
 def read_config(path: Path) -> LongCatConfig:
     """Of our copy, in one file or several, or of a folder as published. Raises BackendUnavailable."""
+    if not path.exists() and files.index_of(path).is_file():
+        path = files.index_of(path)
     try:
         if path.is_dir():
             read = files.read_json(path / "config.json")

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from backends import artifacts
+from backends import artifacts, files
 from backends.base import BackendUnavailable
 from backends.self_forcing.spec import TRANSFORMER
 from backends.self_forcing.transformer import Transformer, WanConfig
@@ -78,7 +78,7 @@ def load_published(device: torch.device | str, dtype: torch.dtype, say: Callable
     if path is None:
         raise BackendUnavailable(f"{TRANSFORMER.title} is not here: download it first.")
     converted = artifacts.converted_path(TRANSFORMER)
-    if path not in (converted, artifacts.converted_index(converted)):
+    if path not in (converted, files.index_of(converted)):
         say("Converting Self-Forcing to BF16, once")
         path = convert(path, converted)
     say("Loading Self-Forcing")

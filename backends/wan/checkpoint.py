@@ -35,6 +35,7 @@ PARTS = ("generator_ema", "generator", "model", "state_dict", "module")
 _SHOWN = 4  # names in an error before "and n more"
 _PIECE = 1 << 24  # numbers copied at once: 64 MB in FP32
 _DEEPEST = 4  # dictionaries around the tensors
+_PICKLE = b"\x80"  # how pickles begin
 # What data parallelism, compiling and other programs put before names, and trainers inside them.
 _PREFIXES = ("module.", "model.", "diffusion_model.", "generator.", "generator_ema.")
 _WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
@@ -127,6 +128,8 @@ def scan(path: Path, parts: Sequence[str] = PARTS) -> dict[str, Tensor | Stored]
     last kind, `parts` name the dictionaries to take the tensors from, the first that is there and not empty.
     Raises BackendUnavailable when it is absent, cut off, something else, or holds anything but tensors.
     """
+    if not path.exists() and files.index_of(path).is_file():
+        path = files.index_of(path)
     if path.is_dir() or path.name.endswith(files.INDEX):
         return _scan_shards(files.shards(path) if path.is_dir() else files.indexed(path))
     found = files.check(path)
@@ -200,7 +203,7 @@ def convert(
     try:
         for path, names in zip(paths, shards, strict=True):
             _write_shard(path, {name: weights[name] for name in names}, metadata or {}, written)
-        index = target.with_name(stem + files.INDEX)
+        index = files.index_of(target)
         if len(shards) > 1:
             listed = {name: path.name for path, names in zip(paths, shards, strict=True) for name in names}
             fresh = _temporary(index, written)
@@ -349,27 +352,23 @@ def _unpickled(path: Path, zipped: bool) -> object:
     """What a PyTorch file holds, tensors as `Stored`; those of the format before 1.6 are read at once."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    try:
-        if not zipped:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        # Tensors without data that know their place in the file, as torch's notes on serialization say.
-        with FakeTensorMode():
-            return _stored(path, torch.load(path, map_location="cpu", weights_only=True), _DEEPEST)
-    except pickle.UnpicklingError as error:
-        if zipped or "Unsupported" in str(error):
-            why = "it holds more than tensors, such as a program, which is not run"
-            raise files.damaged(path, why, "use a file of tensors only, safetensors best") from error
-        raise files.damaged(path, "it is no file of weights, or damaged") from error
-    except (
-        EOFError,
-        KeyError,
-        ValueError,
-        TypeError,
-        IndexError,
-        AttributeError,
-        UnicodeDecodeError,
-    ) as error:
-        raise files.damaged(path, "it is no file of weights, or damaged") from error
+    # By the file's bytes: from its name torch, too, would draw conclusions.
+    with path.open("rb") as file:
+        pickled = file.read(1) == _PICKLE
+        file.seek(0)
+        try:
+            if not zipped:
+                return torch.load(file, map_location="cpu", weights_only=True)
+            # Tensors without data that know their place in the file, as torch's notes on serialization say.
+            with FakeTensorMode():
+                return _stored(path, torch.load(file, map_location="cpu", weights_only=True), _DEEPEST)
+        except pickle.UnpicklingError as error:
+            if zipped or pickled or "GLOBAL" in str(error):
+                why = "it holds more than tensors, such as a program, which is not run"
+                raise files.damaged(path, why, "use a file of tensors only, safetensors best") from error
+            raise files.damaged(path, "it is no file of weights, or damaged") from error
+        except (EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
+            raise files.damaged(path, "it is no file of weights, or damaged") from error
 
 
 def _stored(path: Path, saved: object, depth: int) -> object:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from backends.artifacts import Artifact, File, Source
 
-# Of the host's memory while files are converted and go to a GPU: Python, torch and the libraries of the models
-# (1.5 GB), CUDA's (1 GB), and pieces of 64 MB of a tensor. Measured without a GPU; files themselves stay on the disk.
+# Of the host's memory while files are converted and go to a GPU: Python, torch, the models' libraries and
+# pieces of 64 MB of a tensor (0.5 GB, measured without a GPU; LongCat's adapter adds 1.2), and CUDA's
+# libraries (1 GB, estimated). The rest stays in the files.
 LOADING_BYTES = 3_000_000_000
 
 _WAN21 = "Wan-AI/Wan2.1-T2V-1.3B"

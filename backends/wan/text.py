@@ -153,13 +153,14 @@ def read_config(path: Path) -> UMT5Config:
 
     Raises BackendUnavailable for another kind of model's.
     """
+    from huggingface_hub.errors import StrictDataclassError
+
     read = files.read_json(path)
     if (kind := read.get("model_type", "umt5")) != "umt5":
         raise files.damaged(path, f"it describes a {kind}, not UMT5", "use the text encoder of Wan's models")
     try:
         return _config(read)
-    # huggingface_hub's checks of types raise classes that depend on its version, and they are ValueErrors.
-    except (TypeError, ValueError, AttributeError, LookupError) as error:
+    except (StrictDataclassError, TypeError, ValueError, AttributeError, LookupError) as error:
         raise files.damaged(path, f"it describes no UMT5: {error}") from error
 
 

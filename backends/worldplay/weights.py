@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from backends import artifacts
+from backends import artifacts, files
 from backends.base import BackendUnavailable
 from backends.wan import checkpoint
 from backends.wan.checkpoint import Stored
@@ -38,7 +38,7 @@ def load_published(device: torch.device, dtype: torch.dtype, say: Callable[[str]
     if path is None:
         raise BackendUnavailable(f"{TRANSFORMER.title} is not here: download it first.")
     converted = artifacts.converted_path(TRANSFORMER)
-    if path not in (converted, artifacts.converted_index(converted)):
+    if path not in (converted, files.index_of(converted)):
         say("Converting HY-WorldPlay to BF16, once: some minutes")
         path = convert(path, converted, ModelConfig())
     say("Loading HY-WorldPlay")

@@ -6,17 +6,21 @@ import hashlib
 import logging
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
+import torch
 from huggingface_hub import constants
+from safetensors.torch import save_file
 
 import app
 from backends import artifacts, hub, registry
 from backends.artifacts import Artifact, File, Source
 from backends.base import BackendUnavailable
+from backends.wan import checkpoint
 from tests.backends.fake_hub import COMMIT, FakeHub
 
 BIG = random.Random(0).randbytes(300_000)
@@ -256,6 +260,188 @@ def test_a_folder_of_ones_own_comes_first_and_is_never_touched(fake, monkeypatch
     assert artifacts.locate(MODEL) == root / "weights/big.pt"
     (root / "weights/big.pt").write_bytes(BIG[:-20_000])  # a copy that was cut off
     assert artifacts.locate(MODEL) is None
+
+
+def cached(folder, commit, data, linked=True):
+    """A file of the model in the cache, by a link to a blob or, as on Windows, without."""
+    repo = folder / "home/hub/models--owner--model"
+    path = repo / "snapshots" / commit / "weights/big.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    blob = repo / "blobs" / hashlib.sha256(data).hexdigest()
+    blob.parent.mkdir(exist_ok=True)
+    if linked:
+        path.symlink_to(os.path.relpath(blob, path.parent))
+    else:
+        blob = path
+    blob.write_bytes(data)
+    return path, blob
+
+
+BIG_ONLY = dataclasses.replace(MODEL, source=source(files=(("weights/big.pt", BIG),)))
+OTHER = "beef" + "0" * 36
+
+
+@pytest.mark.parametrize("linked", [True, False])
+@pytest.mark.parametrize("commit", [COMMIT, OTHER])
+@pytest.mark.parametrize(
+    "data",
+    [b"", BIG[:1000], BIG[:-1], BIG + b"x", b"version https://git-lfs.github.com/spec/v1\n", BIG[::-1][1:]],
+    ids=["empty", "cut short", "a byte short", "a byte long", "pointer", "other"],
+)
+def test_what_is_not_all_of_a_file_is_not_taken_for_it(fake, tmp_path, linked, commit, data):
+    path, _ = cached(tmp_path, commit, data, linked)
+    assert artifacts.locate(BIG_ONLY) is None
+    assert artifacts.state(BIG_ONLY).kind == "absent"
+    assert artifacts.download(BIG_ONLY)
+    assert artifacts.locate(BIG_ONLY).read_bytes() == BIG
+    assert artifacts.locate(BIG_ONLY) == path or commit == OTHER
+
+
+def test_another_revisions_file_of_the_same_size_is_known_by_its_blob(fake, tmp_path):
+    path, _ = cached(tmp_path, OTHER, BIG[::-1])
+    assert artifacts.locate(BIG_ONLY) is None
+    cached(tmp_path, OTHER, BIG)
+    assert artifacts.locate(BIG_ONLY) == path
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_blob_that_is_cut_off_is_gone_on_with(fake, tmp_path, linked):
+    path, blob = cached(tmp_path, COMMIT, BIG, linked)
+    os.truncate(blob, 200_000)
+    assert artifacts.locate(BIG_ONLY) is None
+    assert artifacts.download(BIG_ONLY)
+    assert path.read_bytes() == BIG and path.is_symlink()
+    (body,) = [request for request in fake.got("/cdn/") if request[0] == "GET"]
+    assert body[2] == ("bytes=200000-" if linked else "")
+
+
+@pytest.mark.parametrize("kind", ["lost blob", "in a circle", "a folder"])
+def test_links_that_lead_nowhere(fake, tmp_path, kind):
+    path, blob = cached(tmp_path, COMMIT, BIG)
+    elsewhere, _ = cached(tmp_path, OTHER, BIG)
+    blob.unlink()
+    if kind == "in a circle":
+        path.unlink()
+        path.symlink_to(path.name)
+    elif kind == "a folder":
+        elsewhere.unlink()
+        elsewhere.mkdir()
+    assert artifacts.state(BIG_ONLY).kind == "absent"
+    assert artifacts.download(BIG_ONLY)
+    assert path.read_bytes() == BIG
+    assert kind == "a folder" or elsewhere.read_bytes() == BIG
+
+
+def test_a_system_without_links_keeps_one_file_a_snapshot(fake, tmp_path, monkeypatch):
+    elsewhere, blob = cached(tmp_path, OTHER, BIG)
+    blob.unlink()
+
+    def refuse(*args, **kwargs):
+        raise OSError("no links here")
+
+    monkeypatch.setattr("pathlib.Path.symlink_to", refuse)
+    assert artifacts.download(BIG_ONLY)
+    assert artifacts.locate(BIG_ONLY).read_bytes() == elsewhere.read_bytes() == BIG
+    assert not artifacts.locate(BIG_ONLY).is_symlink()
+
+
+def test_a_dangling_link_can_be_deleted(fake, tmp_path):
+    path, blob = cached(tmp_path, COMMIT, BIG)
+    blob.unlink()
+    assert artifacts.delete(BIG_ONLY) == 0
+    assert not os.path.lexists(path)
+
+
+def stored(path, count=8):
+    """A safetensors file, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"a": torch.zeros(count)}, path)
+    return path
+
+
+class TestOwnFiles:
+    """Names decide in a user's own folder, and what is whole is taken in any type."""
+
+    @pytest.fixture
+    def own(self, fake, monkeypatch, tmp_path):
+        monkeypatch.setenv(artifacts.FOLDER, str(tmp_path / "own"))
+        (tmp_path / "own").mkdir()
+        return tmp_path / "own"
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "owner/model/weights/big.pt",
+            "model/weights/big.safetensors",
+            "weights/big.pth",
+            "big.safetensors",
+            "model/big.pt",
+        ],
+    )
+    def test_a_copy_in_another_type(self, own, name):
+        path = own / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"a": torch.zeros(3)}, path) if path.suffix != ".safetensors" else stored(path)
+        assert artifacts.locate(BIG_ONLY) == path
+        os.truncate(path, path.stat().st_size - 3)
+        assert artifacts.locate(BIG_ONLY) is None
+
+    def test_shards_of_another_number(self, own):
+        sharded = source(files=(("dit/x-00001-of-00001.safetensors", BIG), ("dit/config.json", SMALL)))
+        artifact = dataclasses.replace(MODEL, source=dataclasses.replace(sharded, path="dit"))
+        for number in (1, 2):
+            stored(own / f"model/dit/m-0000{number}-of-00002.safetensors")
+        assert artifacts.locate(artifact) is None
+        (own / "model/dit/config.json").write_bytes(SMALL)
+        assert artifacts.locate(artifact) == own / "model/dit"
+        (own / "model/dit/m-00001-of-00002.safetensors").unlink()
+        assert artifacts.locate(artifact) is None
+
+    @pytest.mark.parametrize(
+        ("name", "data", "words"),
+        [
+            ("weights/big.pt", BIG[:9000], r"big\.pt is not used: it is another file, of 0 MB and not 0 MB"),
+            ("weights/big.pt", b"<html>", r"big\.pt is not used: it is a web page"),
+            ("weights/big.pt", b"", r"big\.pt is not used: it is empty"),
+            ("large.safetensors", BIG, r"large\.safetensors \(0 MB\) has a name .* call it weights/big\.pt"),
+        ],
+    )
+    def test_what_is_passed_over_is_said(self, own, name, data, words):
+        path = own / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+        assert re.search(words, artifacts.missing((BIG_ONLY,), "a GPU", "model"))
+
+    def test_a_link_that_leads_nowhere_is_said(self, own):
+        (own / "weights").mkdir()
+        (own / "weights/big.pt").symlink_to("gone")
+        assert "it is a link to a file that is gone" in artifacts.missing((BIG_ONLY,), "a GPU", "model")
+
+    def test_its_conversion_is_its_own(self, own):
+        made = dataclasses.replace(BIG_ONLY, converted="model-bf16.safetensors", converted_size=1000)
+        published = artifacts.converted_path(made)
+        first = stored(own / "big.safetensors")
+        mine = artifacts.converted_path(made)
+        assert mine != published
+        stored(mine)
+        assert artifacts.locate(made) == mine
+        stored(first, 9)
+        assert artifacts.converted_path(made) not in (mine, published)
+        assert artifacts.locate(made) == first
+
+
+def test_a_conversion_in_shards_is_found_whole_counted_and_deleted(fake):
+    made = dataclasses.replace(BIG_ONLY, converted="model-bf16.safetensors", converted_size=1000)
+    target = artifacts.converted_path(made)
+    index = checkpoint.convert({name: torch.zeros(40) for name in "abc"}, target, most=100)
+    assert artifacts.locate(made) == index != target
+    size = sum(path.stat().st_size for path in target.parent.iterdir())
+    assert artifacts.state(made).bytes_here == size
+    os.truncate(target.with_name("model-bf16-00002-of-00003.safetensors"), 30)
+    assert artifacts.locate(made) is None
+    assert 0 < artifacts.delete(made) < size
+    assert list(target.parent.iterdir()) == []
 
 
 def test_a_conversion_is_loaded_instead_and_survives_its_source(fake):

@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from backends import registry
+from backends import machine, registry
 from backends.machine import DeviceInfo
 from backends.plan import blocks_within, codec_for, held_bytes, in_words, most_bytes, plan
 from qvg.cache import KVCache
@@ -184,6 +184,28 @@ def test_a_model_that_is_too_large_says_so():
     made = plan(SELF_FORCING, QVG, PAPER, 7, device(4, "cpu"))
     assert made.blocks_that_fit == 0
     assert "of this machine's 4.0 GiB: Self-Forcing does not fit here at any length." in made.sentence
+
+
+@pytest.mark.parametrize(
+    ("backend_id", "disk"), [("self_forcing", "2.8"), ("worldplay", "10.6"), ("longcat", "27.2")]
+)
+def test_what_loading_takes_is_said_before(monkeypatch, backend_id, disk):
+    spec = registry.find(backend_id)
+    monkeypatch.setattr(machine, "ram_bytes", lambda: 64 * GIB)
+    said = f"Loading needs about 3.0 GB of RAM and, the first time, {disk} GB of disk for a copy in BF16."
+    assert plan(spec, QVG, spec.policy, 2, None).loading == said
+    assert plan(spec, QVG, spec.policy, 2, device(80)).loading == said
+    # The CPU reads the prompt where the GPU is too small for it.
+    assert "about 14.4 GB of RAM" in plan(spec, QVG, spec.policy, 2, device(12)).loading
+    monkeypatch.setattr(machine, "ram_bytes", lambda: 8 * 10**9)
+    little = plan(spec, QVG, spec.policy, 2, device(12)).loading
+    assert little.endswith("; this machine has 8.0 GB of RAM: close other programs, and add swap.")
+    assert plan(spec, QVG, spec.policy, 2, device(64, "cpu")).loading == ""
+
+
+def test_a_model_that_travels_with_the_program_loads_without_a_word():
+    pocket = registry.find("pocket")
+    assert plan(pocket, QVG, pocket.policy, 2, device(24)).loading == ""
 
 
 def test_codecs_have_the_generators_number_of_centroids():

@@ -1,5 +1,6 @@
 """A run from request to last frame: what is told, how it ends, and that it leaves nothing behind."""
 
+import errno
 import itertools
 from dataclasses import replace
 
@@ -324,6 +325,7 @@ def test_noise_is_changed_only_where_a_generator_can():
             "Out of memory",
         ),
         (torch.OutOfMemoryError("CUDA out of memory."), "Out of memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "add swap, and try again; the files are not at"),
         (ValueError("K has 1561 tokens;\n  commit full frames"), "K has 1561 tokens; commit full frames"),
         (KeyError("blocks.0"), "An error while loading: KeyError: 'blocks.0'. What was made"),
         (RuntimeError(), "An error while loading: RuntimeError. What was made"),

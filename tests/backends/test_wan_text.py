@@ -1,5 +1,6 @@
 """The text encoder: names of both layouts, zeros after the prompt, embeddings kept on disk."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors.torch import save_file
 
 from backends.base import BackendUnavailable
 from backends.wan import checkpoint, text
-from tests.backends.wan_samples import LENGTH, UMT5, WORDS, save_tokenizer
+from tests.backends.wan_samples import LENGTH, UMT5, UMT5_PUBLISHED, WORDS, save_tokenizer
 
 transformers = pytest.importorskip("transformers")
 
@@ -84,6 +85,62 @@ def test_both_layouts_give_transformers_own_embedding(folder, model):
     checkpoint.fill(original, names, "cpu", torch.float32)
     again = text.TextEncoder(original, loaded._tokenizer, LENGTH).encode(prompt)
     assert torch.equal(again, embedding)
+
+
+def test_the_published_description_is_read_as_transformers_reads_it(folder, model):
+    described = folder / "transformers" / "config.json"
+    described.write_text(json.dumps({**UMT5_PUBLISHED, **UMT5, "num_decoder_layers": 2, "new_in_2027": 3}))
+    config = text.read_config(described)
+    assert {name: getattr(config, name) for name in UMT5} == UMT5
+    loaded = text.load(folder / "transformers", folder / "tokenizer", "cpu", torch.float32, LENGTH)
+    assert loaded.encode(WORDS[0]).shape[1] == UMT5["d_model"]
+    described.write_text(json.dumps({"model_type": "umt5"}))
+    assert text.read_config(described).d_model == transformers.UMT5Config().d_model
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"model_type": "t5", "d_model": 48}', "describes a t5, not UMT5"),
+        ('{"model_type": "umt5", "d_model": "wide"}', "describes no UMT5"),
+        ('{"model_type": "umt5", "feed_forward_proj": 3}', "describes no UMT5"),
+        ("<html>", "a web page"),
+        ('{"model_type": "umt5"}', "UMT5EncoderModel"),  # another size
+    ],
+)
+def test_the_description_of_something_else_is_refused(folder, content, words):
+    (folder / "transformers" / "config.json").write_text(content)
+    with pytest.raises(BackendUnavailable, match=words):
+        text.load(folder / "transformers", folder / "tokenizer", "cpu", torch.float32, LENGTH)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"version https://git-lfs.github.com/spec/v1"])
+def test_a_tokenizer_that_is_none_is_named(folder, content):
+    (folder / "tokenizer" / "tokenizer.json").write_bytes(content)
+    with pytest.raises(BackendUnavailable, match=r"tokenizer\.json cannot be read"):
+        text.load(folder / "transformers", folder / "tokenizer", "cpu", torch.float32, LENGTH)
+
+
+def test_what_comfyui_and_whole_models_hold_beside_the_encoder_is_left_out(model):
+    state = model.state_dict()
+    more = {"spiece_model": 1, "decoder.final_layer_norm.weight": 2, "lm_head.weight": 3}
+    assert text.with_transformers_names({**state, **more}).keys() == state.keys()
+
+
+def test_an_embedding_that_is_cut_off_is_made_again(folder):
+    opened = []
+
+    def open_encoder():
+        opened.append(1)
+        return text.load(folder / "transformers", folder / "tokenizer", "cpu", torch.float32, LENGTH)
+
+    prompts = text.Prompts(folder / "kept", "id", open_encoder, LENGTH)
+    made = prompts.embed(WORDS[0])
+    (kept,) = (folder / "kept").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-7])
+    assert not prompts.known(WORDS[0])
+    assert torch.equal(prompts.embed(WORDS[0]), made)
+    assert len(opened) == 2
 
 
 def test_a_long_prompt_is_cut(folder):

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from backends.base import BackendUnavailable
 from backends.wan import checkpoint, taehv, vae
-from tests.backends.wan_samples import VAE21, VAE22, randomise
+from backends.worldplay import rollout as worldplay
+from tests.backends.wan_samples import VAE21, VAE22, VAE22_PUBLISHED, randomise
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -83,6 +84,45 @@ def test_loads_what_diffusers_saves(tmp_path):
     loaded = vae.load(tmp_path, "cpu", torch.float32)
     latents = torch.randn(1, 2, 4, 2, 2)
     assert torch.equal(loaded.stream().decode(latents), vae.VAE(model).stream().decode(latents))
+
+
+def test_the_published_description_is_read_as_diffusers_reads_it(tmp_path):
+    """It has `clip_output`, which the class does not take."""
+    from diffusers import AutoencoderKLWan
+
+    assert "clip_output" in VAE22_PUBLISHED
+    config = {**VAE22_PUBLISHED, **worldplay.VAE, "latents_mean": [0.0] * 48, "latents_std": [1.0] * 48}
+    built = vae.build(config)
+    assert sum(parameter.numel() for parameter in built.parameters()) == 704_688_668
+    assert dict(built.config) == dict(AutoencoderKLWan.from_config(config).config)
+    # What a file does not say is as in the class.
+    assert vae.build({"base_dim": 8}).config.z_dim == 16
+
+    tiny(VAE22).model.save_pretrained(tmp_path)
+    described = tmp_path / "config.json"
+    saved = json.loads(described.read_text())
+    described.write_text(json.dumps({**saved, "clip_output": False, "new_in_2027": {"a": [1]}}))
+    assert vae.load(tmp_path, "cpu", torch.float32).channels == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"_class_name": "AutoencoderKL"}, "that of AutoencoderKL, not of AutoencoderKLWan"),
+        ({"_class_name": ["AutoencoderKLWan"]}, "describes no autoencoder"),
+        ({"dim_mult": None}, "describes no autoencoder"),
+        ({"base_dim": "wide"}, "describes no autoencoder"),
+        ({"base_dim": 16}, "but AutoencoderKLWan takes"),
+        ({"z_dim": 8}, "AutoencoderKLWan"),
+    ],
+)
+def test_the_description_of_something_else_is_refused(tmp_path, change, words):
+    tiny(VAE22).model.save_pretrained(tmp_path)
+    described = tmp_path / "config.json"
+    described.write_text(json.dumps({**json.loads(described.read_text()), **change}))
+    with pytest.raises(BackendUnavailable, match=words) as caught:
+        vae.load(tmp_path, "cpu", torch.float32)
+    assert str(tmp_path) in str(caught.value)
 
 
 def test_pixels_are_rounded_and_clamped():

@@ -31,6 +31,42 @@ VAE22 = {
     "latents_mean": [0.1, -0.2, 0.3, 0.0],
     "latents_std": [1.0, 0.5, 2.0, 1.5],
 }
+# What the published descriptions hold beside sizes: Wan-AI/Wan2.2-TI2V-5B-Diffusers, vae/config.json, and
+# google/umt5-xxl, config.json. The libraries' own classes do not take all of it.
+VAE22_PUBLISHED = {
+    "_class_name": "AutoencoderKLWan",
+    "_diffusers_version": "0.35.0.dev0",
+    "attn_scales": [],
+    "clip_output": False,
+    "dim_mult": [1, 2, 4, 4],
+    "dropout": 0.0,
+    "num_res_blocks": 2,
+    "scale_factor_temporal": 4,
+    "temperal_downsample": [False, True, True],
+}
+UMT5_PUBLISHED = {
+    "_name_or_path": "google/umt5-xxl",
+    "architectures": ["UMT5EncoderModel"],
+    "classifier_dropout": 0.0,
+    "decoder_start_token_id": 0,
+    "dense_act_fn": "gelu_new",
+    "dropout_rate": 0.1,
+    "eos_token_id": 1,
+    "initializer_factor": 1.0,
+    "is_encoder_decoder": True,
+    "is_gated_act": True,
+    "layer_norm_epsilon": 1e-06,
+    "model_type": "umt5",
+    "num_decoder_layers": 24,
+    "output_past": True,
+    "pad_token_id": 0,
+    "scalable_attention": True,
+    "tie_word_embeddings": False,
+    "tokenizer_class": "T5Tokenizer",
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.48.0.dev0",
+    "use_cache": True,
+}
 
 
 def save_tokenizer(folder: Path) -> None:

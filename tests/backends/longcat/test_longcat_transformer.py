@@ -65,7 +65,7 @@ def test_names_and_shapes_are_the_published_models() -> None:
     assert sum(tensor.numel() for tensor in whole.state_dict().values()) == 13_581_071_424
 
 
-def test_the_published_config_is_the_default() -> None:
+def test_the_published_config_is_the_default(caplog: pytest.LogCaptureFixture) -> None:
     published = {
         "in_channels": 16,
         "hidden_size": 4096,
@@ -82,6 +82,26 @@ def test_the_published_config_is_the_default() -> None:
     }
     assert LongCatConfig.from_json(published) == LongCatConfig()
     assert LongCatConfig().rope_pairs == (22, 21, 21)
+    more = {
+        "_class_name": "LongCatVideoTransformer3DModel",
+        "_diffusers_version": "0.35.1",
+        "bsa_params": {"chunk_3d_shape_k": [4, 4, 4], "chunk_3d_shape_q": [4, 4, 4], "sparsity": 0.9375},
+        "enable_flashattn2": True,
+        "enable_flashattn3": False,
+        "enable_xformers": False,
+        "out_channels": 16,
+    }
+    with caplog.at_level("WARNING"):
+        assert LongCatConfig.from_json({**published, **more}) == LongCatConfig()
+        assert not caplog.records
+        assert LongCatConfig.from_json({**published, "new_in_2027": 3}) == LongCatConfig()
+    assert "new_in_2027" in caplog.text
+    # What it does not say is as in upstream's constructor.
+    assert LongCatConfig.from_json({"text_tokens_zero_pad": True}) == LongCatConfig()
+    assert LongCatConfig.from_json({"text_tokens_zero_pad": True, "depth": 3}).layers == 3
+    for wrong in ({"depth": "many"}, {"depth": 0}, {"_class_name": "LongCatVideoAvatarTransformer3DModel"}):
+        with pytest.raises(ValueError, match=r"is no size|not a LongCatVideoTransformer3DModel"):
+            LongCatConfig.from_json({**published, **wrong})
     with pytest.raises(ValueError, match="only dense attention"):
         LongCatConfig.from_json({**published, "enable_bsa": True})
     # Upstream's constructor and its published file disagree about this one: it is never guessed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from backends.wan import text, vae
 from backends.worldplay import rollout, spec, weights
 from backends.worldplay.model import ModelConfig
 from qvg import BF16, KVCache
-from tests.backends.wan_samples import UMT5, VAE22, randomise, save_tokenizer
+from tests.backends.wan_samples import UMT5, VAE22, VAE22_PUBLISHED, randomise, save_tokenizer
 from tests.backends.worldplay.parity import GEOMETRY, layout, model
 from tests.backends.worldplay.tiny import CONFIG
 
@@ -114,6 +115,8 @@ def test_loading_finds_converts_and_reads_the_prompt_once(
     places[spec.TRANSFORMER.id] = tmp_path / "model.pt"
     torch.save(published(model().state_dict()), places[spec.TRANSFORMER.id])
     randomise(vae.build(VAE22, "cpu"), 0).save_pretrained(places[spec.VAE22.id])
+    described = places[spec.VAE22.id] / "config.json"
+    described.write_text(json.dumps({**VAE22_PUBLISHED, **json.loads(described.read_text())}))
     encoder = text.build(UMT5Config(**{**UMT5, "d_model": CONFIG.text_width})).to_empty(device="cpu")
     randomise(encoder, 1).save_pretrained(places[spec.UMT5.id])
     save_tokenizer(places[spec.UMT5_TOKENIZER.id])
