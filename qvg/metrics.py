@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+# Of SSIM: the Gaussian window, its two constants for 8 bits, and the weights of BT.709 luma.
+_SIGMA, _RADIUS = 1.5, 5
+_C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+_LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
+
 
 def relative_error(x: np.ndarray, reference: np.ndarray) -> float:
     """||x - reference|| / ||reference||, in float64; 0 where both are zero."""
@@ -28,6 +33,39 @@ def psnr(x: np.ndarray, reference: np.ndarray) -> float:
     return float(10 * np.log10(peak**2 / error)) if error else float("inf")
 
 
+def ssim(frame: np.ndarray, reference: np.ndarray) -> float:
+    """Structural similarity of two pictures, uint8 [H, W, 3], on BT.709 luma.
+
+    Wang et al., IEEE Transactions on Image Processing 13(4), 2004: Gaussian window of 11 x 11, sigma 1.5,
+    K1 = 0.01, K2 = 0.03, mean over the pixels whose window is inside.
+    """
+    if frame.shape != reference.shape or min(frame.shape[:2]) <= 2 * _RADIUS:
+        raise ValueError(
+            f"ssim compares two pictures of one size, 11 pixels a side or more, "
+            f"not {frame.shape} and {reference.shape}"
+        )
+    x, y = frame @ _LUMA, reference @ _LUMA
+    mean_x, mean_y = _blurred(x), _blurred(y)
+    var_x, var_y = _blurred(x * x) - mean_x**2, _blurred(y * y) - mean_y**2
+    covariance = _blurred(x * y) - mean_x * mean_y
+    top = (2 * mean_x * mean_y + _C1) * (2 * covariance + _C2)
+    bottom = (mean_x**2 + mean_y**2 + _C1) * (var_x + var_y + _C2)
+    return float(np.mean(top / bottom, dtype=np.float64))
+
+
 def _check_shapes(x: np.ndarray, reference: np.ndarray) -> None:
     if x.shape != reference.shape:
         raise ValueError(f"shapes differ: {x.shape} and {reference.shape}")
+
+
+def _blurred(x: np.ndarray) -> np.ndarray:
+    """Gaussian mean around every pixel whose window is inside; separable."""
+    offsets = np.arange(-_RADIUS, _RADIUS + 1)
+    weights = np.exp(-(offsets**2) / (2 * _SIGMA**2))
+    weights = (weights / weights.sum()).astype(np.float32)
+    height, width = x.shape
+    rows = sum(weight * x[at : height - 2 * _RADIUS + at] for at, weight in enumerate(weights))
+    assert isinstance(rows, np.ndarray)
+    columns = sum(weight * rows[:, at : width - 2 * _RADIUS + at] for at, weight in enumerate(weights))
+    assert isinstance(columns, np.ndarray)
+    return columns

@@ -7,12 +7,13 @@ import pytest
 
 from backends import registry
 from backends.camera import parse_path
+from qvg.metrics import ssim
 from tests.fake_backend import SPEC as FAKE
 from ui import compare
 from ui.form import default_form
 from ui.reel import Reel
 from ui.revisit import Revisit, Seen, returns, video_frame
-from ui.similarity import Likeness, likeness, pooled, ssim
+from ui.similarity import Likeness, likeness, pooled
 
 POCKET = registry.find("pocket")
 
