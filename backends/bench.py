@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from backends import machine, registry
-from backends.base import Backend, BackendUnavailable, Request, Rollout
+from backends.base import Backend, BackendSpec, BackendUnavailable, Request, Rollout
 from backends.camera import parse_path
 from backends.check import check
 from backends.failure import is_out_of_memory
@@ -236,11 +236,11 @@ def _open(backend: Backend, cache: KVCache, blocks: int, mode: str) -> Rollout:
     return backend.open(request, cache, lambda step, steps: None)
 
 
-def parse_case(backend: Backend, preset: str, policy: str, mode: str = "") -> Case:
+def parse_case(spec: BackendSpec, preset: str, policy: str, mode: str = "") -> Case:
     """`every=1,clusters=64,device_gib=0.5`, or nothing for the mode's own. Raises ValueError."""
-    check(Request(mode=mode, blocks=1), backend.spec)
-    codec, changes = codec_for(backend.spec, preset), {}
-    usual = next((each.policy for each in backend.spec.modes if each.id == mode), backend.spec.policy)
+    check(Request(mode=mode, blocks=1), spec)
+    codec, changes = codec_for(spec, preset), {}
+    usual = next((each.policy for each in spec.modes if each.id == mode), spec.policy)
     for part in filter(None, policy.split(",")):
         name, _, number = part.partition("=")
         if name == "clusters":
@@ -313,7 +313,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         backend = load(options.backend, device, options.random_weights, options.tiny)
         cases = [
-            (preset, parse_case(backend, preset, policy, mode))
+            (preset, parse_case(backend.spec, preset, policy, mode))
             for mode in options.mode
             for preset in options.codec
             for policy in options.policy

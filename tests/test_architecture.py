@@ -131,6 +131,11 @@ RULES = (
         "backends.hub", ("backends", "backends.base", "backends.files"), (), ("huggingface_hub", "filelock")
     ),
     Rule("backends.bench", ("backends.*", "qvg", "qvg.*"), ("torch", "numpy")),
+    Rule(
+        "backends.report*",
+        ("backends", "backends.*", "qvg", "qvg.*"),
+        ("torch", "numpy", "PIL", "av", "jinja2"),
+    ),
     Rule("backends.longcat.bench", ("backends", "backends.*", "qvg", "qvg.*"), MODEL_LIBRARIES),
     Rule(
         "backends.*.*_triton",

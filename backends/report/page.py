@@ -1,0 +1,100 @@
+"""report.html: all of a report on one page, for a screen of any width, light or dark.
+
+Jinja escapes whatever stands in the values; the plots are inside, videos beside it by relative path.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, StrictUndefined
+
+from backends.plan import in_words
+from backends.report import quality
+from backends.report.folder import PLOTS
+
+_TEMPLATE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+_PLOTS = (("kv-bytes", "Bytes held by the KV cache over a video"), ("psnr", "PSNR to BF16 over a video"))
+_PARTS = ("denoise", "read", "encode", "decode")
+NONE = "–"
+
+
+def render(report: Mapping[str, Any], folder: Path) -> str:
+    """Returns the page of what `report.json` holds; `folder` is where its plots are."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        size=_size, number=_number, psnr=_psnr, ssim=_fixed(3), lpips=_fixed(3), path=quote
+    )
+    template = environment.from_string(_TEMPLATE)
+    return template.render(
+        report=report,
+        windows=list(quality.WINDOWS),
+        metrics=[name for name in ("psnr", "ssim", "lpips") if name != "lpips" or not report["lpips"]],
+        parts=[name for name in (*_memory_parts(report), *_PARTS) if _measured(report, name)],
+        plots=[plot for name, title in _PLOTS if (plot := _plot(folder, name, title))],
+        prompts=[_prompt(report, number) for number in range(len(report["folders"]))],
+        identical=_identical(report),
+        beside=lambda number: (folder / report["folders"][number] / "side-by-side.mp4").is_file(),
+        gpu=any(row["peak_device_bytes"] for row in report["codecs"]),
+    )
+
+
+def _prompt(report: Mapping[str, Any], number: int) -> dict[str, Any]:
+    task = report["settings"]["tasks"][number]
+    rows = [row for row in report["pairs"] if row["task"] == number]
+    return {**task, "number": number, "folder": report["folders"][number], "rows": rows}
+
+
+def _identical(report: Mapping[str, Any]) -> str:
+    """Says from which frame on a codec can be told from BF16."""
+    counts = [row["quality"]["identical_frames"] for row in report["pairs"] if row["quality"]]
+    if not counts:
+        return ""
+    low, high = min(counts), max(counts)
+    frames = f"{low}" if low == high else f"{low} to {high}"
+    return f"Here the first {frames} frames are the same to the bit."
+
+
+def _memory_parts(report: Mapping[str, Any]) -> list[str]:
+    """What generators that make their memory anew call that."""
+    return [name for name in ("context", "condition") if _measured(report, name)]
+
+
+def _measured(report: Mapping[str, Any], name: str) -> bool:
+    return any(row["ms"].get(name) is not None for row in report["codecs"])
+
+
+def _plot(folder: Path, name: str, title: str) -> dict[str, str] | None:
+    """A plot as data addresses, light and dark; None where it was not drawn."""
+    plot = {"title": title}
+    for theme, suffix in (("light", ""), ("dark", "-dark")):
+        file = folder / PLOTS / f"{name}{suffix}.svg"
+        if not file.is_file():
+            return None
+        data = base64.b64encode(file.read_bytes()).decode("ascii")
+        plot[theme] = f"data:image/svg+xml;base64,{data}"
+    return plot
+
+
+def _size(value: int | None) -> str:
+    if value is None:
+        return NONE
+    return in_words(value) if value >= 1 << 20 else f"{value / 1024:.0f} KiB"
+
+
+def _number(value: float | None, digits: int = 0) -> str:
+    return NONE if value is None else f"{value:,.{digits}f}"
+
+
+def _psnr(value: float | str | None) -> str:
+    return NONE if value is None else "equal" if value == "equal" else f"{value:.1f}"
+
+
+def _fixed(digits: int) -> Any:
+    return lambda value: NONE if value is None else f"{value:.{digits}f}"
