@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
     except (BackendUnavailable, ValueError) as error:
-        print(error, file=sys.stderr)
+        print(f"{str(error).rstrip('.')}.", file=sys.stderr)
     return USER_ERROR
 
 
@@ -61,6 +61,8 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
     blocks = options.blocks or spec.default_blocks
     length = tasks.Length(blocks, options.mode, tuple(map(_option, options.option)))
+    # Before any prompt: how long a default path is depends on it.
+    tasks.request(tasks.Task(""), spec, length)
     if options.prompts:
         wanted = tasks.read(options.prompts, spec, length, options.seed)
     else:

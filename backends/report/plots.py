@@ -44,7 +44,8 @@ def draw(folder: Path, pairs: Sequence[Row], codecs: Sequence[str]) -> str:
                 figure, axes = pyplot.subplots(figsize=(4.8, 3.1), layout="constrained")
                 panel(axes, pairs, codecs)
                 axes.margins(x=0.02)
-                axes.legend(frameon=False, fontsize=8)
+                if axes.get_lines():
+                    axes.legend(frameon=False, fontsize=8)
                 target = folder / PLOTS / f"{name}{theme}.svg"
                 options: dict[str, Any] = {"format": "svg", "transparent": True, "metadata": {"Date": None}}
                 whole(target, lambda part, figure=figure, options=options: figure.savefig(part, **options))

@@ -133,7 +133,7 @@ def find_lpips(device: Any) -> tuple[Perceptual | None, str]:
     @torch.inference_mode()
     def measure(frames: np.ndarray, reference: np.ndarray) -> list[float]:
         ours, theirs = (
-            torch.from_numpy(np.ascontiguousarray(video)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            torch.from_numpy(np.array(video)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
             for video in (frames, reference)
         )
         return [round(float(value), 5) for value in network(ours, theirs).flatten()]

@@ -14,7 +14,8 @@ import numpy as np
 
 from backends.base import BackendSpec, Request
 from backends.camera import CameraMove, parse_path
-from backends.check import check
+from backends.check import MIN_SIDE, check
+from backends.media.images import PictureError, read_picture
 
 _KEYS = {"prompt": str, "path": str, "picture": str, "seed": int}
 
@@ -56,7 +57,7 @@ def request(task: Task, spec: BackendSpec, length: Length) -> Request:
     moves = parse_path(task.path, spec.metres_per_latent, spec.degrees_per_latent)
     made = Request(
         prompt=task.prompt,
-        image=None if task.picture is None else read_picture(task.picture),
+        image=None if task.picture is None else _picture(task.picture),
         moves=moves,
         seed=task.seed,
         blocks=length.blocks,
@@ -139,12 +140,10 @@ def _check_keys(asked: Mapping[str, Any]) -> None:
         raise ValueError("there is neither a prompt nor a picture.")
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """Returns uint8 [H, W, 3], turned upright. Raises ValueError for a file that holds no picture."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
+def _picture(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise ValueError(f"there is no picture {path}.")
     try:
-        with Image.open(path) as picture:
-            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from None
+        return read_picture(path, min_side=MIN_SIDE)
+    except PictureError as error:
+        raise ValueError(f"{path.name}: {error}") from None
