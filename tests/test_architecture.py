@@ -71,6 +71,13 @@ RULES = (
         ),
     ),
     Rule(
+        "ui.notebook",
+        ("backends", *PAGE_SIDE),
+        (),
+        # Of the notebook that it is used in.
+        ("IPython", "jupyter_core", "google"),
+    ),
+    Rule(
         "ui*",
         ("ui", "ui.*", "backends", "backends.media*", *PAGE_SIDE, *PLAIN_QVG, "qvg.metrics"),
         ("gradio", "starlette", "httpx", "numpy", "PIL", "imageio", "av"),

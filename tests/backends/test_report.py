@@ -260,7 +260,12 @@ def test_windows_are_of_the_frames_they_name():
     frames[14:] += rng.integers(1, 50, frames[14:].shape, dtype=np.uint8)
     found = quality.compare(frames[:50], reference, [9, 21, 33, 45, 50], 16, None)
     assert found["identical_frames"] == 14
-    for name, start, end in [("first changed chunk", 9, 21), ("0–2 s", 0, 32), ("2–5 s", 32, 50), ("all", 0, 50)]:
+    for name, start, end in [
+        ("first changed chunk", 9, 21),
+        ("0–2 s", 0, 32),
+        ("2–5 s", 32, 50),
+        ("all", 0, 50),
+    ]:
         window = found["windows"][name]
         assert window["frames"] == end - start
         assert window["psnr"] == pytest.approx(psnr(frames[start:end], reference[start:end]), abs=0.01)
@@ -283,7 +288,7 @@ def test_lpips_is_measured_where_it_is_installed(tmp_path, monkeypatch):
             super().__init__()
 
         def forward(self, a, b):
-            assert a.shape[1] == 3 and -1 <= a.min() and a.max() <= 1
+            assert a.shape[1] == 3 and a.min() >= -1 and a.max() <= 1
             return (a - b).abs().mean(dim=(1, 2, 3), keepdim=True)
 
     monkeypatch.setitem(sys.modules, "lpips", SimpleNamespace(LPIPS=Network))
@@ -491,7 +496,9 @@ def test_a_report_of_every_generator(capsys, tmp_path, threads, arguments):
     assert exact["frames"] == coded["frames"] > 0
     first = coded["frames_by_block"][0]
     # The same noise, and no history yet.
-    assert first <= coded["quality"]["identical_frames"] < coded["frames"]
+    assert coded["quality"]["identical_frames"] >= first
+    if arguments[0] != "pocket":  # its last layer begins as zeros
+        assert coded["quality"]["identical_frames"] < coded["frames"]
     assert coded["kv_bytes"][-1] < exact["kv_bytes"][-1]
     assert {"block", "denoise", "read", "encode", "decode"} <= set(coded["ms"]) | {"denoise", "decode"}
     assert (out / coded["video"]).is_file()
