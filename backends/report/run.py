@@ -194,7 +194,7 @@ class Report:
             notes += [f"{row['ratio']:.1f}x smaller"] if row["ratio"] > 1.005 else []
             if row["state"] != WHOLE:
                 notes.append(f"ends at frame {row['frames']}: {row['state']}")
-            sides.append(sheet.Side(self._folder.path / row["video"], row["codec"], " · ".join(notes)))
+            sides.append(sheet.Side(self._folder.path / row["video"], row["codec"], ", ".join(notes)))
         return sides
 
     def write(self) -> None:

@@ -60,10 +60,13 @@ def work(codecs=("BF16", "QVG INT2"), blocks=5, examples=EXAMPLES):
 def report(path, backend=None, fresh=False, said=None, draw=False, **changes):
     asked = work(**changes)
     folder = Folder(path, [task.folder(number) for number, task in enumerate(asked.tasks)])
-    folder.claim(run.settings(asked), fresh)
     with pytest.MonkeyPatch.context() as patch:
         if not draw:
             patch.setattr(plots, "draw", lambda *arguments: "")
+        # What is asked of git depends on what is edited meanwhile.
+        about = {"card": "a card", "torch": torch.__version__, "commit": "1234567"}
+        patch.setattr(run, "describe", lambda *arguments: about)
+        folder.claim(run.settings(asked), fresh)
         say = (said if said is not None else []).append
         Report(asked, backend or FakeBackend(), folder, ["fake"], say).make()
     return read(path)
