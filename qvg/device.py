@@ -9,6 +9,9 @@ import torch
 AttentionName = Literal["cpu-flash", "cuda-flash", "cudnn", "flash-attn-2", "flash-attn-3", "math"]
 
 
+CUDNN_SINCE = (12, 9)  # CUDA versions from which torch itself uses cuDNN attention
+
+
 class Choice(NamedTuple):
     """`dtype` is what spans are decoded to and attention computes in."""
 
@@ -51,6 +54,24 @@ def _choose_cuda(capability: tuple[int, int], head_dim: int) -> Choice:
         )
     if head_dim % 8 or head_dim > 256:
         return Choice(torch.bfloat16, "math", f"head_dim={head_dim} is not a multiple of 8 up to 256")
-    if capability[0] == 9 and head_dim <= 128 and torch.backends.cudnn.is_available():
+    if capability[0] == 9 and head_dim <= 128 and cudnn_refused() is None:
         return Choice(torch.bfloat16, "cudnn", "usually the fastest on Hopper")
     return Choice(torch.bfloat16, "cuda-flash", "usually the fastest")
+
+
+def cudnn_refused() -> str | None:
+    """Returns why cuDNN attention is not used with this torch, as a sentence; None where it may be.
+
+    It is called past torch's own guards. Torch 2.10 turned it off below CUDA 12.9, where compute-sanitizer
+    found it reading out of bounds (pytorch#169849, pytorch#171895); older versions of torch left it on.
+    """
+    if not torch.backends.cudnn.is_available():
+        return "cuDNN attention is not used: this torch has no cuDNN."
+    cuda = tuple(int(part) for part in (torch.version.cuda or "").split(".")[:2] if part.isdigit())
+    if cuda < CUDNN_SINCE:
+        least = ".".join(map(str, CUDNN_SINCE))
+        return f"cuDNN attention is not used: torch for CUDA {torch.version.cuda} has it off, below {least}."
+    enabled = getattr(torch.backends.cuda, "cudnn_sdp_enabled", None)
+    if enabled is not None and not enabled():
+        return "cuDNN attention is not used: it is turned off in torch (`enable_cudnn_sdp`)."
+    return None

@@ -41,7 +41,7 @@ from qvg.config import BF16, PRESETS, CodecConfig
 from qvg.device import AttentionName
 from qvg.layer import LayerCache, Stretch
 from qvg.ops.attention import partial_attention
-from qvg.ops.attention.flash import installed
+from qvg.ops.attention.fastest import fused_names
 from qvg.policy import CachePolicy
 from qvg.rope import Rope
 from qvg.scratch import Scratch
@@ -124,7 +124,7 @@ class Dense:
 
 def _names(device: torch.device) -> list[AttentionName]:
     """Attentions that may run on a GPU; a CPU has one."""
-    return ["cudnn", "cuda-flash", *installed()] if device.type == "cuda" else []
+    return fused_names() if device.type == "cuda" else []
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, name: AttentionName) -> Tensor:
