@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qvg.bench.checks import checks
 from qvg.bench.data import Stream
 from qvg.bench.measure import Row, common_arguments, copy_rate, describe, finish, start, timed
 from qvg.bench.reference import Reference
@@ -30,6 +29,7 @@ from qvg.codecs import build_codec
 from qvg.config import BF16, PRESETS, QVG, CodecConfig
 from qvg.layer import encode_pair
 from qvg.rope import Rope
+from qvg.selfcheck import checks
 
 SETS = 3  # spans that are timed in turn
 LONG = 100  # iterations of the authors' LongCat script
@@ -204,7 +204,7 @@ def refuse_if_wrong(device: torch.device) -> int:
     done = list(checks(device))
     wrong = [check for check in done if not check.passed]
     if wrong:
-        lines = "\n".join(f"  {each.name}: {each.error:.3g}, at most {each.limit:g}" for each in wrong)
+        lines = "\n".join(f"  {each.sentence}" for each in wrong)
         raise SystemExit(f"Nothing is timed: on {device} these differ from plain torch:\n{lines}")
     return len(done)
 
