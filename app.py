@@ -31,6 +31,10 @@ def make_page(device: str = "auto", outputs: Path | None = None, runs_per_visito
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     _prepare()
+    from backends import warmup
+
+    # Every process that is started from here keeps them there.
+    warmup.keep_kernels(outputs or _default_outputs())
     if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):
         # Before anything imports torch.
         from backends.zero import ZeroWorker
@@ -58,6 +62,11 @@ def main() -> None:
     if options.weights:
         # The generator's process reads it too.
         os.environ["QVG_STUDIO_WEIGHTS"] = str(options.weights)
+    if options.check:
+        from backends import checkup
+
+        outputs = options.outputs or _default_outputs()
+        raise SystemExit(checkup.run(options.device, outputs, options.card, options.json))
     try:
         _prepare()
     except environment.CannotStart as error:
@@ -192,6 +201,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="what to compute on (%(default)s)"
+    )
+    parser.add_argument("--check", action="store_true", help="say what works on this machine, and leave")
+    parser.add_argument("--json", action="store_true", help="with --check: as JSON")
+    parser.add_argument(
+        "--card",
+        default="",
+        metavar="SM",
+        help="with --check: also compile the kernels for this card, such as sm_120, which need not be here",
     )
     parser.add_argument(
         "--weights",

@@ -24,6 +24,7 @@ from backends.camera import KEYS, CameraMove
 from backends.failure import explain
 from backends.jobs import Job
 from backends.machine import DeviceInfo, choose, inspect, physical_cores
+from backends.warmup import Use, Warmup
 
 if TYPE_CHECKING:
     import torch
@@ -124,8 +125,12 @@ def main(reports: Connection, device_name: str, loaders: str, controls: Controls
 class Host:
     """Keeps the generator of the last job loaded, and for a while its video, to go on with it."""
 
-    def __init__(self, device: torch.device, loaders: str, controls: Controls) -> None:
+    def __init__(
+        self, device: torch.device, loaders: str, controls: Controls, *, compiles: bool = True
+    ) -> None:
+        """With `compiles`, a job's kernels are compiled before its first block."""
         self._device = device
+        self._compiles = compiles
         self._loaders = loaders
         self._controls = controls
         self._seen = [0] * len(KEYS)  # presses that have been followed
@@ -166,7 +171,7 @@ class Host:
         job = order.job
         last: Done | Failed = NOTHING_MADE
         try:
-            backend = self._load(job.backend_id, say)
+            backend = self._prepare(job, say)
         except Stopped:
             free_memory()
         except Exception as error:
@@ -187,6 +192,15 @@ class Host:
                 else:
                     send(event)
         send(Ended(last, self._usable()))
+
+    def _prepare(self, job: Job, say: Callable[[str], None]) -> Backend:
+        """The job's generator, loaded, and its kernels compiled meanwhile."""
+        if not self._compiles:
+            return self._load(job.backend_id, say)
+        with Warmup(Use.of(job), self._device) as warmup:
+            backend = self._load(job.backend_id, say)
+            warmup.wait(say)
+        return backend
 
     def _session_for(self, job: Job, backend: Backend) -> Session:
         from backends.session import Session

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -73,6 +74,21 @@ def physical_cores() -> int:
     quota, _, period = _read(_CGROUP / "cpu.max").partition(" ")
     limit = -(-int(quota) // int(period)) if quota.isdigit() else len(siblings)
     return max(1, min(len(siblings), limit))
+
+
+def not_writable(folder: Path) -> str:
+    """Why nothing can be kept in `folder`, which may have to be made first; empty where it can."""
+    at = folder.absolute()
+    while not at.exists() and at != at.parent:
+        at = at.parent
+    if not at.is_dir():
+        return f"{at} is not a folder"
+    try:
+        # Asking for permission says nothing of a disk that is full or can only be read.
+        with tempfile.TemporaryFile(dir=at):
+            return ""
+    except OSError as error:
+        return f"{at} cannot be written to ({error.strerror})"
 
 
 def ram_bytes() -> int:

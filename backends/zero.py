@@ -16,6 +16,7 @@ import itertools
 import logging
 import multiprocessing
 import queue
+import subprocess
 import threading
 import time
 from collections import deque
@@ -25,11 +26,12 @@ from typing import NamedTuple
 
 import spaces
 
-from backends import child, machine, registry
+from backends import child, machine, registry, warmup
 from backends.base import Done, Failed, Loading, Progress, Queued, Update
 from backends.child import NOTHING_MADE, Controls, Ended, Host, Order, Ready, Report, make_controls
 from backends.jobs import Job, Run
 from backends.machine import DeviceInfo
+from backends.warmup import Use
 from backends.worker import LOADERS
 
 SLOTS = 8  # runs at once; the Space lends each its GPU
@@ -42,6 +44,7 @@ LENT = DeviceInfo(
     attention="chosen on the GPU",
     reasons=("a GPU is lent for every run, and looked at then",),
 )
+CARDS = ("sm_120",)  # compute capabilities of what may be lent: kernels are compiled for them ahead
 _SPARE = 1.4  # a run that takes longer than was asked for is cut off
 _LEAST_S, _START_S = 20.0, 8.0
 _READ_BYTES_S = 4e8  # weights from a Space's disk, before any were timed
@@ -56,7 +59,8 @@ _hosts: dict[str, Host] = {}  # by loaders; a lent process begins with those of 
 
 def _host(loaders: str) -> Host:
     if loaders not in _hosts:
-        _hosts[loaders] = Host(machine.choose("auto"), loaders, _CONTROLS[0])
+        # Its kernels are compiled before a GPU is asked for.
+        _hosts[loaders] = Host(machine.choose("auto"), loaders, _CONTROLS[0], compiles=False)
     return _hosts[loaders]
 
 
@@ -107,8 +111,10 @@ class ZeroWorker:
         self._numbers = itertools.count(1)
         self._block_s: dict[str, float] = {}  # measured, by generator
         self._load_s: dict[str, float] = {}
+        self._compiling: dict[Use, subprocess.Popen[bytes]] = {}  # or compiled, by a process that has ended
         for backend_id in preload:
             self._preload(backend_id)
+        self._compile([warmup.usual(entry.spec.id) for entry in registry.entries() if entry.missing is None])
 
     @property
     def info(self) -> DeviceInfo:
@@ -163,13 +169,16 @@ class ZeroWorker:
         asked = job.request.blocks
         blocks = sum(asked if side.blocks is None else min(side.blocks, asked) for side in job.sides)
         seconds = self.seconds(job.backend_id, blocks)
+        self._wait_for_kernels(active)
         run.put(Loading(f"Asking the Space for {seconds} s of its GPU."))
         # What a lent process keeps, another one lacks.
         order = Order(active.number, replace(job, video=""))
         last: Done | Failed = NOTHING_MADE
         lent = time.monotonic()
         try:
-            for report in on_gpu(order, active.slot, seconds, self._loaders):
+            # Of one that was stopped meanwhile, nothing is to be made.
+            stopped = _CONTROLS[active.slot].stop.value == active.number
+            for report in () if stopped else on_gpu(order, active.slot, seconds, self._loaders):
                 match report:
                     case Ready(info):
                         self._info = info
@@ -188,6 +197,33 @@ class ZeroWorker:
             self._free.append(active.slot)
             self._begin()
         run.put(last)
+
+    def _compile(self, uses: list[Use]) -> None:
+        """Starts to compile kernels for the cards that may be lent, in the background."""
+        if not warmup.possible() or not uses:
+            return
+        try:
+            process = warmup.start_process(uses, CARDS)
+        except OSError as error:
+            _log.warning("kernels are compiled when they are used: %s", error)
+            return
+        self._compiling |= dict.fromkeys(uses, process)
+
+    def _wait_for_kernels(self, active: _Active) -> None:
+        """Compiles what a run needs and is not there yet: on the GPU it would count as the visitor's time."""
+        use = Use.of(active.run.job)
+        with self._lock:
+            if use not in self._compiling:
+                self._compile([use])
+            process = self._compiling.get(use)
+        told = False
+        while process is not None and process.poll() is None:
+            if _CONTROLS[active.slot].stop.value == active.number:
+                return
+            if not told:
+                active.run.put(Loading(f"Compiling kernels for {use.name}, before a GPU is asked for."))
+                told = True
+            time.sleep(warmup.LOOK_S)
 
     def _time(self, job: Job, report: Report, since_lent_s: float) -> None:
         match report:

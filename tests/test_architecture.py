@@ -21,11 +21,13 @@ PAGE_SIDE = tuple(
         "base",
         "camera",
         "check",
+        "checkup",
         "jobs",
         "machine",
         "plain_text",
         "plan",
         "registry",
+        "warmup",
         "worker",
     ]
 )
@@ -116,6 +118,8 @@ RULES = (
     Rule("backends.session", ("backends.*", "qvg", "qvg.*"), ("torch",)),
     Rule("backends.machine", ("qvg", "qvg.device"), (), ("torch",)),
     Rule("backends.peak", (), (), ("torch",)),
+    Rule("backends.warmup", ("backends", "backends.*", "qvg", "qvg.*"), (), ("torch",)),
+    Rule("backends.checkup", ("backends", "backends.*", "qvg", "qvg.*"), (), ("torch", "av")),
     Rule("backends.child", (*PAGE_SIDE, "backends.failure", "backends.session"), (), ("torch",)),
     Rule("backends.failure", ("backends.base",)),
     Rule("backends.registry", ("backends.base", "backends.plain_text")),

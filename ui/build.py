@@ -132,7 +132,7 @@ class Studio(gr.Blocks):
         }
 
     def _guarded(self, given: dict[str, Any], served_as: Policy) -> dict[str, Any]:
-        """Returns `given`, arguments of the web application, with this page's error handlers and its guard."""
+        """Returns arguments of the web application: `given`, error handlers, middleware and the guard."""
         inner = given.get("lifespan")
 
         @asynccontextmanager

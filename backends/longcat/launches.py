@@ -1,0 +1,32 @@
+"""The kernels that LongCat-Video launches."""
+
+from __future__ import annotations
+
+from backends.longcat.history import MAX_FRAMES
+from backends.longcat.spec import SPEC
+from qvg.config import CodecConfig
+from qvg.launches import launches_of_context, rope_like
+from qvg.ops.ahead import Launch
+from qvg.ops.card import Card
+from qvg.policy import CachePolicy
+
+BY_FRAME = 22  # of 64 rotated pairs, those that tell frames apart
+
+
+def launches(codec: CodecConfig, policy: CachePolicy, card: Card, mode: str) -> dict[Launch, None]:
+    """Returns what continuations launch on `card`, with and without branches of guidance."""
+    geometry = SPEC.geometry
+    assert SPEC.context_latents is not None
+    found: dict[Launch, None] = {}
+    for branches in (1, 2):
+        found |= launches_of_context(
+            geometry,
+            codec,
+            policy,
+            card,
+            frames=SPEC.context_latents,
+            new_frames=SPEC.latents_per_block,
+            rotate=rope_like(MAX_FRAMES, geometry.tokens_per_frame, geometry.head_dim, BY_FRAME),
+            branches=branches,
+        )
+    return found

@@ -1,0 +1,26 @@
+"""The kernels that Self-Forcing launches."""
+
+from __future__ import annotations
+
+from backends.self_forcing.spec import SPEC
+from qvg.config import CodecConfig
+from qvg.launches import launches_of_blocks, rope_like
+from qvg.ops.ahead import Launch
+from qvg.ops.card import Card
+from qvg.policy import CachePolicy
+
+BY_FRAME = 22  # of 64 rotated pairs, those that tell frames apart: Wan2.1's model.py
+
+
+def launches(codec: CodecConfig, policy: CachePolicy, card: Card, mode: str) -> dict[Launch, None]:
+    """Returns what videos launch on `card`."""
+    geometry = SPEC.geometry
+    frames = SPEC.max_blocks * SPEC.latents_per_block
+    return launches_of_blocks(
+        geometry,
+        codec,
+        policy,
+        card,
+        frames_per_block=SPEC.latents_per_block,
+        rotate=rope_like(frames, geometry.tokens_per_frame, geometry.head_dim, BY_FRAME),
+    )

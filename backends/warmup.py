@@ -1,0 +1,268 @@
+"""Kernels compiled before a video needs them, and kept on disk: the first use of each takes a second or more.
+
+A job's launches are found without a GPU, by the generator's own `launches` on tensors without memory. Where
+the GPU is here they are compiled in threads while the model is read from disk, for compilers let go of
+Python; for a GPU that is lent only later, in a process of its own. What cannot be compiled ahead is compiled,
+or done without, when it is launched.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from backends import registry
+from backends.jobs import Job, Side
+from backends.machine import not_writable, physical_cores
+from backends.plan import codec_for
+from qvg.config import PRESETS
+
+if TYPE_CHECKING:
+    import torch
+
+    from qvg.ops.ahead import Compiled, Launch
+    from qvg.ops.card import Card
+
+PRESET = "QVG INT2"  # that the page begins with
+MOST_THREADS = 8
+LOOK_S = 0.25  # how often a job that waits for kernels is asked whether it goes on
+LOWEST_PRIORITY = 19  # nice
+Say = Callable[[str], None]
+_log = logging.getLogger(__name__)
+
+
+class Use(NamedTuple):
+    """What decides which kernels a job launches."""
+
+    backend_id: str
+    sides: tuple[Side, ...]
+    mode: str = ""
+
+    @classmethod
+    def of(cls, job: Job) -> Use:
+        return cls(job.backend_id, job.sides, job.request.mode)
+
+    @property
+    def name(self) -> str:
+        """The presets in words, such as `QVG INT2 and BF16`."""
+        spec = registry.find(self.backend_id) if self.backend_id in registry.IDS else None
+        known = {codec_for(spec, name) if spec else config: name for name, config in PRESETS.items()}
+        names = dict.fromkeys(known.get(side.codec, "this KV cache") for side in self.sides)
+        return " and ".join(names)
+
+
+def usual(backend_id: str) -> Use:
+    """What a visitor gets who changes nothing."""
+    spec = registry.find(backend_id)
+    return Use(backend_id, (Side(codec_for(spec, PRESET), spec.policy),))
+
+
+def possible() -> bool:
+    """Whether kernels can be compiled here at all."""
+    return find_spec("triton") is not None and os.environ.get("TRITON_INTERPRET") != "1"
+
+
+def cache_folder() -> Path:
+    """Where Triton keeps what it compiled."""
+    if named := os.environ.get("TRITON_CACHE_DIR"):
+        return Path(named)
+    return Path(os.environ.get("TRITON_HOME") or os.path.expanduser("~/")) / ".triton" / "cache"
+
+
+def keep_kernels(outputs: Path) -> None:
+    """Makes Triton keep kernels beside the videos where its own folder cannot be written to.
+
+    Where `outputs` cannot either, they are kept until the machine restarts, in a folder nobody else can write
+    to: what lies there is run.
+    """
+    if not not_writable(cache_folder()):
+        return
+    folder = outputs.absolute() / ".triton"
+    if not_writable(folder):
+        folder = Path(tempfile.mkdtemp(prefix="qvg-studio-kernels-"))
+    os.environ["TRITON_CACHE_DIR"] = str(folder)
+
+
+def launches(use: Use, card: Card) -> list[Launch]:
+    """Returns what a job launches on `card`, each once; nothing for a generator that does not say."""
+    name = f"backends.{use.backend_id}.launches"
+    if use.backend_id not in registry.IDS or find_spec(name) is None:
+        return []
+    of = importlib.import_module(name).launches
+    found: dict[Launch, None] = {}
+    for side in use.sides:
+        found |= of(side.codec, side.policy, card, use.mode)
+    return list(found)
+
+
+class Warmup:
+    """The kernels of one job, compiled in the background on the card that is here.
+
+    Several threads compile; launches of one kernel in the same thread, for most differ in nothing that is
+    compiled in.
+    """
+
+    def __init__(self, use: Use, device: torch.device) -> None:
+        """Returns at once. On anything but a GPU nothing is done."""
+        self._name = use.name
+        self._problems: list[str] = []
+        self._done = self._total = 0
+        self._stopped = False
+        self._futures: list[Future[None]] = []
+        self._pool = ThreadPoolExecutor(max(1, min(MOST_THREADS, physical_cores())), "compile")
+        if device.type == "cuda" and possible():
+            self._futures.append(self._pool.submit(self._begin, use, device))
+
+    def __enter__(self) -> Warmup:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Compiles no more than what is being compiled."""
+        self._stopped = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def wait(self, say: Say) -> None:
+        """Returns when all is compiled, saying how far it is. Raises what `say` raises."""
+        while running := [future for future in tuple(self._futures) if not future.done()]:
+            if self._total:
+                count = min(self._done + 1, self._total)
+                say(f"Compiling kernels for {self._name} ({count} of {self._total}).")
+            wait(running, LOOK_S, "FIRST_COMPLETED")
+        if self._problems:
+            _log.warning(
+                "%d kernels were not compiled ahead; the first: %s", len(self._problems), self._problems[0]
+            )
+
+    def _begin(self, use: Use, device: torch.device) -> None:
+        from qvg.ops.card import card_of
+
+        card = card_of(device)
+        try:
+            found = [launch for launch in launches(use, card) if (launch, card.capability) not in _ready]
+        except Exception as error:  # whatever is wrong shows, as a sentence, when the job uses it
+            self._problems.append(_words(error))
+            return
+        groups = _by_kernel(found)
+        self._total = len(found)
+        for group in groups:
+            if not self._stopped:
+                with suppress(RuntimeError):  # the pool was shut down meanwhile
+                    self._futures.append(self._pool.submit(self._compile, group, card.capability))
+
+    def _compile(self, group: Sequence[Launch], capability: tuple[int, int]) -> None:
+        for launch in group:
+            if self._stopped:
+                return
+            _, problem = compile_one(launch, capability)
+            if problem:
+                self._problems.append(problem)
+            self._done += 1
+
+
+_ready: set[tuple[Launch, tuple[int, int]]] = set()  # compiled in this process
+
+
+def compile_one(launch: Launch, capability: tuple[int, int]) -> tuple[Compiled | None, str]:
+    """Compiles one kernel. Returns it, or None and why not, in words."""
+    from qvg.ops.ahead import compile_for
+
+    try:
+        compiled = compile_for(launch, capability)
+    except Exception as error:  # compilers have classes of their own
+        return None, f"{launch.name}: {_words(error)}"
+    _ready.add((launch, capability))
+    return compiled, ""
+
+
+def compiled_for(card: str, uses: Iterable[Use] = ()) -> tuple[list[Compiled], list[str]]:
+    """Compiles for `card`, such as sm_120 or 12.0, which need not be here, one kernel after another.
+
+    `uses` are those of every generator unless given. Returns the different kernels, and problems in words.
+    Raises ValueError for a card that is none.
+    """
+    from qvg.ops.card import kind_of_card
+
+    capability = capability_of(card)
+    if not possible():
+        return [], ["Triton is not installed here, or interprets kernels: none was compiled."]
+    found: dict[Launch, None] = {}
+    problems = []
+    for use in tuple(uses) or tuple(map(usual, registry.IDS)):
+        try:
+            found |= dict.fromkeys(launches(use, kind_of_card(capability)))
+        except Exception as error:  # of one use, and the others are still compiled
+            problems.append(f"{use.name} of {use.backend_id}: {_words(error)}")
+    compiled: dict[str, Compiled] = {}
+    for launch in found:
+        one, problem = compile_one(launch, capability)
+        if one is not None:
+            compiled[one.key] = one
+        else:
+            problems.append(problem)
+    return list(compiled.values()), problems
+
+
+def capability_of(card: str) -> tuple[int, int]:
+    """(12, 0) of sm_120 or 12.0. Raises ValueError."""
+    digits = card.lower().removeprefix("sm_").replace(".", "").rstrip("af")
+    if not digits.isdigit() or len(digits) < 2:
+        raise ValueError(f"{card!r} is no compute capability: write it as sm_120, or as 12.0.")
+    return int(digits[:-1]), int(digits[-1])
+
+
+def start_process(uses: Sequence[Use], cards: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Starts a process that compiles for `cards`, which need not be here, at the lowest priority.
+
+    It ends by itself; its exit code is the number of kernels that could not be compiled, at most 100. Raises
+    OSError.
+    """
+    command = [sys.executable, "-m", "backends.warmup", *cards]
+    process = subprocess.Popen(
+        command,
+        cwd=Path(__file__).resolve().parents[1],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdin is not None
+    with suppress(BrokenPipeError), process.stdin:
+        process.stdin.write(pickle.dumps(tuple(uses)))
+    return process
+
+
+def _by_kernel(found: Iterable[Launch]) -> list[list[Launch]]:
+    groups: dict[str, list[Launch]] = {}
+    for launch in found:
+        groups.setdefault(launch.name, []).append(launch)
+    return list(groups.values())
+
+
+def _words(error: Exception) -> str:
+    words = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
+def main() -> None:
+    if hasattr(os, "nice"):
+        os.nice(LOWEST_PRIORITY)
+    # From the process that started this one, and nobody else.
+    uses: tuple[Use, ...] = pickle.loads(sys.stdin.buffer.read())
+    problems = 0
+    for card in sys.argv[1:]:
+        problems += len(compiled_for(card, uses)[1])
+    raise SystemExit(min(problems, 100))
+
+
+if __name__ == "__main__":
+    main()
