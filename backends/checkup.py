@@ -66,7 +66,8 @@ class Place:
         """Raises ValueError for a GPU that is not here, ImportError without torch."""
         import torch
 
-        torch.set_num_threads(machine.physical_cores())
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(machine.physical_cores())
         return machine.choose(self.name)
 
     @cached_property
@@ -131,8 +132,8 @@ def as_data(found: list[Part]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def elsewhere(device: str, outputs: Path) -> list[tuple[str, tuple[str, ...]]]:
-    """Returns titles and sentences of the report, made in a process of its own: the page loads no torch.
+def elsewhere(device: str, outputs: Path) -> list[Part]:
+    """Returns the report's parts, without their facts, made in a process of its own: the page loads no torch.
 
     A report that fails is a sentence, too.
     """
@@ -143,13 +144,16 @@ def elsewhere(device: str, outputs: Path) -> list[tuple[str, tuple[str, ...]]]:
             command, cwd=root, capture_output=True, text=True, timeout=WAIT_S, stdin=subprocess.DEVNULL
         )
         told = json.loads(ran.stdout)
-        return [(part["title"], tuple(part["sentences"])) for part in told["parts"].values()]
+        return [
+            Part(name, part["title"], tuple(part["sentences"]), works=part.get("works", True))
+            for name, part in told["parts"].items()
+        ]
     except subprocess.TimeoutExpired:
         problem = f"It took longer than {WAIT_S:.0f} s."
     except (OSError, ValueError, KeyError) as error:
         _log.warning("the report on this machine failed: %s", error)
         problem = "It could not be made here; python app.py --check says why."
-    return [("About this machine", (problem,))]
+    return [Part("report", "About this machine", (problem,))]
 
 
 def _failed(title: str, error: Exception) -> str:

@@ -241,3 +241,70 @@ def test_a_generator_is_loaded_ahead_and_one_that_cannot_be_does_no_harm(monkeyp
     monkeypatch.setattr(zero.registry, "find", lambda backend_id: SPEC)
     events = finish(worker.submit(job()))
     assert not any("Loading fake" in event.text for event in events if isinstance(event, Loading))
+
+
+class Compiling:
+    """A process that compiles until it is let go."""
+
+    def __init__(self, uses, cards, ended: bool = False) -> None:
+        self.uses, self.cards, self.ended = list(uses), tuple(cards), ended
+
+    def poll(self) -> int | None:
+        return 0 if self.ended else None
+
+
+@pytest.fixture
+def compilers(monkeypatch):
+    started: list[Compiling] = []
+
+    def start_process(uses, cards) -> Compiling:
+        started.append(Compiling(uses, cards))
+        return started[-1]
+
+    monkeypatch.setattr(zero.warmup, "possible", lambda: True)
+    monkeypatch.setattr(zero.warmup, "start_process", start_process)
+    monkeypatch.setattr(zero.warmup, "LOOK_S", 0.01)
+    return started
+
+
+def test_kernels_are_compiled_before_a_gpu_is_asked_for(worker, compilers):
+    run = worker.submit(job())
+    seen = until(run, Loading)
+    assert seen[-1].text == "Compiling kernels for BF16, before a GPU is asked for."
+    (process,) = compilers
+    assert process.cards == zero.CARDS == ("sm_120",)
+    assert process.uses == [zero.Use.of(run.job)]
+    assert not any("of its GPU" in event.text for event in seen if isinstance(event, Loading))
+    process.ended = True
+    events = finish(run)
+    assert isinstance(events[-1], Done) and not events[-1].stopped
+    # Once is enough.
+    finish(worker.submit(job()))
+    assert len(compilers) == 1
+
+
+def test_a_run_that_is_stopped_while_it_compiles_asks_for_no_gpu(worker, compilers, monkeypatch):
+    asked = []
+    monkeypatch.setattr(zero, "on_gpu", lambda *_: asked.append(1) or iter(()))
+    run = worker.submit(job())
+    until(run, Loading)
+    run.stop()
+    assert finish(run)[-1] == zero.NOTHING_MADE
+    assert not asked
+
+
+def test_a_compiler_that_cannot_be_started_costs_nothing_but_time(worker, compilers, monkeypatch):
+    def fail(uses, cards):
+        raise OSError("Cannot allocate memory")
+
+    monkeypatch.setattr(zero.warmup, "start_process", fail)
+    assert isinstance(finish(worker.submit(job()))[-1], Done)
+
+
+def test_what_visitors_begin_with_is_compiled_in_the_background_at_the_start(compilers, monkeypatch):
+    monkeypatch.setattr(zero, "_hosts", {})
+    zero.ZeroWorker()
+    (process,) = compilers
+    here = [entry.spec.id for entry in registry.entries() if entry.missing is None]
+    assert [use.backend_id for use in process.uses] == here
+    assert {use.name for use in process.uses} == {zero.warmup.PRESET}
