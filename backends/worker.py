@@ -24,8 +24,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 
-from backends import child
+from backends import checkup, child
 from backends.base import Done, Failed, Loading, Progress, Queued, Update
+from backends.checkup import Part
 from backends.child import NOTHING_MADE, Controls, Ended, Order, make_controls
 from backends.failure import explain
 from backends.jobs import Job, Run, Side
@@ -80,6 +81,10 @@ class Worker:
                 atexit.register(self.close)
                 self._thread = threading.Thread(target=self._serve, name="worker", daemon=True)
                 self._thread.start()
+
+    def about(self, outputs: Path) -> list[Part]:
+        """What works on this machine, looked at in a process of its own. Takes seconds or a minute."""
+        return checkup.elsewhere(self._device, outputs)
 
     def submit(self, job: Job) -> Run:
         """Queues a job. Raises RuntimeError once closed."""

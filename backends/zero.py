@@ -22,12 +22,14 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import spaces
 
-from backends import child, machine, registry, warmup
+from backends import checkup, child, machine, registry, warmup
 from backends.base import Done, Failed, Loading, Progress, Queued, Update
+from backends.checkup import Part
 from backends.child import NOTHING_MADE, Controls, Ended, Host, Order, Ready, Report, make_controls
 from backends.jobs import Job, Run
 from backends.machine import DeviceInfo
@@ -45,6 +47,7 @@ LENT = DeviceInfo(
     reasons=("a GPU is lent for every run, and looked at then",),
 )
 CARDS = ("sm_120",)  # compute capabilities of what may be lent: kernels are compiled for them ahead
+ON_THE_GPU = ("device", "attention", "kernels")  # parts of the report on a machine
 _SPARE = 1.4  # a run that takes longer than was asked for is cut off
 _LEAST_S, _START_S = 20.0, 8.0
 _READ_BYTES_S = 4e8  # weights from a Space's disk, before any were timed
@@ -123,6 +126,15 @@ class ZeroWorker:
 
     def start(self) -> None:
         """There is nothing to start before a run."""
+
+    def about(self, outputs: Path) -> list[Part]:
+        """What works on the Space's own machine, and what is lent to it."""
+        lent = Part(
+            "device", "Device", (f"{self._info.name}: a GPU is lent for every run, and looked at then.",)
+        )
+        # The others are about a GPU that is not here.
+        own = [part for part in checkup.elsewhere("cpu", outputs) if part.id not in ON_THE_GPU]
+        return [lent, *own]
 
     def submit(self, job: Job) -> Run:
         """Called in the context of the request that the run is for."""

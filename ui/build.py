@@ -26,6 +26,7 @@ from ui import (
     gauge,
     guard,
     lists,
+    machine,
     models,
     refusals,
     stage,
@@ -230,6 +231,7 @@ def build(worker: WorkerLike, outputs: Path, runs_per_visitor: int = RUNS_PER_VI
                 f"<h1>{text.TITLE}</h1><p>{text.TAGLINE}</p>", elem_classes="brand", apply_default_css=False
             )
             device = gr.HTML(text.DEVICE_UNKNOWN, elem_id="device", apply_default_css=False)
+            about = machine.component()
             gr.HTML(
                 html_template='<button type="button" class="chip"></button>',
                 js_on_load=(_HERE / "page.js").read_text(encoding="utf-8"),
@@ -266,6 +268,9 @@ def build(worker: WorkerLike, outputs: Path, runs_per_visitor: int = RUNS_PER_VI
         shop.pick(events.pick, widgets.model, looked_after, **_EVERY)
         while_loading.tick(events.look, widgets.model, looked_after, **_QUIET)
         widgets.manage.expand(events.look, widgets.model, looked_after, **_QUIET)
+
+        here = machine.Machine(worker, outputs, lambda: desk.shared)
+        about.pick(here.look, None, about, **_QUIET)
 
         timer = gr.Timer(1.0)
         timer.tick(forms.look_for_device, None, [device, timer], **_QUIET)

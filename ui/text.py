@@ -12,6 +12,12 @@ TITLE = "QVG Studio"
 TAGLINE = "Long video from a 2-bit memory"
 LIGHT, DARK = "Light", "Dark"
 DEVICE_UNKNOWN = "looking at this machine"
+MACHINE = {
+    "title": "About this machine",
+    "waiting": "Looking at what works here. This takes some seconds.",
+    "bad": "does not work",
+}
+MACHINE_UNKNOWN = "Nothing is known of it here; python app.py --check looks at it."
 
 MODEL = "Model"
 READY = "Ready"

@@ -22,6 +22,7 @@ import torch
 from backends import registry, zero
 from backends.base import Done, Failed, Loading, Queued, Update
 from backends.camera import CameraMove
+from backends.checkup import Part
 from tests.backends.test_worker import finish, job, until
 from tests.browser.conftest import free_port
 from tests.fake_backend import SPEC
@@ -308,3 +309,13 @@ def test_what_visitors_begin_with_is_compiled_in_the_background_at_the_start(com
     here = [entry.spec.id for entry in registry.entries() if entry.missing is None]
     assert [use.backend_id for use in process.uses] == here
     assert {use.name for use in process.uses} == {zero.warmup.PRESET}
+
+
+def test_the_report_is_of_the_space_and_of_what_is_lent(worker, monkeypatch, tmp_path):
+    found = [
+        Part(name, name, (f"{name}.",)) for name in ("software", "device", "attention", "kernels", "memory")
+    ]
+    monkeypatch.setattr(zero.checkup, "elsewhere", lambda device, outputs: found)
+    told = worker.about(tmp_path)
+    assert [part.id for part in told] == ["device", "software", "memory"]
+    assert "a GPU is lent for every run" in told[0].sentences[0]

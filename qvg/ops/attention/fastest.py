@@ -54,7 +54,7 @@ def fastest(device: torch.device, head_dim: int, usual: AttentionName) -> tuple[
     An attention fails that cannot run on `device` or disagrees with plain torch. Takes some tenths of a
     second, once a process.
     """
-    names = [usual, *(name for name in fused_names() if name != usual)]
+    names: list[AttentionName] = [usual, *(name for name in fused_names() if name != usual)]
     for part in SMALLER:
         try:
             trial = _try(device, head_dim, names, max(1, QUERIES // part), max(1, KEYS // part))
