@@ -92,6 +92,8 @@ def space(tmp_path_factory):
                 "SPACES_ZERO_DEVICE_API_URL": host.address,
                 "SPACE_ID": "owner/studio",
                 "GRADIO_TEMP_DIR": str(folder / "gradio"),
+                # Kernels are interpreted or not made at all: no process compiles them beside the forked ones.
+                "TRITON_INTERPRET": "1",
             },
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -503,6 +503,16 @@ def test_all_by_keyboard(page):
     assert unnamed == []
 
 
+def test_what_is_known_of_this_machine_is_behind_its_name(page):
+    page.click("#machine summary")
+    page.wait_for_function("/app.py --check/.test(document.querySelector('#machine .sheet').textContent)")
+    assert page.locator("#machine .sheet").is_visible(), "it stays open when the report comes"
+    edges = page.locator("#machine .sheet").bounding_box()
+    assert edges["x"] >= 0 and edges["x"] + edges["width"] <= page.viewport_size["width"]
+    page.click("#machine summary")
+    assert not page.locator("#machine .sheet").is_visible()
+
+
 def test_light_and_dark_are_remembered(page):
     def dark():
         return page.evaluate("document.body.classList.contains('dark')")
