@@ -43,6 +43,19 @@ MODEL_LIBRARIES = (
     "huggingface_hub",
     "ftfy",
 )
+# What a module of a generator's folder may import.
+MODEL_FOLDER = (
+    "backends",
+    *(
+        f"backends.{name}"
+        for name in ["artifacts", "base", "camera", "failure", "files", "hub", "plain_text"]
+    ),
+    "backends.media*",
+    "backends.wan*",
+    "{own}*",
+    "qvg",
+    "qvg.*",
+)
 
 
 @dataclass(frozen=True)
@@ -153,42 +166,8 @@ RULES = (
         ("backends.base", "backends.camera", "{own}", "{own}.*", "qvg", "qvg.*"),
         (*MODEL_LIBRARIES, "triton"),
     ),
-    Rule(
-        "backends.lingbot*",
-        (
-            "backends",
-            "backends.artifacts",
-            "backends.base",
-            "backends.camera",
-            "backends.hub",
-            "backends.plain_text",
-            "backends.wan*",
-            "backends.self_forcing.transformer",
-            "{own}*",
-            "qvg",
-            "qvg.*",
-        ),
-        MODEL_LIBRARIES,
-    ),
-    Rule(
-        "backends.*",
-        (
-            "backends",
-            "backends.artifacts",
-            "backends.base",
-            "backends.camera",
-            "backends.failure",
-            "backends.files",
-            "backends.hub",
-            "backends.media*",
-            "backends.wan*",
-            "{own}*",
-            "qvg",
-            "qvg.*",
-        ),
-        MODEL_LIBRARIES,
-        ("torchao", "accelerate"),
-    ),
+    Rule("backends.lingbot*", (*MODEL_FOLDER, "backends.self_forcing.transformer"), MODEL_LIBRARIES),
+    Rule("backends.*", MODEL_FOLDER, MODEL_LIBRARIES, ("torchao", "accelerate")),
 )
 
 
