@@ -98,8 +98,10 @@ def _some_heads(
         if rotate is not None and rope is None:
             k = rotate(k, stretch.first_frame).to(choice.dtype)
         attention = partial(partial_attention, together, k, v, choice.attention)
-        eight_bit = small is not None and not isinstance(stretch.k, Tensor)
-        total.add(eight_bit_attention(small, k, v, attention) if eight_bit else attention())
+        if small is not None and not isinstance(stretch.k, Tensor):
+            total.add(eight_bit_attention(small, k, v, attention))
+        else:
+            total.add(attention())
         # Let go before the next span is decoded.
         del k, v, attention
     if working is None:

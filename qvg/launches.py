@@ -74,7 +74,8 @@ def launches_of_context(
         cache = KVCache(geometry, codec, policy, frames_per_block=new_frames, device=META)
         for _ in range(SPANS):
             for index in range(geometry.layers):
-                cache.layer(index).preload(*(_tokens(geometry, frames) for _ in "kv"), frames)
+                k, v = (_tokens(geometry, frames) for _ in "kv")
+                cache.layer(index).preload(k, v, frames)
             cache.commit()
         k, v, q = (_tokens(geometry, new_frames, branches) for _ in "kvq")
         for index in range(geometry.layers):

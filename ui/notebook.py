@@ -17,8 +17,10 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 _TIMEOUT_S = 120  # the first start of a machine reads gigabytes of packages from its disk
@@ -97,8 +99,7 @@ class Page:
     def _repr_html_(self) -> str:
         """Shows the page below a cell, with a link to it alone; in Colab through Colab's own proxy."""
         if "google.colab" in sys.modules:
-            from google.colab import output
-
+            output: Any = import_module("google.colab").output
             output.serve_kernel_port_as_iframe(self.port, height="900")
             return "<p>The page is shown through Colab's proxy.</p>"
         address = escape(self.place.address)
@@ -154,7 +155,7 @@ def download(model: str, accepted_licence: bool = False) -> None:
     from backends import artifacts
     from backends.base import BackendUnavailable
 
-    shown = display(HTML("<p>Looking at what is here.</p>"), display_id=True)
+    shown: Any = display(HTML("<p>Looking at what is here.</p>"), display_id=True)
 
     def show(progress: artifacts.DownloadProgress) -> None:
         done, total = (artifacts.gigabytes(size) for size in (progress.done_bytes, progress.total_bytes))

@@ -372,9 +372,11 @@ class Runs:
 
     def _submit_again(self, request: gr.Request, owner: str, run_id: str) -> Changes:
         record, past = self._desk.find(owner, run_id), self._past(owner, run_id)
-        if record is None and past is None:
-            return {self._widgets.problem: controls.note(text.GONE, "bad")}
-        return self._submit(request, owner, lambda: past.commission() if past else record.commission)
+        if past is not None:
+            return self._submit(request, owner, past.commission)
+        if record is not None:
+            return self._submit(request, owner, lambda: record.commission)
+        return {self._widgets.problem: controls.note(text.GONE, "bad")}
 
     async def _go_on(
         self, request: gr.Request, visitor: str, run_id: str, go_on: Callable[[Record], None]

@@ -194,8 +194,9 @@ class _CardDriver:
 def _card_in_place(capability: tuple[int, int]) -> Iterator[None]:
     """Makes Triton compile for cards of `capability`."""
     from triton.backends.compiler import GPUTarget
-    from triton.runtime.driver import driver
+    from triton.runtime.driver import driver as current
 
+    driver: Any = current
     target = GPUTarget("cuda", 10 * capability[0] + capability[1], 32)
     if torch.cuda.is_available() and driver.active.get_current_target() == target:
         yield
