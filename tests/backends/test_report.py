@@ -17,7 +17,7 @@ import torch
 from backends import bench, registry
 from backends.base import NoPicture
 from backends.report import __main__ as program
-from backends.report import film, plots, quality, run, tasks
+from backends.report import film, plots, quality, run, sheet, tasks
 from backends.report.folder import Folder, Refused
 from backends.report.run import Report, Work
 from backends.report.tasks import Length, Task
@@ -63,6 +63,7 @@ def report(path, backend=None, fresh=False, said=None, draw=False, **changes):
     with pytest.MonkeyPatch.context() as patch:
         if not draw:
             patch.setattr(plots, "draw", lambda *arguments: "")
+            patch.setattr(sheet, "side_by_side", lambda sides, target, *settings: target.write_bytes(b"mp4"))
         # What is asked of git depends on what is edited meanwhile.
         about = {"card": "a card", "torch": torch.__version__, "commit": "1234567"}
         patch.setattr(run, "describe", lambda *arguments: about)
