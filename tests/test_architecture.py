@@ -155,6 +155,7 @@ RULES = (
         "backends.hub", ("backends", "backends.base", "backends.files"), (), ("huggingface_hub", "filelock")
     ),
     Rule("backends.bench", ("backends.*", "qvg", "qvg.*"), ("torch", "numpy")),
+    Rule("backends.kernels", ("backends", "backends.*", "qvg", "qvg.*"), ("torch",)),
     Rule(
         "backends.report*",
         ("backends", "backends.*", "qvg", "qvg.*"),
