@@ -232,7 +232,7 @@ def test_reading_takes_little_memory_and_waits_for_nothing() -> None:
 def test_storing_waits_for_nothing() -> None:
     cache = KVCache(GEOMETRY, QVG, CachePolicy(every=2, device_bytes=0), frames_per_block=3, device="cuda")
     fill(cache, 2)
-    payloads = cache.layer(0)._offload.load(next(s.host for s in cache.layer(0).stretches() if s.host))
+    payloads = cache.offload.load(next(s.host for s in cache.layer(0).stretches() if s.host))
     with no_waiting():
         stored = [cache.offload.store(*payloads) for _ in range(3)]
         back = [cache.offload.load(span) for span in stored]
