@@ -284,6 +284,7 @@ def _kernels(place: Place) -> Part:
     if find_spec("triton") is None:
         said = "Triton is not installed: plain torch does their work on the GPU, many times slower."
         return Part("kernels", "Kernels", (said,), facts)
+    from qvg.ops.kernels import refused
     from qvg.selfcheck import checks, preset_checks
 
     each = list(checks(place.device, (1, 613)))
@@ -294,11 +295,14 @@ def _kernels(place: Place) -> Part:
          "problem": check.problem}
         for check in (*each, *whole)
     ]  # fmt: skip
+    facts["refused"] = refused()
     right = len(each) + len(whole) - len(wrong)
     sentences = [
         f"{right} of {len(each) + len(whole)} comparisons with plain torch agree: {len(each)} of kernels, "
         f"{len(whole)} of whole presets.",
         *(check.sentence for check in wrong),
+        # What plain torch stood in for agrees with it, and is slow.
+        *refused(),
         keeps,
     ]
     quantised = [check for check in whole if not isinstance(PRESETS[check.name], BF16Config)]

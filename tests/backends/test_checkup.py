@@ -158,9 +158,12 @@ def test_kernels_that_fail_are_named_and_one_working_preset_is_enough(monkeypatc
         selfcheck, "checks", lambda device, lengths: iter([selfcheck.Check("merge", 0, 1e-5)])
     )
     monkeypatch.setattr(selfcheck, "preset_checks", whole)
+    monkeypatch.setattr("qvg.ops.kernels.refused", lambda: ["_assign takes too much shared memory here."])
     working = {"BF16", "KIVI INT2"}
     part = checkup._kernels(place(tmp_path, CARD))
     assert part.works
+    assert part.facts["refused"] == ["_assign takes too much shared memory here."]
+    assert "_assign takes too much shared memory here." in part.sentences
     assert "QVG INT2 does not run: OutOfResources: out of resource: shared memory." in part.sentences
     assert part.sentences[0].startswith(f"3 of {1 + len(PRESETS)} comparisons with plain torch agree")
     working = {"BF16"}
