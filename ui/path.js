@@ -2,7 +2,7 @@
 // reads: KEYS, MOST, MOST_TEXT, MOST_MOVE_TEXT and PLAIN come from there, written before this by ui/pose.py.
 const EDGES = " \n'\"`";
 
-const plainText = (text) => Array.from(text, (sign) => PLAIN[sign] ?? sign).join("");
+const plainText = (text) => text.replace(/[\t\r\v\f]|[^\x00-\x7f]/gu, (sign) => PLAIN[sign] ?? sign);
 
 // By hand: a regular expression for the end of a text begins anew at every space inside.
 function stripped(text, front = EDGES, end = front) {

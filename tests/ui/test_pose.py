@@ -14,7 +14,7 @@ from backends.camera import KEYS, parse_path
 from backends.plain_text import PLAIN
 from backends.pocket.spec import SPEC
 from tests.backends.test_camera import PASTED
-from tests.soak.growth import MOST, RUNS
+from tests.soak.growth import RUNS
 from ui import pose
 
 WALK = SPEC.metres_per_latent
@@ -98,8 +98,9 @@ def test_files_that_cannot_be_read_or_written_are_sentences():
     assert "'fly' is not a key" in pose.write({"path": "fly-2", "kind": "moves", "model": "pocket"})["error"]
 
 
-# The exponent of parsePath's time between 10,000 and 100,000 characters, 0 where that is a few milliseconds.
-# What is steep is measured again: a busy machine is slow at times, a parser always.
+# The exponent of parsePath's time between 10,000 and 100,000 characters, 0 where that takes under 20 ms,
+# and a square seconds. What is steep is measured again: a busy machine is slow at times, a parser always.
+STEEP_IN_A_BROWSER = 1.85  # by the clock, not by the time of the CPU
 STEEPNESS = """
 function milliseconds([beginning, repeated, end], length) {
   const text = beginning + repeated.repeat(length / repeated.length) + end;
@@ -108,7 +109,7 @@ function milliseconds([beginning, repeated, end], length) {
 }
 function steepness(run, tries = 5) {
   const [short, long] = [10_000, 100_000].map((length) => milliseconds(run, length));
-  const steep = long < 5 ? 0 : Math.log10(long / Math.max(short, 0.1));
+  const steep = long < 20 ? 0 : Math.log10(long / Math.max(short, 0.1));
   return steep > MOST_STEEP && tries > 1 ? Math.min(steep, steepness(run, tries - 1)) : steep;
 }
 """
@@ -122,7 +123,7 @@ def test_the_page_reads_text_as_pasted_as_python_does(tmp_path):
     script = tmp_path / "read.js"
     script.write_text(
         f"{pose.PATH_SCRIPT}\nconst texts = {json.dumps([row['text'] for row in PASTED])};\n"
-        f"const runs = {json.dumps(RUNS)}, MOST_STEEP = {MOST};\n{STEEPNESS}\n"
+        f"const runs = {json.dumps(RUNS)}, MOST_STEEP = {STEEP_IN_A_BROWSER};\n{STEEPNESS}\n"
         "const read = texts.map(parsePath).map((moves) => moves && formatPath(moves));\n"
         "console.log(JSON.stringify([read, runs.map(steepness)]));",
         encoding="utf-8",
@@ -130,7 +131,9 @@ def test_the_page_reads_text_as_pasted_as_python_does(tmp_path):
     ran = subprocess.run([node, str(script)], capture_output=True, text=True, check=True)
     read, steepness = json.loads(ran.stdout)
     assert read == [row.get("path") for row in PASTED]
-    assert {run: steep for run, steep in zip(RUNS, steepness, strict=True) if steep > MOST} == {}
+    assert {
+        run: steep for run, steep in zip(RUNS, steepness, strict=True) if steep > STEEP_IN_A_BROWSER
+    } == {}
 
 
 def test_every_key_of_a_keyboard_is_a_key_of_the_camera_wherever_it_is_pressed():
