@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import replace
+from importlib import import_module
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -25,82 +26,51 @@ from backends import registry
 from backends.base import BackendSpec
 from backends.plan import codec_for
 from backends.pocket.world import HARMONICS, OBJECTS, Scenes
-from backends.worldplay.cameras import Projections
-from backends.worldplay.context import Context
-from qvg.config import PRESETS, BF16Config, CodecConfig
-from qvg.launches import META, launches_of_blocks, launches_of_context, launches_of_rewriting, rope_like
-from qvg.layer import LayerCache
+from qvg.config import PRESETS, CodecConfig
+from qvg.launches import META
 from qvg.ops.ahead import Launch, compile_for, noted, resources_of
 from qvg.ops.card import Card, kind_of_card
 from qvg.policy import CachePolicy
-from qvg.rope import Rope
 
 # A100; 3090 and A10; 4090 and L4; H100 and H200; B200; 5090 and RTX PRO 6000.
 CAPABILITIES = ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))
 EIGHT_BIT_FROM = (9, 0)
-FRAMES = 1024  # of rotary tables
 DEMANDING = 0.1  # of a card's shared memory
-LAYERS = 2  # more of them launch the same again
-
-
-def launches_of(
-    spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, card: Card, rope: bool = True
-) -> dict[Launch, None]:
-    """What generating with `spec` launches on `card`, each once; `rope`: decoding turns keys itself."""
-    geometry = replace(spec.geometry, layers=min(LAYERS, spec.geometry.layers))
-    pairs = geometry.head_dim // 2
-    by_frame = pairs - 2 * (pairs // 3)  # as in Wan: 22 of 64
-    tables = rope_like(FRAMES, geometry.tokens_per_frame, geometry.head_dim, by_frame)
-    rotate = tables if rope else _unturned
-    block = spec.latents_per_block
-    if spec.context_latents is not None:
-        return {
-            launch: None
-            for branches in (1, 2)
-            for launch in launches_of_context(
-                geometry,
-                codec,
-                policy,
-                card,
-                frames=spec.context_latents,
-                new_frames=block,
-                rotate=rotate,
-                branches=branches,
-            )
-        }
-    if not spec.modes:
-        return launches_of_blocks(geometry, codec, policy, card, frames_per_block=block, rotate=rotate)
-
-    def read(layer: LayerCache, q: Tensor) -> object:
-        seen = range(policy.layout(layer.blocks).first_visible, layer.blocks)
-        return _in_sight(tables, seen, block).over(layer, q)
-
-    if policy.window is None:
-        return launches_of_blocks(geometry, codec, policy, card, frames_per_block=block, read=read)
-    return launches_of_rewriting(
-        geometry, codec, policy, card, frames_per_block=block, blocks=policy.window, read=read
-    )
+LAYERS = 2
 
 
 def every_launch(card: Card) -> dict[Launch, None]:
-    """What any generator launches on `card` with any preset, and what heads of 64 channels would."""
+    """Returns what any generator launches on `card` with any preset, and what heads of 64 channels would."""
     launches: dict[Launch, None] = {}
     for spec in registry.specs():
-        narrow = replace(spec, geometry=replace(spec.geometry, head_dim=64))
-        for shape, (preset, config) in product((spec, narrow), PRESETS.items()):
-            codec = codec_for(shape, preset)
+        # More layers launch the same again.
+        geometry = replace(spec.geometry, layers=min(LAYERS, spec.geometry.layers))
+        for head_dim, preset in product({64, geometry.head_dim}, PRESETS):
+            described = replace(spec, geometry=replace(geometry, head_dim=head_dim))
+            codec = codec_for(described, preset)
             try:
-                codec.check_head_dim(shape.geometry.head_dim) if not isinstance(config, BF16Config) else None
+                codec.stored_bytes(1, geometry.heads, 1, head_dim)
             except ValueError:
                 continue  # this preset is for wider heads
-            policies = {spec.policy, *(mode.policy for mode in spec.modes)}
-            for policy in policies:
-                for rope in (True,) if spec.modes else (True, False):
-                    launches |= launches_of(shape, codec, policy, card, rope)
-                launches |= launches_of(shape, codec, replace(policy, device_bytes=0), card)
-                if card.capability >= EIGHT_BIT_FROM and not spec.modes:
-                    launches |= launches_of(shape, codec, replace(policy, attention_bits=8), card)
+            for policy, mode in _ways(described, card):
+                launches |= launches_of(described, codec, policy, card, mode)
     return launches | pictures(card)
+
+
+def launches_of(
+    described: BackendSpec, codec: CodecConfig, policy: CachePolicy, card: Card, mode: str
+) -> dict[Launch, None]:
+    """Returns what a video of a generator launches on `card`, each once."""
+    return import_module(f"backends.{described.id}.launches").launches(described, codec, policy, card, mode)
+
+
+def _ways(described: BackendSpec, card: Card) -> Iterator[tuple[CachePolicy, str]]:
+    """Policies and modes that launch different kernels."""
+    for policy, mode in {(described.policy, ""), *((mode.policy, mode.id) for mode in described.modes)}:
+        yield policy, mode
+        yield replace(policy, device_bytes=0), mode
+        if card.capability >= EIGHT_BIT_FROM and not described.modes:
+            yield replace(policy, attention_bits=8), mode
 
 
 def pictures(card: Card) -> dict[Launch, None]:
@@ -116,15 +86,6 @@ def pictures(card: Card) -> dict[Launch, None]:
     with noted(card) as launches:
         render(scenes, empty(4), HEIGHT, WIDTH)
     return launches
-
-
-def _unturned(k: Tensor, first_frame: int) -> Tensor:
-    return k
-
-
-def _in_sight(rope: Rope, blocks: range, frames: int) -> Context:
-    projections = Projections(*(torch.empty((len(blocks) + 1) * frames, 4, 4, device=META) for _ in "qkr"))
-    return Context(tuple(blocks), frames, projections, rope)
 
 
 class Row(NamedTuple):

@@ -99,10 +99,10 @@ def launches(use: Use, card: Card) -> list[Launch]:
     name = f"backends.{use.backend_id}.launches"
     if use.backend_id not in registry.IDS or find_spec(name) is None:
         return []
-    of = importlib.import_module(name).launches
+    of, described = importlib.import_module(name).launches, registry.find(use.backend_id)
     found: dict[Launch, None] = {}
     for side in use.sides:
-        found |= of(side.codec, side.policy, card, use.mode)
+        found |= of(described, side.codec, side.policy, card, use.mode)
     return list(found)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from backends.base import BackendSpec
 from backends.longcat.history import MAX_FRAMES
-from backends.longcat.spec import SPEC
 from qvg.config import CodecConfig
 from qvg.launches import launches_of_context, rope_like
 from qvg.ops.ahead import Launch
@@ -13,10 +13,12 @@ from qvg.policy import CachePolicy
 BY_FRAME = 22  # of 64 rotated pairs, those that tell frames apart
 
 
-def launches(codec: CodecConfig, policy: CachePolicy, card: Card, mode: str) -> dict[Launch, None]:
+def launches(
+    described: BackendSpec, codec: CodecConfig, policy: CachePolicy, card: Card, mode: str
+) -> dict[Launch, None]:
     """Returns what continuations launch on `card`, with and without branches of guidance."""
-    geometry = SPEC.geometry
-    assert SPEC.context_latents is not None
+    geometry = described.geometry
+    assert described.context_latents is not None
     found: dict[Launch, None] = {}
     for branches in (1, 2):
         found |= launches_of_context(
@@ -24,8 +26,8 @@ def launches(codec: CodecConfig, policy: CachePolicy, card: Card, mode: str) -> 
             codec,
             policy,
             card,
-            frames=SPEC.context_latents,
-            new_frames=SPEC.latents_per_block,
+            frames=described.context_latents,
+            new_frames=described.latents_per_block,
             rotate=rope_like(MAX_FRAMES, geometry.tokens_per_frame, geometry.head_dim, BY_FRAME),
             branches=branches,
         )

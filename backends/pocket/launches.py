@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backends.pocket.spec import SPEC
+from backends.base import BackendSpec
 from qvg.config import CodecConfig
 from qvg.launches import launches_of_blocks
 from qvg.ops.ahead import Launch
@@ -10,13 +10,15 @@ from qvg.ops.card import Card
 from qvg.policy import CachePolicy
 
 
-def launches(codec: CodecConfig, policy: CachePolicy, card: Card, mode: str) -> dict[Launch, None]:
+def launches(
+    described: BackendSpec, codec: CodecConfig, policy: CachePolicy, card: Card, mode: str
+) -> dict[Launch, None]:
     """Returns what videos launch on `card`. Keys are rotated by plain torch."""
     return launches_of_blocks(
-        SPEC.geometry,
+        described.geometry,
         codec,
         policy,
         card,
-        frames_per_block=SPEC.latents_per_block,
+        frames_per_block=described.latents_per_block,
         rotate=lambda k, first_frame: k,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backends.self_forcing.spec import SPEC
+from backends.base import BackendSpec
 from qvg.config import CodecConfig
 from qvg.launches import launches_of_blocks, rope_like
 from qvg.ops.ahead import Launch
@@ -12,15 +12,17 @@ from qvg.policy import CachePolicy
 BY_FRAME = 22  # of 64 rotated pairs, those that tell frames apart: Wan2.1's model.py
 
 
-def launches(codec: CodecConfig, policy: CachePolicy, card: Card, mode: str) -> dict[Launch, None]:
+def launches(
+    described: BackendSpec, codec: CodecConfig, policy: CachePolicy, card: Card, mode: str
+) -> dict[Launch, None]:
     """Returns what videos launch on `card`."""
-    geometry = SPEC.geometry
-    frames = SPEC.max_blocks * SPEC.latents_per_block
+    geometry = described.geometry
+    frames = described.max_blocks * described.latents_per_block
     return launches_of_blocks(
         geometry,
         codec,
         policy,
         card,
-        frames_per_block=SPEC.latents_per_block,
+        frames_per_block=described.latents_per_block,
         rotate=rope_like(frames, geometry.tokens_per_frame, geometry.head_dim, BY_FRAME),
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from backends.base import BackendSpec
 from backends.worldplay.cameras import Projections
 from backends.worldplay.context import Context
 from backends.worldplay.rollout import MEMORIES, POSITIONS
-from backends.worldplay.spec import SPEC
 from qvg.config import CodecConfig
 from qvg.launches import META, launches_of_blocks, launches_of_rewriting, rope_like
 from qvg.layer import LayerCache
@@ -19,9 +19,11 @@ from qvg.policy import CachePolicy
 BY_FRAME = 22  # of 64 rotated pairs, those that tell frames apart
 
 
-def launches(codec: CodecConfig, policy: CachePolicy, card: Card, mode: str) -> dict[Launch, None]:
+def launches(
+    described: BackendSpec, codec: CodecConfig, policy: CachePolicy, card: Card, mode: str
+) -> dict[Launch, None]:
     """Returns what videos launch on `card`; `mode` is one of the spec's, "" its first."""
-    geometry, frames = SPEC.geometry, SPEC.latents_per_block
+    geometry, frames = described.geometry, described.latents_per_block
     rope = rope_like(POSITIONS, geometry.tokens_per_frame, geometry.head_dim, BY_FRAME)
     window = policy.window or 2 * policy.every
 
@@ -35,7 +37,7 @@ def launches(codec: CodecConfig, policy: CachePolicy, card: Card, mode: str) -> 
             q, k, v = (torch.cat([q] * len(blocks), 2) for _ in "qkv")
             context.among_themselves(q, k, v, layer.choice)
 
-    memory = MEMORIES[mode or SPEC.modes[0].id]
+    memory = MEMORIES[mode or described.modes[0].id]
     if memory.refresh == "recompute":
         return launches_of_rewriting(
             geometry, codec, policy, card, frames_per_block=frames, blocks=window, read=read
