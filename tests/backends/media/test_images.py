@@ -144,7 +144,12 @@ def test_color_profiles_are_followed(tmp_path):
         assert np.abs(np.subtract(pixel(tmp_path / name), (0, 0, 255))).max() < 8, (mode, name)
 
 
-@pytest.mark.parametrize("profile", [b"junk", exchanged()[:100], exchanged()[:400], bytes(4000)])
+# Named here: the date in a profile is when it was made.
+@pytest.mark.parametrize(
+    "profile",
+    [b"junk", exchanged()[:100], exchanged()[:400], bytes(4000)],
+    ids=["junk", "cut short", "half", "zeros"],
+)
 def test_broken_profiles_and_those_of_other_colors_are_not(tmp_path, profile):
     halves().save(tmp_path / "a.png", icc_profile=profile)
     assert pixel(tmp_path / "a.png") == (255, 0, 0)
