@@ -55,7 +55,7 @@ def test_labels_are_nine_times_walking_plus_turning(keys: tuple[str, ...], label
         ("w-3, fly-2", r"move 2 \(character 6\): 'fly' is not a key"),
         ("w--3", r"move 1 \(character 1\): cannot read"),
         ("right-0.5", "move 1"),  # zero latents to the original, which shows it as an example
-        ("w-3,,a-2", r"move 2 \(character 5\): there is nothing between the commas"),
+        ("w-3,,a-", r"move 2 \(character 6\): cannot read"),
     ],
 )
 def test_a_mistake_in_a_path_is_placed(text: str, words: str) -> None:
