@@ -235,6 +235,12 @@ def test_a_process_compiles_without_a_gpu(tmp_path: Path, monkeypatch) -> None:
     assert list(tmp_path.glob("*/_merge.cubin"))
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_a_process_is_to_compile_for_arrives_as_it_was_sent(preset: str) -> None:
+    uses = (use("pocket", preset, "BF16"), use("worldplay", preset))
+    assert warmup._parsed(warmup._written(uses)) == uses
+
+
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch):
     """Without a place of Triton's own that can be written to."""

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from qvg.bench import cache, checks, ops, table
+from qvg import selfcheck
+from qvg.bench import cache, ops, table
 from qvg.bench.__main__ import main
 from qvg.bench.data import Stream
 from qvg.bench.measure import alternating, timed, usual_path
@@ -50,11 +51,11 @@ def test_ops_prints_its_tables_and_one_object(
 
 
 def test_nothing_is_timed_where_a_kernel_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = checks.hadamard
-    monkeypatch.setattr(checks, "hadamard", lambda x: 1.001 * right(x))
+    right = selfcheck.hadamard
+    monkeypatch.setattr(selfcheck, "hadamard", lambda x: 1.001 * right(x))
     with pytest.raises(SystemExit, match="hadamard, 63 tokens"):
         ops.refuse_if_wrong(CPU)
-    monkeypatch.setattr(checks, "hadamard", lambda x: float("nan") * right(x))
+    monkeypatch.setattr(selfcheck, "hadamard", lambda x: float("nan") * right(x))
     with pytest.raises(SystemExit, match="nan"):
         ops.refuse_if_wrong(CPU)
 

@@ -209,6 +209,7 @@ def test_a_damaged_block_on_the_disk_does_not_take_the_others_along(tmp_path: Pa
         for _ in range(20):
             data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
         broken.write_bytes(bytes(data[: dice.choice([len(data), dice.randrange(len(data)), 0])]))
+        kept.release()  # as the system does when a program ends
         history.take_up(tmp_path)
         (past,) = history.read(tmp_path, 1)
         assert past.state == "done"
