@@ -121,6 +121,7 @@ RULES = (
             "backends.artifacts",
             "backends.base",
             "backends.camera",
+            "backends.files",
             "backends.plain_text",
             "backends.wan.spec",
             "{own}.*",

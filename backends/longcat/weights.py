@@ -53,7 +53,7 @@ def load(
     """
     # Without data, before anything is copied.
     model = empty(config)
-    checkpoint.fill(model, {name: tensor.to("meta") for name, tensor in tensors.items()}, "meta", dtype)
+    checkpoint.check(model, tensors)
     if merged is not None:
         lora.check(model, merged)
     for prefix, part, home in parts(model, devices):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from backends import files
 from backends.base import BackendSpec
 from backends.pocket.words import VOCABULARY
 from qvg.config import CacheGeometry
@@ -54,7 +55,7 @@ SPEC = BackendSpec(
 
 def missing() -> str | None:
     """Why Pocket World cannot run here, as a sentence; None when it can."""
-    absent = [name for name in FILES if not (WEIGHTS / name).is_file()]
+    absent = [name for name in FILES if not files.whole(WEIGHTS / name)]
     if not absent:
         return None
     return f"Its weights are incomplete ({', '.join(absent)} not in {WEIGHTS}): clone the repository again."

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from backends import files
 from backends.base import BackendUnavailable
 from backends.pocket import spec
 from backends.pocket.autoencoder import Autoencoder
@@ -63,10 +64,12 @@ def place(
     autoencoder.to(memory_format=torch.channels_last)
 
 
-def _fill(model: nn.Module, files: list[Path]) -> None:
+def _fill(model: nn.Module, paths: list[Path]) -> None:
     stored: dict[str, Tensor] = {}
-    for file in files:
+    for file in paths:
         try:
+            if fault := files.inspect(file).fault:
+                raise OSError(f"it {fault}")
             stored.update(load_file(file))
         except (OSError, SafetensorError) as error:
             raise BackendUnavailable(

@@ -202,9 +202,11 @@ def _card_in_place(capability: tuple[int, int]) -> Iterator[None]:
         yield
         return
     with _substituted:
-        before = driver._active
+        # Triton 3.4 keeps its driver by another name than later versions.
+        before = dict(vars(driver))
         driver.set_active(_CardDriver(target))
         try:
             yield
         finally:
-            driver._active = before
+            vars(driver).clear()
+            vars(driver).update(before)

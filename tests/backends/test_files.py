@@ -216,3 +216,19 @@ def test_a_description_that_is_none(tmp_path, content, words):
         files.read_json(path)
     path.write_bytes(b'\xef\xbb\xbf{"a": 1}')
     assert files.read_json(path) == {"a": 1}
+
+
+def test_the_embedded_models_files_are_named_too(tmp_path, monkeypatch):
+    """A clone without Git LFS has pointers in their places."""
+    from backends.pocket import spec, weights
+
+    for name in spec.FILES:
+        (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(
+        BackendUnavailable, match=r"autoencoder\.safetensors cannot be read \(it is a Git LFS"
+    ):
+        weights.load(tmp_path, torch.device("cpu"), torch.float32)
+    monkeypatch.setattr(spec, "WEIGHTS", tmp_path)
+    assert "autoencoder.safetensors" in str(spec.missing())
+    monkeypatch.undo()
+    assert spec.missing() is None

@@ -173,11 +173,11 @@ def test_sides_play_in_step_and_are_wiped_subtracted_and_exported(page, tmp_path
     page.click(".toggle")
     page.wait_for_selector(".toggle[aria-label=Play]")
     # Beyond the last frame there is none to step to.
-    page.fill(".seek", "3.3")
-    all_show(page, 39)
+    page.fill(".seek", "3.95")
+    all_show(page, 47)
     page.click(".playback [data-step='1']")
     page.click(".playback [data-step='-1']")
-    all_show(page, 38)
+    all_show(page, 46)
     page.fill(".seek", "1")
     all_show(page, 12)
     page.click(".playback [data-step='1']")
@@ -192,8 +192,8 @@ def test_sides_play_in_step_and_are_wiped_subtracted_and_exported(page, tmp_path
     picture(page, "difference")
 
     video = download(page, "#export-video", tmp_path)
-    assert len(list(media.decode(video))) == 40
-    assert Image.open(download(page, "#export-gif", tmp_path)).n_frames == 40
+    assert len(list(media.decode(video))) == 48
+    assert Image.open(download(page, "#export-gif", tmp_path)).n_frames == 48
     told = json.loads(download(page, "#export-json", tmp_path).read_text())
     assert [side["codec"] for side in told["made"]["sides"]] == ["BF16", "QVG INT2", "QVG-Max", "KIVI INT2"]
 
