@@ -81,7 +81,10 @@ def main() -> None:
         raise SystemExit(problem)
     # As docker, systemd and Spaces end a program: it cleans up as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    page = make_page(options.device, options.outputs, options.runs_per_visitor)
+    try:
+        page = make_page(options.device, options.outputs, options.runs_per_visitor)
+    except KeyboardInterrupt:
+        raise SystemExit(0) from None
     outputs = page.outputs
     if not environment.may_write_to(outputs):
         print(
@@ -233,7 +236,7 @@ def _login(text: str) -> tuple[str, str]:
 
 
 def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
+    if not (len(text) < 10 and text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError("write a whole number from 1")
     return int(text)
 

@@ -10,9 +10,12 @@ import errno
 import json
 import re
 import stat
+import sys
 import zipfile
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import pairwise
+from math import prod
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal, NamedTuple
 
@@ -204,10 +207,14 @@ def _safetensors(header: bytes, length: int, size: int) -> Finding:
         return Finding("safetensors", "is cut off")
     try:
         described = json.loads(header)
-        ends = [entry["data_offsets"][1] for name, entry in described.items() if name != "__metadata__"]
-        end = 8 + length + max(ends, default=0)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        tensors = [_tensor(entry) for name, entry in described.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Finding("safetensors", "is damaged in its header")
+    places = sorted(tensors)
+    # They lie one behind the other, as the format says: no byte belongs to two.
+    if any(place[0] != before[1] for before, place in pairwise([(0, 0), *places])):
+        return Finding("safetensors", "is damaged in its header")
+    end = 8 + length + max((stop for _, stop in places), default=0)
     if size < end:
         return Finding("safetensors", "is cut off")
     if size > end:
@@ -215,17 +222,40 @@ def _safetensors(header: bytes, length: int, size: int) -> Finding:
     return Finding("safetensors")
 
 
+def _tensor(entry: Mapping[str, Any]) -> tuple[int, int]:
+    """Where a tensor of a safetensors header begins and ends. Raises ValueError, KeyError or TypeError."""
+    start, stop = entry["data_offsets"]
+    sizes = [start, stop, *entry["shape"]]
+    # A number takes half a byte at least.
+    if not isinstance(entry["dtype"], str) or any(type(size) is not int or size < 0 for size in sizes):
+        raise ValueError
+    if start > stop or prod(entry["shape"]) > 2 * (stop - start):
+        raise ValueError
+    return start, stop
+
+
 def _zip(path: Path) -> Finding:
     """The table of contents of a zip is its end."""
+    again = "save it again with torch.save, or as safetensors"
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            packed = any(
+                entry.compress_type != zipfile.ZIP_STORED
+                for entry in archive.infolist()
+                if "/data/" in entry.filename
+            )
+            orders = {archive.read(name) for name in names if name.endswith("/byteorder")}
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return Finding("pytorch", "is cut off")
     if not any(name.count("/") == 1 and name.endswith("/data.pkl") for name in names):
         return Finding("unknown", "is a zip archive, but not one that PyTorch wrote", "unpack it first")
     if any(name.endswith("/constants.pkl") for name in names):
         return Finding("unknown", "is a TorchScript program, not weights", "use a file of weights")
+    if packed:
+        return Finding("unknown", "was compressed by another program than PyTorch", again)
+    if orders - {sys.byteorder.encode()}:
+        return Finding("unknown", "was written on a machine of the other byte order", again)
     return Finding("pytorch")
 
 

@@ -14,6 +14,7 @@ import os
 import pickle
 import struct
 import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ PARTS = ("generator_ema", "generator", "model", "state_dict", "module")
 _SHOWN = 4  # names in an error before "and n more"
 _PIECE = 1 << 24  # numbers copied at once: 64 MB in FP32
 _DEEPEST = 4  # dictionaries around the tensors
+_SAVE_AGAIN = "save it again with torch.save, or as safetensors"
 _PICKLE = b"\x80"  # how pickles begin
 # What data parallelism, compiling and other programs put before names, and trainers inside them.
 _PREFIXES = ("module.", "model.", "diffusion_model.", "generator.", "generator_ema.")
@@ -361,7 +363,8 @@ def _unpickled(path: Path, zipped: bool) -> object:
                 return torch.load(file, map_location="cpu", weights_only=True)
             # Tensors without data that know their place in the file, as torch's notes on serialization say.
             with FakeTensorMode():
-                return _stored(path, torch.load(file, map_location="cpu", weights_only=True), _DEEPEST)
+                loaded = torch.load(file, map_location="cpu", weights_only=True)
+                return _stored(path, loaded, _records(path), _DEEPEST)
         except pickle.UnpicklingError as error:
             if zipped or pickled or "GLOBAL" in str(error):
                 why = "it holds more than tensors, such as a program, which is not run"
@@ -371,21 +374,40 @@ def _unpickled(path: Path, zipped: bool) -> object:
             raise files.damaged(path, "it is no file of weights, or damaged") from error
 
 
-def _stored(path: Path, saved: object, depth: int) -> object:
+def _records(path: Path) -> dict[int, int]:
+    """Returns where the records of a PyTorch file begin, in bytes, and how long each is."""
+    found = {}
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        for entry in archive.infolist():
+            # The lengths of the name and of what follows it, in the record's own header.
+            file.seek(entry.header_offset + 26)
+            name, extra = struct.unpack("<HH", file.read(4))
+            found[entry.header_offset + 30 + name + extra] = entry.file_size
+    return found
+
+
+def _stored(path: Path, saved: object, records: Mapping[int, int], depth: int) -> object:
     if isinstance(saved, Tensor):
         storage: Any = saved.untyped_storage()
+        # torch reckons where its own writer puts a record, and does not look.
+        if storage.nbytes() and records.get(storage._checkpoint_offset) != storage.nbytes():
+            raise files.damaged(path, "it was packed again by another program", _SAVE_AGAIN)
+        if saved.is_neg() or saved.is_conj():
+            raise files.damaged(path, "it holds numbers whose sign is kept apart from them", _SAVE_AGAIN)
         offset = storage._checkpoint_offset + saved.storage_offset() * saved.dtype.itemsize
         stride = None if saved.is_contiguous() else saved.stride()
         stored = Stored(path, offset, saved.shape, saved.dtype, stride)
         if offset + stored.extent > path.stat().st_size:
             raise files.damaged(path, "it is cut off")
         return stored
-    if isinstance(saved, Mapping) and depth:
+    if isinstance(saved, Mapping):
+        if not depth:
+            raise files.damaged(path, f"its tensors are more than {_DEEPEST} dictionaries deep", _SAVE_AGAIN)
         # One tensor under two names stays one.
         made: dict[int, object] = {}
         for value in saved.values():
             if id(value) not in made:
-                made[id(value)] = _stored(path, value, depth - 1)
+                made[id(value)] = _stored(path, value, records, depth - 1)
         return {name: made[id(value)] for name, value in saved.items()}
     return saved
 

@@ -115,7 +115,7 @@ def compile_for(launch: Launch, capability: tuple[int, int]) -> Compiled:
     Needs Triton, not its interpreter, and no GPU. While it runs, other threads must not launch kernels unless
     `capability` is that of the current GPU. Raises Triton's errors where the kernel cannot be compiled.
     """
-    with _card_in_place(capability):
+    with _card_in_place(capability) as is_here:
         compiled = launch.kernel.run(
             *(None if x is None else _argument(x) for x in launch.tensors),
             # A number that would be special in any other place: 1 and multiples of 16 are.
@@ -125,6 +125,9 @@ def compile_for(launch: Launch, capability: tuple[int, int]) -> Compiled:
             warmup=True,
             **dict(launch.options),
         )
+        if is_here:
+            # Puts it on the GPU, and before Triton 3.7 compiles the C function that launches it.
+            _ = compiled.run
     return Compiled(launch.name, capability, compiled.metadata.shared, compiled.hash, compiled.asm["cubin"])
 
 
@@ -191,22 +194,22 @@ class _CardDriver:
 
 
 @contextmanager
-def _card_in_place(capability: tuple[int, int]) -> Iterator[None]:
-    """Makes Triton compile for cards of `capability`."""
+def _card_in_place(capability: tuple[int, int]) -> Iterator[bool]:
+    """Makes Triton compile for cards of `capability`; yields whether the current GPU is one."""
     from triton.backends.compiler import GPUTarget
     from triton.runtime.driver import driver as current
 
     driver: Any = current
     target = GPUTarget("cuda", 10 * capability[0] + capability[1], 32)
     if torch.cuda.is_available() and driver.active.get_current_target() == target:
-        yield
+        yield True
         return
     with _substituted:
         # Triton 3.4 keeps its driver by another name than later versions.
         before = dict(vars(driver))
         driver.set_active(_CardDriver(target))
         try:
-            yield
+            yield False
         finally:
             vars(driver).clear()
             vars(driver).update(before)

@@ -3,6 +3,8 @@
 import errno
 import json
 import mmap
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -210,3 +212,86 @@ def test_a_disk_that_fails_is_no_fault_of_the_file_either(tmp_path, monkeypatch)
     with pytest.raises(BackendUnavailable, match="Input/output error") as caught:
         checkpoint.fill(model(), weights, "cpu", torch.bfloat16)
     assert "delete" not in str(caught.value)
+
+
+def repacked(path: Path, compressed: bool = False, order: bytes | None = None) -> Path:
+    """A PyTorch file as another program's zip, where records are not aligned."""
+    state = {"a": torch.arange(12.0).view(3, 4), "b": torch.arange(5.0)}
+    torch.save(state, path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    kind = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        for name, data in parts.items():
+            archive.writestr(name, order if order and name.endswith("/byteorder") else data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "packed again by another program"),
+        ({"compressed": True}, "compressed by another program"),
+        ({"order": b"big"}, "other byte order"),
+    ],
+)
+def test_a_pytorch_file_that_was_packed_again_is_no_file_of_other_numbers(tmp_path, options, words):
+    path, problem, read = repacked(tmp_path / "model.pt", **options), "", {}
+    try:
+        read = checkpoint.read(path)
+    except BackendUnavailable as error:
+        problem = str(error)
+    if options or problem:
+        assert words in problem and "model.pt" in problem
+    else:  # a torch that looks where records are
+        assert torch.equal(read["a"], torch.arange(12.0).view(3, 4))
+        assert torch.equal(read["b"], torch.arange(5.0))
+
+
+def test_what_is_too_deep_or_has_its_sign_elsewhere_is_refused(tmp_path):
+    path = tmp_path / "model.pt"
+    nested: object = {"a": torch.ones(2)}
+    for _ in range(6):
+        nested = {"module": nested}
+    for saved, words in ((nested, "dictionaries deep"), ({"a": torch._neg_view(torch.ones(2))}, "sign")):
+        torch.save(saved, path)
+        with pytest.raises(BackendUnavailable, match=words):
+            checkpoint.read(path)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"shape": [1], "data_offsets": [0, 4]},
+        {"dtype": "F32", "data_offsets": [0, 4]},
+        {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": "1", "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": None, "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [1 << 70], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 5]},
+        {"dtype": "F32", "shape": [1], "data_offsets": [None, 4]},
+        {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]},
+        {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]},
+        [],
+        None,
+        "F32",
+    ],
+    ids=str,
+)
+def test_a_header_of_safetensors_that_makes_no_sense_is_a_sentence(tmp_path, entry):
+    head = json.dumps({"a": entry}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(head).to_bytes(8, "little") + head + bytes(8))
+    with pytest.raises(BackendUnavailable, match=r"model\.safetensors cannot be read"):
+        checkpoint.read(path)
+
+
+def test_two_tensors_of_the_same_bytes_are_no_safetensors_file(tmp_path):
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    head = json.dumps({"a": entry, "b": entry}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(head).to_bytes(8, "little") + head + bytes(4))
+    with pytest.raises(BackendUnavailable, match="damaged in its header"):
+        checkpoint.read(path)
