@@ -201,7 +201,8 @@ def main(arguments: list[str] | None = None) -> int:
         launches = noted_for[kind]
         if options.select == "largest" and rows:
             # What took next to nothing on one card will not fill another.
-            launches = [launch for launch in launches if launch.name in demanding]
+            easy = {row.kernel for row in rows} - demanding
+            launches = [launch for launch in launches if launch.name not in easy]
         for row in compiled(launches, card):
             rows.append(row)
             if row.error or row.shared_bytes > DEMANDING * row.limit_bytes:

@@ -86,7 +86,7 @@ def test_positions_beyond_the_table_are_refused() -> None:
 
 def scores(views: Views, origin: Tensor) -> Tensor:
     """fp32 [H, S, S] of projected queries and keys, and projected values brought back, added up."""
-    matrices = Projections.of(views, origin, CPU)
+    matrices = Projections.of(views, origin, DEVICE)
     q, k = (
         project(buffer_slice(2, 3 * len(views)).roll(i), m)
         for i, m in enumerate((matrices.query, matrices.key))
