@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
 
+from tests.ui.coroutines import run
 from ui.guard import Guard, Policy, policy
 
 PORT = 7860
@@ -39,7 +39,7 @@ def ask(
         "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
     }  # fmt: skip
     guard = Guard(application, served, lambda: shared_at)
-    asyncio.run(guard(scope, None, send))  # type: ignore[arg-type]
+    run(guard(scope, None, send))  # type: ignore[arg-type]
     first = sent[0]
     if first["type"] == "websocket.close":
         return first["code"], "", []

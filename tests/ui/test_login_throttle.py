@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.ui.coroutines import run
 from ui import login_throttle
 from ui.login_throttle import LoginThrottle
 
@@ -58,7 +59,7 @@ def test_each_wrong_password_makes_the_next_one_wait_longer(door):
         assert await door.attempt("right", address="b") == 200
         assert await door.attempt("wrong", path="/gradio_api/upload") == 400
 
-    asyncio.run(guess())
+    run(guess())
     assert door.waits == [1, 2, 4, 8, 8]
 
 
@@ -74,7 +75,7 @@ def test_it_is_forgotten(door, how):
         door.waits.clear()
         await door.attempt("wrong")
 
-    asyncio.run(guess())
+    run(guess())
     assert door.waits == []
 
 
@@ -82,7 +83,7 @@ def test_guesses_at_once_wait_for_each_other_and_many_are_refused(door):
     async def guess() -> list[int]:
         return await asyncio.gather(*(door.attempt("wrong") for _ in range(60)))
 
-    answers = asyncio.run(guess())
+    answers = run(guess())
     assert sorted(answers) == [400] * door.asked + [429] * (60 - door.asked)
     assert door.asked <= 8
 
@@ -92,5 +93,5 @@ def test_it_remembers_no_more_than_so_many(door):
         for number in range(2000):
             await door.attempt("wrong", address=str(number))
 
-    asyncio.run(guess())
+    run(guess())
     assert len(door._throttle._addresses) == 1000
