@@ -10,12 +10,7 @@ function say() {
 }
 
 range.addEventListener("input", say);
-range.addEventListener("change", () => {
-  const share = Number(range.value);
-  // Known here too: an answer that is the value from before the move would otherwise change nothing.
-  props.value = { ...props.value, share };
-  trigger("pick", { share });
-});
+range.addEventListener("change", () => trigger("pick", { share: Number(range.value) }));
 element.addEventListener("click", (event) => {
   const chip = event.target.closest(".chip");
   if (chip) trigger("pick", { name: chip.textContent });

@@ -19,7 +19,9 @@ def value(spec: BackendSpec, blocks: int, budget_mib: int) -> dict[str, Any]:
     """Where the slider stands for a budget of so many MiB, 0 for none."""
     whole = bf16_bytes(spec, blocks)
     share = min(ALL, round(ALL * budget_mib * MIB / whole)) if budget_mib and whole else ALL
-    return {"share": share, "bf16_mib": whole / MIB}
+    # The budget itself is not shown. It makes an answer another value than before the slider was moved by
+    # hand: the page draws only what changes.
+    return {"share": share, "bf16_mib": whole / MIB, "budget_mib": budget_mib}
 
 
 def component(spec: BackendSpec) -> gr.HTML:

@@ -60,7 +60,7 @@ def policy(server_name: str, root_path: str, allowed: Iterable[str], hosted: boo
         others=not local and not further,
         # A name can be bound to another address; an address cannot.
         numbers=not local,
-        forwarded=root_path.startswith("/"),
+        forwarded=root_path.startswith("/") and not further,
     )
 
 
@@ -81,7 +81,7 @@ class Guard:
         headers = Headers(scope=scope)
         problem = self._problem(scope, headers)
         if problem:
-            _log.info("%s was refused: %s", scope["path"], problem)
+            _log.info("%r was refused: %s", scope["path"], problem)
             refusal = PlainTextResponse(problem, 403) if scope["type"] == "http" else WebSocketClose(1008)
             return await refusal(scope, receive, send)
         secure = "https" in (scope["scheme"], headers.get("x-forwarded-proto", "").partition(",")[0].strip())
