@@ -122,7 +122,7 @@ K_MEANS, SEEDING = "qvg.ops.kmeans.triton", "qvg.ops.seeding.triton"
 OPS: list[tuple[str, str, Callable[[], Any], Callable[[], Any]]] = [
     (
         K_MEANS,
-        "_assign",
+        "_nearest",
         lambda: kmeans(tokens(), CLUSTERS, 2, 3),
         lambda: kmeans_reference(tokens(), CLUSTERS, 2, 3),
     ),
