@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backends.machine import not_writable
 from ui import environment
 
 if TYPE_CHECKING:
@@ -86,10 +87,8 @@ def main() -> None:
     except KeyboardInterrupt:
         raise SystemExit(0) from None
     outputs = page.outputs
-    if not environment.may_write_to(outputs):
-        print(
-            f"{outputs} cannot be written to: videos play, but are not kept. Choose another with --outputs."
-        )
+    if problem := not_writable(outputs):
+        print(f"{problem}: videos play, but are not kept. Choose another folder with --outputs.")
     prefix = os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
     if prefix and not options.root_path:
         path = f"{prefix.rstrip('/')}/proxy/{options.port}"

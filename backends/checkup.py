@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What was found of one thing. Without `works` the program cannot do what it is for."""
+    """A part of the report. Without `works` the program cannot do its main job."""
 
     id: str
     title: str
@@ -143,10 +143,10 @@ def elsewhere(device: str, outputs: Path) -> list[Part]:
         ran = subprocess.run(
             command, cwd=root, capture_output=True, text=True, timeout=WAIT_S, stdin=subprocess.DEVNULL
         )
-        told = json.loads(ran.stdout)
+        report = json.loads(ran.stdout)
         return [
             Part(name, part["title"], tuple(part["sentences"]), works=part.get("works", True))
-            for name, part in told["parts"].items()
+            for name, part in report["parts"].items()
         ]
     except subprocess.TimeoutExpired:
         problem = f"It took longer than {WAIT_S:.0f} s."
@@ -420,7 +420,7 @@ def _generators(place: Place) -> Part:
     for entry in registry.entries():
         try:
             words, fact = _generator(entry, place.info)
-        except Exception as error:  # of one of them, and the others are still told
+        except Exception as error:  # in one of them: the others are still reported
             words, fact = _failed(entry.spec.title, error), {"problem": str(error)}
         sentences.append(words)
         facts[entry.spec.id] = fact

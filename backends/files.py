@@ -78,7 +78,7 @@ def whole(path: Path, size: int = 0, exact: bool = False, resized: bool = True) 
 
 
 def check(path: Path) -> Finding:
-    """Returns what is at `path`. Raises BackendUnavailable, saying what it is, where that is not weights."""
+    """Returns the kind of file at `path`. Raises BackendUnavailable, naming it, where it holds no weights."""
     found = inspect(path)
     if found.fault:
         raise damaged(path, f"it {found.fault}", found.way)

@@ -77,9 +77,9 @@ def physical_cores() -> int:
 
 
 def not_writable(folder: Path) -> str:
-    """Why nothing can be kept in `folder`, which may have to be made first; empty where it can."""
+    """Returns why no file can be written to `folder`, which need not exist yet; empty where one can."""
     at = folder.absolute()
-    while not at.exists() and at != at.parent:
+    while not os.path.lexists(at) and at != at.parent:
         at = at.parent
     if not at.is_dir():
         return f"{at} is not a folder"

@@ -62,7 +62,7 @@ _hosts: dict[str, Host] = {}  # by loaders; a lent process begins with those of 
 
 def _host(loaders: str) -> Host:
     if loaders not in _hosts:
-        # Its kernels are compiled before a GPU is asked for.
+        # Its kernels are compiled before a GPU is requested.
         _hosts[loaders] = Host(machine.choose("auto"), loaders, _CONTROLS[0], compiles=False)
     return _hosts[loaders]
 
@@ -228,13 +228,13 @@ class ZeroWorker:
             if use not in self._compiling:
                 self._compile([use])
             process = self._compiling.get(use)
-        told = False
+        announced = False
         while process is not None and process.poll() is None:
             if _CONTROLS[active.slot].stop.value == active.number:
                 return
-            if not told:
-                active.run.put(Loading(f"Compiling kernels for {use.name}, before a GPU is asked for."))
-                told = True
+            if not announced:
+                active.run.put(Loading(f"Compiling kernels for {use.name}, before a GPU is requested."))
+                announced = True
             time.sleep(warmup.LOOK_S)
 
     def _time(self, job: Job, report: Report, since_lent_s: float) -> None:

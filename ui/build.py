@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,12 @@ _RUNNING: dict[str, Any] = {**_EVERY, "concurrency_limit": None}
 _DECODING: dict[str, Any] = {**_QUIET, "concurrency_limit": decoding.AT_ONCE, "concurrency_id": "decoding"}
 
 
-# Of `gr.Blocks.launch`, what may be given by position.
-_POSITIONAL = (
-    "inline", "inbrowser", "share", "debug", "max_threads", "auth", "auth_message", "prevent_thread_lock",
-    "show_error", "server_name", "server_port",
-)  # fmt: skip
+# Parameters of `gr.Blocks.launch` that may be given by position, `self` apart.
+_POSITIONAL = tuple(
+    name
+    for name, parameter in signature(gr.Blocks.launch).parameters.items()
+    if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+)[1:]
 
 
 class Studio(gr.Blocks):

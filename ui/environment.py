@@ -74,7 +74,7 @@ def is_loopback(address: str) -> bool:
 
 
 def server_name(host: str | None) -> str:
-    """Where Gradio listens, as it wants it written: IPv6 in brackets. `host` is what was asked for, or None.
+    """Returns the address for Gradio to listen on, IPv6 in brackets; None for `host` is the usual one.
 
     Excepts the address from proxies, because Gradio asks itself whether it has started.
     """
@@ -103,12 +103,6 @@ def root_path(path: str | None) -> str:
             raise CannotStart(f"{path!r} is no root path: write /a/path or https://a.host/a/path.")
         return f"{scheme.lower()}://{rest}".rstrip("/")
     return "/" + path.strip("/") if path.strip("/") else ""
-
-
-def may_write_to(folder: Path) -> bool:
-    """Whether files could be made in `folder`, which need not exist. Makes nothing."""
-    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-    return os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
 
 
 def _is_ipv4(name: str) -> bool:

@@ -18,7 +18,7 @@ import gradio as gr
 from backends.checkup import Part
 from ui import text
 
-KEEP_S = 120.0  # a report is shown to whoever asks so soon after another
+KEEP_S = 120.0  # a report is shown again within this time
 # Strangers need not know this machine's folders and disks.
 PUBLIC = ("software", "device", "attention")
 

@@ -28,7 +28,7 @@ def handlers() -> dict[type[Exception], Any]:
 def of_input(error: Exception) -> gr.Error:
     """Returns what to raise in place of `error`, which came of reading a function's input; writes one line.
 
-    Gradio would print a traceback, for whoever sends the address of a file that is not theirs.
+    Gradio would print a traceback for every request that names a file of someone else.
     """
     _log.warning("Input was refused: %.*r", _LONGEST, error)
     if isinstance(error, gr.Error):

@@ -25,7 +25,7 @@ class ServedFiles:
 
     def __init__(self, app: ASGIApp, outputs: Path) -> None:
         self._app = app
-        # Gradio does not follow links in what is asked for.
+        # Gradio does not follow links in a requested path.
         self._outputs = os.path.abspath(outputs)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -8,7 +8,7 @@ from threading import BoundedSemaphore
 AT_ONCE = 2
 MOST_BYTES = 64 << 20  # of a file; what the page lets upload
 
-# Held while a picture or a clip is decoded: one of them may take hundreds of megabytes, whoever sent it.
+# Taken while a picture or a clip is decoded: one of them may need hundreds of megabytes.
 turn = BoundedSemaphore(AT_ONCE)
 
 

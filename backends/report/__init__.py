@@ -6,7 +6,7 @@ The report is a folder:
     report.html, report.json    all of it, to read and to compute with
     plots/                      bytes and PSNR against time, where matplotlib is installed
     01-a-red-fox/               a prompt: mp4 and JSON of each codec, all side by side, a contact sheet
-    settings.json               what was asked for: the same command goes on where it was interrupted
+    settings.json               the settings: the same command resumes where it was interrupted
 
 `report.json` is one object (`schema` 1):
 

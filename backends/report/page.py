@@ -52,7 +52,7 @@ def _prompt(report: Mapping[str, Any], number: int) -> dict[str, Any]:
 
 
 def _identical(report: Mapping[str, Any]) -> str:
-    """Says from which frame on a codec can be told from BF16."""
+    """Returns a sentence: from which frame on a codec differs from BF16."""
     counts = [row["quality"]["identical_frames"] for row in report["pairs"] if row["quality"]]
     if not counts:
         return ""

@@ -44,7 +44,7 @@ class Work:
 
 
 def settings(work: Work) -> Row:
-    """Returns what must be the same for a report to be gone on with."""
+    """Returns the settings that must be equal for a report to be resumed."""
     about = describe(work.device, None)
     return {
         "kind": "qvg-studio report",

@@ -1,4 +1,4 @@
-"""A way out of long computations: whoever starts one may have it ask, now and then, whether to go on.
+"""Interruption of long computations, by a check that they call now and then.
 
 k-means of many stages and rounds takes longer on a CPU than someone who pressed Stop will wait.
 """

@@ -1,4 +1,4 @@
-"""The report: what is in its folder, how it is gone on with, and what it says when something is wrong."""
+"""The report: its folder, resuming it, and its sentences when something is wrong."""
 
 import builtins
 import dataclasses

@@ -274,6 +274,10 @@ def test_a_folder_that_can_be_written_to_is_left_alone(tmp_path: Path, monkeypat
     assert warmup.cache_folder() == tmp_path / "mine"
     (tmp_path / "file").touch()
     assert "is not a folder" in not_writable(tmp_path / "file" / "below")
+    assert "is not a folder" in not_writable(Path("/dev/null/outputs"))
+    assert not_writable(tmp_path / "a" / "b") == "" and not (tmp_path / "a").exists()
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    assert "is not a folder" in not_writable(tmp_path / "link")
 
 
 def test_presets_and_generators_are_all_known_here() -> None:

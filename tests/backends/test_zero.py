@@ -273,7 +273,7 @@ def compilers(monkeypatch):
 def test_kernels_are_compiled_before_a_gpu_is_asked_for(worker, compilers):
     run = worker.submit(job())
     seen = until(run, Loading)
-    assert seen[-1].text == "Compiling kernels for BF16, before a GPU is asked for."
+    assert seen[-1].text == "Compiling kernels for BF16, before a GPU is requested."
     (process,) = compilers
     assert process.cards == zero.CARDS == ("sm_120",)
     assert process.uses == [zero.Use.of(run.job)]

@@ -196,18 +196,6 @@ def test_a_page_that_is_shared_stays_so(unopened):
     assert unopened._desk.shared is True
 
 
-def test_positions_are_gradios():
-    import inspect
-
-    import gradio as gr
-
-    from ui import build
-
-    parameters = inspect.signature(gr.Blocks.launch).parameters.values()
-    by_position = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
-    assert ["self", *build._POSITIONAL] == by_position
-
-
 def test_settings_may_be_given_by_position(unopened):
     from ui import build
 

@@ -112,7 +112,7 @@ def test_other_sites_change_nothing(served, marks):
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
 def test_other_sites_read_nothing(method):
-    """And are not told that they may, not even by the answer to a preflight request."""
+    """No answer allows them to, not even that to a preflight request."""
     for marks in ({"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}):
         for served in (LOCAL, OPEN):
             code, _, headers = ask(served, {"host": "localhost:7860", **marks}, method)

@@ -1,4 +1,4 @@
-"""The report behind the device's name: made when asked for, once, escaped, and less of it for strangers."""
+"""The report behind the device's name: on a click, once, escaped, and shorter for strangers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """The same arithmetic on every machine, in FP32 all the way."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +7,9 @@ from torch import Tensor
 from qvg.codecs.identity import BF16Codec
 from qvg.device import Choice
 from qvg.payload import BF16Payload
+from tests.qvg.conftest import one_thread
+
+__all__ = ["FP32Codec", "exact", "one_thread"]
 
 
 class FP32Codec(BF16Codec):
@@ -16,15 +17,6 @@ class FP32Codec(BF16Codec):
 
     def encode(self, x: Tensor, warm: BF16Payload | None = None) -> BF16Payload:
         return BF16Payload(x.clone(), x.dtype)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """For small tensors one is faster than two, and does not fight over a busy machine's cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
