@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backends.machine import not_writable
+from backends.runtime.hardware import not_writable
 from ui import environment
 
 if TYPE_CHECKING:
@@ -32,18 +32,18 @@ def make_page(device: str = "auto", outputs: Path | None = None, runs_per_visito
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     _prepare()
-    from backends import warmup
+    from backends.runtime import warmup
 
     # Every process that is started from here keeps them there.
     warmup.keep_kernels(outputs or _default_outputs())
     if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):
         # Before anything imports torch.
-        from backends.zero import ZeroWorker
+        from backends.runtime.zerogpu import ZeroWorker
 
         models = os.environ.get("QVG_STUDIO_PRELOAD", "pocket")
         worker = ZeroWorker(preload=filter(None, models.split(",")))
     else:
-        from backends.worker import Worker
+        from backends.runtime.worker import Worker
 
         worker = Worker(device)
     from ui.build import build
@@ -118,9 +118,9 @@ def _prepare() -> None:
 
 def download(name: str, accepted_licence: bool) -> str | None:
     """Fetches a model's files, telling how far it is. Returns what went wrong, as a sentence."""
-    from backends import artifacts
     from backends.base import BackendUnavailable
-    from backends.hub import cache_folder
+    from backends.hub import artifacts
+    from backends.hub.downloads import cache_folder
 
     try:
         what = name if name in artifacts.ids() else name.replace("-", "_")

@@ -24,14 +24,15 @@ from typing import Any
 
 import torch
 
-from backends import machine, registry
+from backends import registry
 from backends.base import Backend, BackendSpec, BackendUnavailable, Request, Rollout
 from backends.camera import parse_path
-from backends.check import check
-from backends.failure import is_out_of_memory
-from backends.peak import PeakMemory
-from backends.plan import codec_for, plan
-from backends.session import free_memory
+from backends.memory_plan import codec_for, plan
+from backends.runtime import hardware
+from backends.runtime.errors import is_out_of_memory
+from backends.runtime.peak_memory import PeakMemory
+from backends.runtime.session import free_memory
+from backends.validation import check
 from qvg import BF16, PRESETS, CachePolicy, KVCache
 from qvg.config import CodecConfig, with_clusters
 
@@ -100,7 +101,7 @@ def at_lengths(
     tell: Callable[[Row], None],
 ) -> None:
     """A row for each length: `repeat` blocks are timed, the last of which makes the video that long."""
-    info = machine.inspect(device)
+    info = hardware.inspect(device)
     spec = backend.spec
     cache = case.cache(backend, device)
     for length in sorted(latents):
@@ -156,7 +157,7 @@ def grown(
     backend: Backend, case: Case, latents: list[int], device: torch.device, tell: Callable[[Row], None]
 ) -> None:
     """A row for each length: the block that is made when the video is that long already."""
-    info = machine.inspect(device)
+    info = hardware.inspect(device)
     spec = backend.spec
     cache = case.cache(backend, device)
     blocks = max(latents) // spec.latents_per_block
@@ -280,7 +281,7 @@ def describe(options: argparse.Namespace, backend: Backend, device: torch.device
         "picture": f"{backend.spec.width} x {backend.spec.height}",
         "torch": torch.__version__,
         "triton": triton,
-        "device": dataclasses.asdict(machine.inspect(device)),
+        "device": dataclasses.asdict(hardware.inspect(device)),
         "load_s": load_s,
     }
 
@@ -305,8 +306,8 @@ def main(arguments: list[str] | None = None) -> None:
         return
     options = _parser().parse_args(arguments)
     options.backend = options.backend.replace("-", "_")
-    torch.set_num_threads(options.threads or machine.physical_cores())
-    device = machine.choose(options.device)
+    torch.set_num_threads(options.threads or hardware.physical_cores())
+    device = hardware.choose(options.device)
     if options.compile:
         os.environ["QVG_STUDIO_COMPILE"] = "1"
     began = time.perf_counter()
@@ -321,7 +322,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (BackendUnavailable, ValueError) as error:
         raise SystemExit(str(error)) from None
     result = describe(options, backend, device, time.perf_counter() - began)
-    here = machine.inspect(device)
+    here = hardware.inspect(device)
     print(
         f"{backend.spec.title}, {result['weights']} weights, {result['picture']}, on {here.name}: torch "
         f"{torch.__version__}, triton {result['triton']}, {here.dtype}, {here.attention} attention "

@@ -21,14 +21,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backends import artifacts, hub, machine, registry, warmup
-from backends.artifacts import gigabytes
+from backends import registry
 from backends.base import Done, Failed, Request, Update
-from backends.jobs import Side
-from backends.machine import DeviceInfo
-from backends.plan import codec_for, in_words, plan
+from backends.hub import artifacts, downloads
+from backends.hub.artifacts import gigabytes
+from backends.memory_plan import codec_for, in_words, plan
 from backends.registry import Entry
-from backends.warmup import PRESET
+from backends.runtime import hardware, warmup
+from backends.runtime.hardware import DeviceInfo
+from backends.runtime.jobs import Side
+from backends.runtime.warmup import PRESET
 from qvg.config import PRESETS, BF16Config
 from qvg.policy import CachePolicy
 
@@ -67,12 +69,12 @@ class Place:
         import torch
 
         if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(machine.physical_cores())
-        return machine.choose(self.name)
+            torch.set_num_threads(hardware.physical_cores())
+        return hardware.choose(self.name)
 
     @cached_property
     def info(self) -> DeviceInfo:
-        return machine.inspect(self.device)
+        return hardware.inspect(self.device)
 
 
 def parts(device: str, outputs: Path, card: str = "") -> Iterator[Part]:
@@ -259,7 +261,7 @@ def _attention(place: Place) -> Part:
     if info.kind == "cuda":
         from qvg.ops.eight_bit import supports
 
-        why_not = supports(place.device, machine.HEAD_DIM)
+        why_not = supports(place.device, hardware.HEAD_DIM)
         sentences.append(f"{_sentence(why_not)}" if why_not else "8-bit attention can be chosen here.")
         facts["eight_bit"] = why_not or True
     return Part("attention", "Attention", tuple(sentences), facts)
@@ -274,7 +276,7 @@ def _kernels(place: Place) -> Part:
         said = "Plain torch does their work on a CPU: nothing is compiled."
         return Part("kernels", "Kernels", (said,), {"checks": []})
     folder = warmup.cache_folder()
-    problem = machine.not_writable(folder)
+    problem = hardware.not_writable(folder)
     keeps = (
         f"Compiled kernels are not kept: {problem}. Set TRITON_CACHE_DIR to a folder that can be."
         if problem
@@ -288,7 +290,7 @@ def _kernels(place: Place) -> Part:
     from qvg.selfcheck import checks, preset_checks
 
     each = list(checks(place.device, (1, 613)))
-    whole = list(preset_checks(place.device, PRESETS, machine.HEAD_DIM))
+    whole = list(preset_checks(place.device, PRESETS, hardware.HEAD_DIM))
     wrong = [check for check in (*each, *whole) if not check.passed]
     facts["checks"] = [
         {"name": check.name, "passed": check.passed, "error": _number(check.error), "limit": check.limit,
@@ -327,9 +329,9 @@ def _card(card: str) -> Part:
 
 def _memory(place: Place) -> Part:
     info = _meminfo()
-    ram = machine.ram_bytes()
+    ram = hardware.ram_bytes()
     available, swap = min(info.get("MemAvailable", ram), ram), info.get("SwapTotal", 0)
-    cache, own = hub.cache_folder(), hub.own_folder()
+    cache, own = downloads.cache_folder(), downloads.own_folder()
     free = {
         str(folder): _disk_free(folder) for folder in dict.fromkeys((cache, own, place.outputs.resolve()))
     }
@@ -365,7 +367,7 @@ def _disk_free(folder: Path) -> int:
 
 def _outputs(place: Place) -> Part:
     folder = place.outputs.resolve()
-    problem = machine.not_writable(folder)
+    problem = hardware.not_writable(folder)
     sentences = [
         f"Videos cannot be kept: {problem}. Choose another folder with --outputs."
         if problem
@@ -390,7 +392,7 @@ def _outputs(place: Place) -> Part:
 
 def _frame(place: Place) -> Part:
     """Makes two blocks with Pocket World, the first of them encoded when the second looks back."""
-    from backends.session import Session
+    from backends.runtime.session import Session
 
     began = time.perf_counter()
     backend = registry.load("pocket", place.device, lambda text: None)
@@ -434,7 +436,7 @@ def _generator(entry: Entry, device: DeviceInfo) -> tuple[str, dict[str, Any]]:
     lacking = sum(each.size for each in absent)
     foreseen = plan(spec, codec_for(spec, PRESET), spec.policy, spec.default_blocks, device)
     words = [f"{spec.title}: {entry.missing or 'its files are here and whole.'}"]
-    if absent and (free := _disk_free(hub.cache_folder())) < lacking:
+    if absent and (free := _disk_free(downloads.cache_folder())) < lacking:
         words.append(f"The disk has {gigabytes(free)} free, and {gigabytes(lacking)} are to come.")
     words.append(foreseen.sentence)
     slow = []

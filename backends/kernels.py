@@ -24,8 +24,8 @@ from torch import Tensor
 
 from backends import registry
 from backends.base import BackendSpec
-from backends.plan import codec_for
-from backends.pocket.world import HARMONICS, OBJECTS, Scenes
+from backends.memory_plan import codec_for
+from backends.pocket.scene import HARMONICS, OBJECTS, Scenes
 from qvg.config import PRESETS, CodecConfig
 from qvg.launches import META
 from qvg.ops.ahead import Launch, compile_for, noted, resources_of
@@ -75,7 +75,7 @@ def _ways(described: BackendSpec, card: Card) -> Iterator[tuple[CachePolicy, str
 
 def pictures(card: Card) -> dict[Launch, None]:
     """What Pocket World's pictures launch."""
-    from backends.pocket.render_triton import render
+    from backends.pocket.render.triton import render
     from backends.pocket.spec import HEIGHT, WIDTH
 
     def empty(*shape: int) -> Tensor:

@@ -14,13 +14,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from qvg.lanes import on, two_lanes
 from qvg.layer import LayerCache, Stretch
 from qvg.ops.attention import Partial, Total, partial_attention
 from qvg.ops.eight_bit import eight_bit_attention
 from qvg.ops.eight_bit import query as eight_bit_query
 from qvg.ops.rotate import rotate as apply_rope
 from qvg.rope import Rope
+from qvg.streams import on, two_lanes
 
 Rotate = Rope | Callable[[Tensor, int], Tensor]
 # k, v [B, H, S, D] as they were staged, and their first frame's number; keys and values of each attention

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from qvg.clock import Clock
 from qvg.codecs.base import Codec
-from qvg.lanes import on, two_lanes
 from qvg.offload import HostSpan
 from qvg.ops.rotate import rotate
 from qvg.payload import Payload, some_heads
@@ -23,6 +22,7 @@ from qvg.policy import Layout
 from qvg.resources import CacheResources, CacheSettings
 from qvg.rope import Rope
 from qvg.scratch import Scratch
+from qvg.streams import on, two_lanes
 
 EVERY = slice(None)
 

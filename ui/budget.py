@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from backends.base import BackendSpec
-from backends.plan import block_bytes, blocks_within, cache_after, held_bytes, most_bytes
+from backends.memory_plan import block_bytes, blocks_within, cache_after, held_bytes, most_bytes
 from qvg.config import BF16, CodecConfig
 from qvg.policy import CachePolicy
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backends.base import BackendSpec, Request
 from backends.camera import CameraMove, each_latent, format_path
-from backends.jobs import Job, Side
-from backends.plan import blocks_within, most_bytes
+from backends.memory_plan import blocks_within, most_bytes
+from backends.runtime.jobs import Job, Side
 from qvg.config import CodecConfig
 from ui import text
 from ui.budget import MIB, Fate, TooSmall, first_miss, windowed

@@ -12,8 +12,8 @@ from gradio.i18n import I18nData
 
 from backends.base import BackendSpec
 from backends.camera import CameraMove, parse_path
-from backends.check import MAX_PROMPT
 from backends.registry import Entry
+from backends.validation import MAX_PROMPT
 from qvg.config import PRESETS
 from ui import chips, dial, pose, text
 from ui.form import CODEC_NUMBERS, FIRST_SEED, MAX_SIDES, POLICY_NUMBERS, QUANTISED, default_form

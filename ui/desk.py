@@ -27,9 +27,9 @@ from typing import Literal, Protocol, runtime_checkable
 
 from backends.base import Event, Progress, Update
 from backends.camera import CameraMove
-from backends.check import check
-from backends.jobs import Job
-from backends.machine import DeviceInfo
+from backends.runtime.hardware import DeviceInfo
+from backends.runtime.jobs import Job
+from backends.validation import check
 from ui import history, text
 from ui.budget import TooSmall
 from ui.commission import Commission, as_moves, longer
@@ -65,7 +65,7 @@ class RunLike(Protocol):
 
 
 class WorkerLike(Protocol):
-    """What the page asks of `backends.worker.Worker`; tests and Spaces bring their own."""
+    """What the page asks of `backends.runtime.worker.Worker`; tests and Spaces bring their own."""
 
     @property
     def info(self) -> DeviceInfo | None: ...

@@ -9,10 +9,10 @@ from typing import Any, Literal, get_args
 
 from backends.base import BackendSpec, PromptChange, Request
 from backends.camera import CameraMove, PathError, parse_path
-from backends.check import MAX_SEED, check
-from backends.machine import DeviceInfo
+from backends.memory_plan import Plan, codec_for, plan
 from backends.plain_text import COLON, excerpt, read_number
-from backends.plan import Plan, codec_for, plan
+from backends.runtime.hardware import DeviceInfo
+from backends.validation import MAX_SEED, check
 from qvg.config import PRESETS, BF16Config, CodecConfig, PRQConfig
 from qvg.policy import CachePolicy
 from ui import pose, text

@@ -11,7 +11,7 @@ from backends import registry
 from backends.base import BackendSpec
 from backends.camera import PathError, format_path, is_json, parse_path
 from backends.plain_text import read_number
-from backends.worker import DeviceInfo
+from backends.runtime.worker import DeviceInfo
 from qvg.config import PRESETS, PRQConfig
 from ui import budget, chips, controls, dial, gauge, pose, sound, text
 from ui.clips import ClipError, read_clip

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from backends.base import BackendSpec
-from backends.machine import DeviceInfo
-from backends.plan import cache_after
+from backends.memory_plan import cache_after
+from backends.runtime.hardware import DeviceInfo
 from qvg.config import BF16, BF16Config, CodecConfig
 from qvg.policy import CachePolicy
 from ui import text

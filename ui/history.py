@@ -12,8 +12,8 @@ from typing import Any, get_type_hints
 
 from backends import registry
 from backends.base import BackendSpec
-from backends.check import MAX_SEED
-from backends.machine import DeviceInfo
+from backends.runtime.hardware import DeviceInfo
+from backends.validation import MAX_SEED
 from qvg.config import PRESETS
 from ui import compare, gauge, media, player, sound, status, text
 from ui.commission import Commission

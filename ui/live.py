@@ -12,7 +12,7 @@ import numpy as np
 
 from backends.base import Done, Event, Failed, Loading, Progress, Queued, Update
 from backends.camera import CameraMove, each_latent, format_path
-from backends.machine import DeviceInfo
+from backends.runtime.hardware import DeviceInfo
 from ui import compare, gauge, media, player, status, text
 from ui.commission import Commission, Keys, as_moves
 from ui.folder import RunFolder, slug, video_name

@@ -17,8 +17,9 @@ from typing import Any
 
 import gradio as gr
 
-from backends import artifacts, registry
+from backends import registry
 from backends.base import BackendUnavailable
+from backends.hub import artifacts
 from backends.registry import Entry
 from ui import controls, text
 from ui.controls import Controls

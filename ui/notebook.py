@@ -152,8 +152,8 @@ def download(model: str, accepted_licence: bool = False) -> None:
     """Fetches a model's files, with a bar that shows how far it is. Says what is missing in a sentence."""
     from IPython.display import HTML, display
 
-    from backends import artifacts
     from backends.base import BackendUnavailable
+    from backends.hub import artifacts
 
     shown: Any = display(HTML("<p>Looking at what is here.</p>"), display_id=True)
 

@@ -17,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 
 from backends import registry
 from backends.camera import PathError, parse_path
-from backends.check import MAX_SEED
+from backends.validation import MAX_SEED
 from ui import controls, examples, export, history, lists, text
 from ui.clips import ClipError
 from ui.commission import Commission

@@ -22,18 +22,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from backends import machine
 from backends.base import BackendUnavailable, Request, Stopped
-from backends.failure import is_out_of_memory
-from backends.longcat import made_up, make, parallel, pictures
+from backends.longcat import cli, image_latents, parallel, random_weights
+from backends.longcat.models import load_world
 from backends.longcat.parallel import Team
 from backends.longcat.rollout import LongCatBackend
 from backends.longcat.settings import FULL, latents_of
 from backends.longcat.spec import SPEC
 from backends.longcat.weights import Precision
-from backends.longcat.world import load_world
-from backends.peak import PeakMemory
-from backends.session import free_memory
+from backends.runtime import hardware
+from backends.runtime.errors import is_out_of_memory
+from backends.runtime.peak_memory import PeakMemory
+from backends.runtime.session import free_memory
 from backends.wan import checkpoint, text
 from qvg import PRESETS, KVCache
 
@@ -111,8 +111,11 @@ class Bench:
         z = torch.randn(1, world.vae.channels, latents, *sides, device=self.device)
         peak, ms = PeakMemory(self.device), {}
         for name, work in (
-            ("vae_encode_ms", lambda: pictures.encode(world.vae, frames, torch.Generator(), torch.float32)),
-            ("vae_decode_ms", lambda: list(pictures.decode(world.vae, z, []))),
+            (
+                "vae_encode_ms",
+                lambda: image_latents.encode(world.vae, frames, torch.Generator(), torch.float32),
+            ),
+            ("vae_decode_ms", lambda: list(image_latents.decode(world.vae, z, []))),
         ):
             for _ in range(2):  # the first one chooses convolutions
                 began = self._now()
@@ -213,7 +216,7 @@ def load(
     """Raises BackendUnavailable, and ValueError for what cannot be shared out."""
     beside = [torch.device(name) for name in options.beside]
     if options.random_weights:
-        world, settings, spec = made_up.make(
+        world, settings, spec = random_weights.make(
             device, options.tiny, precision, team, adapter=options.distilled, beside=beside
         )
     else:
@@ -221,14 +224,14 @@ def load(
         settings, spec = FULL, SPEC
     if options.condition_frames:
         settings = dataclasses.replace(settings, condition_frames=options.condition_frames)
-    spec = dataclasses.replace(spec, geometry=make.sharded(spec.geometry, world))
+    spec = dataclasses.replace(spec, geometry=cli.sharded(spec.geometry, world))
     return LongCatBackend(world, settings, spec)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    device = make.pick_device(options.device)
-    here = machine.inspect(device)
+    device = cli.pick_device(options.device)
+    here = hardware.inspect(device)
     if options.limit_gib and device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(options.limit_gib * GIB / here.memory_bytes, device)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backends.base import BackendSpec
-from backends.longcat.history import MAX_FRAMES
+from backends.longcat.attention import MAX_FRAMES
 from qvg.config import CodecConfig
 from qvg.launches import launches_of_context, rope_like
 from qvg.ops.ahead import Launch

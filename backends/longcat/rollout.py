@@ -12,13 +12,13 @@ from torch import Tensor
 
 from backends.base import BackendSpec, Request, Segment, Tick
 from backends.camera import CameraMove
-from backends.longcat import made_up, pictures, schedule
+from backends.longcat import image_latents, random_weights, schedule
+from backends.longcat.models import World, load_world
 from backends.longcat.sampler import Guidance, Sampler
 from backends.longcat.schedule import Schedule
 from backends.longcat.settings import FPS, FULL, LATENT_FRAMES, Settings, latents_of
 from backends.longcat.spec import SPEC
 from backends.longcat.transformer import Text
-from backends.longcat.world import World, load_world
 from qvg import BF16, KVCache
 from qvg.clock import Clock
 
@@ -76,12 +76,12 @@ class LongCatRollout:
         self._seed, self._blocks, self._index = request.seed, request.blocks, 0
         self._picture = self._clip = self._past = None
         if request.image is not None:
-            size = pictures.nearest_size(*request.image.shape[:2], world.sizes)
-            self._picture = pictures.resized(request.image[None], size)
+            size = image_latents.nearest_size(*request.image.shape[:2], world.sizes)
+            self._picture = image_latents.resized(request.image[None], size)
         elif request.clip is not None:
-            size = pictures.nearest_size(*request.clip.shape[1:3], world.sizes)
+            size = image_latents.nearest_size(*request.clip.shape[1:3], world.sizes)
             known = self._looked_back_on(len(request.clip))
-            self._clip = pictures.resized(request.clip[-known:], size)
+            self._clip = image_latents.resized(request.clip[-known:], size)
             self._past = Past(self._clip, None, known)
         self._size = size
         self._remembered: tuple[Past, Tensor] | None = None  # what the cache holds, and its latents
@@ -186,7 +186,7 @@ class LongCatRollout:
         fresh = latents[:, :, known:] if state else latents
         count = LATENT_FRAMES * fresh.shape[2] - (0 if state else LATENT_FRAMES - 1)
         if self._world.team.leads:
-            frames = np.concatenate(list(pictures.decode(self._world.vae, fresh, state)))
+            frames = np.concatenate(list(image_latents.decode(self._world.vae, fresh, state)))
         else:
             frames = np.zeros((count, *self._size, 3), np.uint8)
         new = count if before is None else LATENT_FRAMES * (latents.shape[2] - known)
@@ -215,7 +215,7 @@ class LongCatRollout:
     def _encode(self, frames: np.ndarray, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         vae, team = self._world.vae, self._world.team
         if team.leads:
-            latents = pictures.encode(vae, frames, generator, dtype)
+            latents = image_latents.encode(vae, frames, generator, dtype)
         else:
             sides = (side // vae.scale for side in self._size)
             latents = torch.empty(
@@ -302,5 +302,5 @@ def load(device: torch.device, say: Callable[[str], None]) -> LongCatBackend:
 def load_random(device: torch.device, say: Callable[[str], None], tiny: bool = False) -> LongCatBackend:
     """Full scale, or as `tiny` as a CPU likes it, with random weights and no files: for measuring."""
     say("Making random weights")
-    world, settings, spec = made_up.make(device, tiny)
+    world, settings, spec = random_weights.make(device, tiny)
     return LongCatBackend(world, settings, spec)

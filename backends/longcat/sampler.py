@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from backends.base import Tick
-from backends.longcat.history import AfterHistory, Alone, Place
+from backends.longcat.attention import AfterHistory, Alone, Place
 from backends.longcat.parallel import ALONE, Team
 from backends.longcat.schedule import Schedule, guide, step
 from backends.longcat.transformer import PATCH, Attention, Text, Transformer

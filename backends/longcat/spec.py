@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from backends import artifacts
-from backends.artifacts import Artifact, File, Source
 from backends.base import BackendSpec, Option
+from backends.hub import artifacts
+from backends.hub.artifacts import Artifact, File, Source
 from backends.longcat.settings import CONDITION, FPS, WINDOW, latents_of
 from backends.wan.spec import LOADING_BYTES, UMT5, UMT5_TOKENIZER, VAE21
 from qvg.config import CacheGeometry

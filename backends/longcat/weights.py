@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from backends import artifacts, files
 from backends.base import BackendUnavailable
+from backends.hub import artifacts, files
 from backends.longcat import lora
 from backends.longcat.lora import Delta
 from backends.longcat.spec import ADAPTER, TRANSFORMER

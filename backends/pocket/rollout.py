@@ -18,11 +18,11 @@ from backends.base import BackendSpec, BackendUnavailable, NoPicture, Request, S
 from backends.camera import CameraMove, each_latent
 from backends.pocket import spec, weights
 from backends.pocket.autoencoder import DOWN, LATENT_CHANNELS, Autoencoder
-from backends.pocket.layout import Layout, in_sight, plan, seen_here, tell
+from backends.pocket.conditioning import Layout, in_sight, plan, seen_here, tell
+from backends.pocket.scene import OBJECTS, advance
 from backends.pocket.spec import BLOCK_FRAMES, FPS, HEIGHT, SPEC, WIDTH
 from backends.pocket.transformer import Rotary, Transformer, ray_features
-from backends.pocket.words import parse_prompt
-from backends.pocket.world import OBJECTS, advance
+from backends.pocket.vocabulary import parse_prompt
 from qvg import KVCache, attend
 from qvg.device import choose
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from backends import files
 from backends.base import BackendSpec
-from backends.pocket.words import VOCABULARY
+from backends.hub import files
+from backends.pocket.vocabulary import VOCABULARY
 from qvg.config import CacheGeometry
 from qvg.policy import CachePolicy
 

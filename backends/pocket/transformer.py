@@ -16,9 +16,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from backends.pocket.autoencoder import LATENT_CHANNELS
-from backends.pocket.layout import BACKDROP_FEATURES, DRAWING_FEATURES, LOOK_FEATURES, Told
+from backends.pocket.conditioning import BACKDROP_FEATURES, DRAWING_FEATURES, LOOK_FEATURES, Told
+from backends.pocket.scene import EYE, pixel_rays
 from backends.pocket.spec import COLUMNS, ROWS
-from backends.pocket.world import EYE, pixel_rays
 
 # layer, then q, k, v [B, H, S, D] before rotation
 Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]

@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from backends import files
 from backends.base import BackendUnavailable
+from backends.hub import files
 from backends.pocket import spec
 from backends.pocket.autoencoder import Autoencoder
 from backends.pocket.transformer import Transformer

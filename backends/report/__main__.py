@@ -54,10 +54,11 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
     import torch
 
-    from backends import bench, machine
+    from backends import bench
     from backends.report import tasks
     from backends.report.folder import Folder
     from backends.report.run import Report, Work, settings
+    from backends.runtime import hardware
 
     blocks = options.blocks or spec.default_blocks
     length = tasks.Length(blocks, options.mode, tuple(map(_option, options.option)))
@@ -70,8 +71,8 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         for task in wanted:
             tasks.request(task, spec, length)
     out = options.out or Path("reports") / spec.id
-    torch.set_num_threads(options.threads or machine.physical_cores())
-    device = machine.choose(options.device)
+    torch.set_num_threads(options.threads or hardware.physical_cores())
+    device = hardware.choose(options.device)
     backend = None
     if options.random_weights:
         backend = bench.load(spec.id, device, True, options.tiny)
@@ -96,9 +97,9 @@ def _say(text: str) -> None:
 
 
 def _introduce(work: Work, out: Path) -> None:
-    from backends import machine
+    from backends.runtime import hardware
 
-    here = machine.inspect(work.device)
+    here = hardware.inspect(work.device)
     count = len(work.tasks) * len(work.cases)
     print(
         f"{work.spec.title} on {here.name}: {len(work.tasks)} prompts with {', '.join(work.cases)}, "

@@ -13,10 +13,10 @@ import torch
 
 from backends.base import Backend, NoPicture, Request, Segment
 from backends.bench import Case, fill
-from backends.failure import is_out_of_memory
-from backends.peak import PeakMemory
-from backends.plan import in_words
-from backends.session import free_memory
+from backends.memory_plan import in_words
+from backends.runtime.errors import is_out_of_memory
+from backends.runtime.peak_memory import PeakMemory
+from backends.runtime.session import free_memory
 from qvg import CachePolicy, KVCache
 from qvg.stats import CacheStats
 

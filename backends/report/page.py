@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, StrictUndefined
 
-from backends.plan import in_words
+from backends.memory_plan import in_words
 from backends.report import quality
 from backends.report.folder import PLOTS
 

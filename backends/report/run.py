@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from backends import machine
 from backends.base import Backend, BackendSpec
 from backends.bench import Case
-from backends.plan import cache_after, in_words, plan
+from backends.memory_plan import cache_after, in_words, plan
 from backends.report import film, page, plots, quality, sheet
 from backends.report.folder import Folder, part_of, whole
 from backends.report.make import DID_NOT_FIT, WHOLE, described, make, not_made, warm
 from backends.report.tasks import Length, Task, request
+from backends.runtime import hardware
 from qvg import BF16
 from qvg.bench.measure import describe
 
@@ -164,7 +164,7 @@ class Report:
         if self._work.device.type != "cpu":
             return None
         spec, blocks = self._work.spec, self._work.length.blocks
-        planned = plan(spec, case.codec, case.policy, blocks, machine.inspect(self._work.device))
+        planned = plan(spec, case.codec, case.policy, blocks, hardware.inspect(self._work.device))
         return None if planned.fits else not_made(planned.sentence, self._work.device)
 
     def _nothing_encoded(self) -> Iterator[str]:
@@ -259,7 +259,7 @@ def summary(rows: Sequence[Row], codec: str) -> Row:
 
 def about_machine(device: torch.device) -> Row:
     """Returns the device, its driver, and what was chosen for it."""
-    return {**asdict(machine.inspect(device)), "driver": _driver() if device.type == "cuda" else None}
+    return {**asdict(hardware.inspect(device)), "driver": _driver() if device.type == "cuda" else None}
 
 
 def versions() -> Row:

@@ -14,8 +14,8 @@ import numpy as np
 
 from backends.base import BackendSpec, Request
 from backends.camera import CameraMove, parse_path
-from backends.check import MIN_SIDE, check
 from backends.media.images import PictureError, read_picture
+from backends.validation import MIN_SIDE, check
 
 _KEYS = {"prompt": str, "path": str, "picture": str, "seed": int}
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backends import artifacts, hub
 from backends.base import BackendSpec, BackendUnavailable, Request, Segment, Tick
 from backends.camera import CameraMove
+from backends.hub import artifacts, downloads
 from backends.self_forcing import spec, weights
 from backends.self_forcing.sampler import SIGMAS, Sampler
 from backends.self_forcing.spec import SPEC
@@ -181,14 +181,14 @@ def load(device: torch.device, say: Callable[[str], None]) -> SelfForcingBackend
     tiny = None if preview is None else taehv.load(preview, device, dtype)
     length = transformer.config.text_length
     prompts = text.Prompts(
-        hub.own_folder() / "prompts", spec.UMT5.id, lambda: _open_encoder(device, length), length
+        downloads.own_folder() / "prompts", spec.UMT5.id, lambda: _open_encoder(device, length), length
     )
     return assemble(transformer, autoencoder, tiny, prompts, SPEC)
 
 
 def load_random(device: torch.device, say: Callable[[str], None], tiny: bool = False) -> SelfForcingBackend:
     """Full scale, or as `tiny` as a CPU likes it, with random weights and no files: for measuring."""
-    from backends.self_forcing.made_up import make
+    from backends.self_forcing.random_weights import make
 
     say("Making random weights")
     return make(device, tiny)

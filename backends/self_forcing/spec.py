@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from backends import artifacts
-from backends.artifacts import Artifact, File, Source
 from backends.base import BackendSpec
+from backends.hub import artifacts
+from backends.hub.artifacts import Artifact, File, Source
 from backends.wan.spec import LOADING_BYTES, TAEHV21, UMT5, UMT5_TOKENIZER, VAE21
 from qvg.config import CacheGeometry
 from qvg.policy import CachePolicy

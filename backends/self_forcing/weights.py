@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import torch
 
-from backends import artifacts, files
 from backends.base import BackendUnavailable
+from backends.hub import artifacts, files
 from backends.self_forcing.spec import TRANSFORMER
 from backends.self_forcing.transformer import Transformer, WanConfig
 from backends.wan import checkpoint

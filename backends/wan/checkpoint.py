@@ -25,9 +25,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from backends import files
 from backends.base import BackendUnavailable
-from backends.failure import is_out_of_memory
+from backends.hub import files
+from backends.runtime.errors import is_out_of_memory
 
 SHARD_BYTES = 5_000_000_000  # of a copy of ours: more than that goes into several files
 # Dictionaries of a training checkpoint, the best first.

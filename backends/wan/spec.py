@@ -5,7 +5,7 @@ Sizes and checksums are those Hugging Face lists for the revision.
 
 from __future__ import annotations
 
-from backends.artifacts import Artifact, File, Source
+from backends.hub.artifacts import Artifact, File, Source
 
 # Of the host's memory while files are converted and go to a GPU: Python, torch, the models' libraries and
 # pieces of 64 MB of a tensor (0.5 GB, measured without a GPU; LongCat's adapter adds 1.2), and CUDA's

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from backends import files
 from backends.base import BackendUnavailable
+from backends.hub import files
 from backends.wan import checkpoint
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from backends import files
 from backends.base import BackendUnavailable
+from backends.hub import files
 from backends.wan import checkpoint
 
 if TYPE_CHECKING:

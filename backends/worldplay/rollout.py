@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from backends import artifacts, hub
 from backends.base import BackendSpec, BackendUnavailable, NoPicture, Request, Segment, Tick
 from backends.camera import CameraMove, each_latent
+from backends.hub import artifacts, downloads
 from backends.wan import checkpoint, text, vae
 from backends.worldplay import spec, weights
 from backends.worldplay.memory import FieldOfView, Memory
@@ -146,7 +146,7 @@ def load(device: torch.device, say: Callable[[str], None]) -> WorldPlayBackend:
     transformer = weights.load_published(device, dtype, say)
     say("Loading the video autoencoder")
     autoencoder = vae.load(_path(spec.VAE22), device, dtype)
-    prompts = text.Prompts(hub.own_folder() / "prompts", spec.UMT5.id, lambda: _open_encoder(device))
+    prompts = text.Prompts(downloads.own_folder() / "prompts", spec.UMT5.id, lambda: _open_encoder(device))
     return _assemble(spec.SPEC, transformer, autoencoder, prompts.embed, device)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from backends import artifacts
-from backends.artifacts import Artifact, File, Source
 from backends.base import BackendSpec, Mode
+from backends.hub import artifacts
+from backends.hub.artifacts import Artifact, File, Source
 from backends.wan.spec import LOADING_BYTES, UMT5, UMT5_TOKENIZER
 from qvg.config import CacheGeometry
 from qvg.policy import CachePolicy

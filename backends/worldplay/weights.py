@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from backends import artifacts, files
 from backends.base import BackendUnavailable
+from backends.hub import artifacts, files
 from backends.wan import checkpoint
 from backends.wan.checkpoint import Stored
 from backends.worldplay.model import ModelConfig, Transformer

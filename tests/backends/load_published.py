@@ -21,8 +21,9 @@ from typing import Any
 
 import torch
 
-from backends import artifacts, registry
+from backends import registry
 from backends.base import BackendUnavailable
+from backends.hub import artifacts
 from backends.wan import checkpoint, taehv, text, vae
 from backends.wan import spec as wan
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from backends.artifacts import Artifact, Source
-from backends.longcat import made_up
+from backends.hub.artifacts import Artifact, Source
+from backends.longcat import random_weights
 from backends.longcat import spec as longcat
 from backends.longcat.transformer import LongCatConfig
 from backends.self_forcing import spec as self_forcing
@@ -195,14 +195,14 @@ def _adapter() -> Shapes:
     names, hyphen = longcat_recorded.names(), "___lorahyphen___"
     shapes: dict[str, tuple[int, ...]] = {}
     for block in range(LongCatConfig().layers):
-        for target, parts in made_up._TARGETS.items():
+        for target, parts in random_weights._TARGETS.items():
             rows, columns = names[f"blocks.{block}.{target}.weight"]
             key = hyphen.join(("lora", "blocks", str(block), *target.split(".")))
             shapes[f"{key}.alpha_scale"] = ()
-            shapes[f"{key}.lora_down.weight"] = (parts * made_up.RANK, columns)
+            shapes[f"{key}.lora_down.weight"] = (parts * random_weights.RANK, columns)
             for part in range(parts):
                 up = f"lora_up.blocks.{part}" if parts > 1 else "lora_up"
-                shapes[f"{key}.{up}.weight"] = (rows // parts, made_up.RANK)
+                shapes[f"{key}.{up}.weight"] = (rows // parts, random_weights.RANK)
     return shapes
 
 

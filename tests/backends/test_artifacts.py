@@ -17,9 +17,10 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 import app
-from backends import artifacts, hub, registry
-from backends.artifacts import Artifact, File, Source
+from backends import registry
 from backends.base import BackendUnavailable
+from backends.hub import artifacts, downloads
+from backends.hub.artifacts import Artifact, File, Source
 from backends.wan import checkpoint
 from tests.backends.fake_hub import COMMIT, FakeHub
 
@@ -236,7 +237,7 @@ def test_the_same_weights_in_another_layout_are_used_and_not_downloaded(fake):
     other = source("else/where", (("folder/x.safetensors", BIG), ("folder/config.json", SMALL)))
     other = dataclasses.replace(other, path="folder")
     either = dataclasses.replace(MODEL, others=(other,))
-    root = hub.cache_folder() / "models--else--where/snapshots/abc/folder"
+    root = downloads.cache_folder() / "models--else--where/snapshots/abc/folder"
     root.mkdir(parents=True)
     (root / "x.safetensors").write_bytes(BIG)
     assert artifacts.locate(either) is None
@@ -461,7 +462,9 @@ def test_a_conversion_is_loaded_instead_and_survives_its_source(fake):
 def test_two_at_once_do_not_write_one_file(fake):
     from huggingface_hub.utils import WeakFileLock
 
-    lock = hub.cache_folder() / ".locks/models--owner--model" / f"{hashlib.sha256(BIG).hexdigest()}.lock"
+    lock = (
+        downloads.cache_folder() / ".locks/models--owner--model" / f"{hashlib.sha256(BIG).hexdigest()}.lock"
+    )
     lock.parent.mkdir(parents=True)
     with WeakFileLock(lock), pytest.raises(BackendUnavailable, match="Another program is downloading"):
         artifacts.download(MODEL)
@@ -472,13 +475,16 @@ def test_blobs_that_another_commit_uses_stay(fake):
     artifacts.download(MODEL)
     fake.commit = "beef" + "0" * 36
     newer = dataclasses.replace(MODEL, source=source(revision=fake.commit))
-    (hub.cache_folder() / "models--owner--model/refs").mkdir(exist_ok=True)
-    assert hub.fetch(
-        hub.Wanted("owner/model", fake.commit, "weights/big.pt"), None, lambda *args: None, lambda: False
+    (downloads.cache_folder() / "models--owner--model/refs").mkdir(exist_ok=True)
+    assert downloads.fetch(
+        downloads.Wanted("owner/model", fake.commit, "weights/big.pt"),
+        None,
+        lambda *args: None,
+        lambda: False,
     )
     assert artifacts.delete(MODEL) == len(SMALL)
     assert artifacts.locate(newer) is None  # its config.json never came
-    assert (hub.snapshots("owner/model", fake.commit)[0] / "weights/big.pt").read_bytes() == BIG
+    assert (downloads.snapshots("owner/model", fake.commit)[0] / "weights/big.pt").read_bytes() == BIG
 
 
 class TestDeclared:
@@ -518,7 +524,7 @@ class TestDeclared:
             "Not downloaded: needs 17.6 GB of weights and a 24 GB GPU "
             "(python app.py --download self-forcing)."
         )
-        vae = hub.cache_folder() / "models--Wan-AI--Wan2.1-T2V-1.3B/snapshots/x/Wan2.1_VAE.pth"
+        vae = downloads.cache_folder() / "models--Wan-AI--Wan2.1-T2V-1.3B/snapshots/x/Wan2.1_VAE.pth"
         vae.parent.mkdir(parents=True)
         vae.write_bytes(b"")
         os.truncate(vae, 507_609_880)
@@ -568,7 +574,7 @@ class TestCommand:
         )
         said = capsys.readouterr().out
         assert "An owned model: 0 MB. Is tested. Licence: Not for sale." in said
-        assert str(hub.cache_folder()) in said
+        assert str(downloads.cache_folder()) in said
         assert app.download("self-forcing", accepted_licence=True) is None
         said = capsys.readouterr().out
         assert "0 MB of 0 MB, " in said

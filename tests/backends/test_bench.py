@@ -6,8 +6,9 @@ import json
 import pytest
 import torch
 
-from backends import bench, machine, registry
-from backends.plan import plan
+from backends import bench, registry
+from backends.memory_plan import plan
+from backends.runtime import hardware
 from backends.self_forcing.tiny import TINY_SPEC
 from qvg import BF16, QVG, CachePolicy, KVCache
 from qvg.policy import cache_bytes
@@ -93,7 +94,7 @@ def test_a_whole_video(capsys):
 
 
 def test_a_length_that_does_not_fit_is_said_and_the_next_codec_goes_on(capsys, monkeypatch):
-    info = machine.inspect(torch.device("cpu"))
+    info = hardware.inspect(torch.device("cpu"))
     held = TINY_SPEC.working_bytes + 800_000
     small = dataclasses.replace(info, memory_bytes=held)
     monkeypatch.setattr(bench.machine, "inspect", lambda device: small)

@@ -8,7 +8,7 @@ import pytest
 from backends import registry
 from backends.base import PromptChange, Request
 from backends.camera import CameraMove
-from backends.check import MAX_PROMPT, MAX_SEED, check
+from backends.validation import MAX_PROMPT, MAX_SEED, check
 from tests.fake_backend import SPEC
 
 PICTURE = np.zeros((64, 48, 3), np.uint8)

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from backends import files
 from backends.base import BackendUnavailable
+from backends.hub import files
 from backends.wan import checkpoint
 
 

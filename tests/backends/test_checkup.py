@@ -13,10 +13,12 @@ import pytest
 import torch
 
 import app
-from backends import artifacts, checkup, machine, registry
+from backends import checkup, registry
 from backends.checkup import Part, Place
-from backends.machine import DeviceInfo
+from backends.hub import artifacts
 from backends.registry import Entry
+from backends.runtime import hardware
+from backends.runtime.hardware import DeviceInfo
 from qvg import selfcheck
 from qvg.config import PRESETS
 
@@ -240,7 +242,7 @@ def test_one_generator_that_cannot_be_looked_at(monkeypatch, tmp_path) -> None:
 
 def test_kernels_for_another_card(monkeypatch, tmp_path) -> None:
     one = SimpleNamespace(kernel="qvg.ops.kmeans._assign", shared_bytes=82_184)
-    monkeypatch.setattr("backends.warmup.compiled_for", lambda card: ([one], ["_x: OutOfResources"]))
+    monkeypatch.setattr("backends.runtime.warmup.compiled_for", lambda card: ([one], ["_x: OutOfResources"]))
     part = checkup._card("sm_120")
     assert part.facts["kernels"] == [{"name": "qvg.ops.kmeans._assign", "shared_memory": 82_184}]
     assert "1 kernels were compiled; they take up to 82,184 bytes" in part.sentences[0]
@@ -300,7 +302,7 @@ def test_the_parser_passes_the_flags_on(monkeypatch, tmp_path) -> None:
 
 
 def test_memory_of_a_container(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(machine, "ram_bytes", lambda: 4 << 30)
+    monkeypatch.setattr(hardware, "ram_bytes", lambda: 4 << 30)
     file = tmp_path / "meminfo"
     file.write_text("MemTotal: 24635392 kB\nMemAvailable: 20635392 kB\nSwapTotal: 2097152 kB\nHugePages: 0\n")
     monkeypatch.setattr(checkup, "MEMORY", file)

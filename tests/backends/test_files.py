@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from backends import files
 from backends.base import BackendUnavailable
+from backends.hub import files
 from backends.wan import checkpoint
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(4)}

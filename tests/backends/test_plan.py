@@ -6,9 +6,10 @@ import random
 import pytest
 import torch
 
-from backends import machine, registry
-from backends.machine import DeviceInfo
-from backends.plan import blocks_within, codec_for, held_bytes, in_words, most_bytes, plan
+from backends import registry
+from backends.memory_plan import blocks_within, codec_for, held_bytes, in_words, most_bytes, plan
+from backends.runtime import hardware
+from backends.runtime.hardware import DeviceInfo
 from qvg.cache import KVCache
 from qvg.config import BF16, QVG
 from qvg.policy import CachePolicy, cache_bytes
@@ -191,13 +192,13 @@ def test_a_model_that_is_too_large_says_so():
 )
 def test_what_loading_takes_is_said_before(monkeypatch, backend_id, disk):
     spec = registry.find(backend_id)
-    monkeypatch.setattr(machine, "ram_bytes", lambda: 64 * GIB)
+    monkeypatch.setattr(hardware, "ram_bytes", lambda: 64 * GIB)
     said = f"Loading needs about 3.0 GB of RAM and, the first time, {disk} GB of disk for a copy in BF16."
     assert plan(spec, QVG, spec.policy, 2, None).loading == said
     assert plan(spec, QVG, spec.policy, 2, device(80)).loading == said
     # The CPU reads the prompt where the GPU is too small for it.
     assert "about 14.4 GB of RAM" in plan(spec, QVG, spec.policy, 2, device(12)).loading
-    monkeypatch.setattr(machine, "ram_bytes", lambda: 8 * 10**9)
+    monkeypatch.setattr(hardware, "ram_bytes", lambda: 8 * 10**9)
     little = plan(spec, QVG, spec.policy, 2, device(12)).loading
     assert little.endswith("; this machine has 8.0 GB of RAM: close other programs, and add swap.")
     assert plan(spec, QVG, spec.policy, 2, device(64, "cpu")).loading == ""

@@ -5,9 +5,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from backends import artifacts
 from backends.base import BackendUnavailable, PromptChange, Request, Stopped
-from backends.plan import codec_for
+from backends.hub import artifacts
+from backends.memory_plan import codec_for
 from backends.self_forcing import rollout, spec, weights
 from backends.self_forcing.sampler import Sampler
 from backends.self_forcing.tiny import TINY_SPEC

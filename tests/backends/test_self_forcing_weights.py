@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from backends import artifacts
 from backends.base import BackendUnavailable
+from backends.hub import artifacts
 from backends.self_forcing import weights
 from backends.self_forcing.spec import TRANSFORMER
 from backends.self_forcing.transformer import Transformer, WanConfig

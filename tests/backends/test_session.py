@@ -10,10 +10,10 @@ import torch
 
 from backends.base import Done, Failed, Progress, Request, Update
 from backends.camera import CameraMove
-from backends.failure import explain
-from backends.jobs import Side
-from backends.peak import PeakMemory
-from backends.session import MARKS, Session, run_session
+from backends.runtime.errors import explain
+from backends.runtime.jobs import Side
+from backends.runtime.peak_memory import PeakMemory
+from backends.runtime.session import MARKS, Session, run_session
 from qvg.config import BF16, RTN
 from tests.fake_backend import SPEC, STEPS, FakeBackend
 

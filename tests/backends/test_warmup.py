@@ -12,13 +12,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from backends import registry, warmup
+from backends import registry
 from backends.base import Done, Loading, Stopped
-from backends.child import Ended, Host, Order, make_controls
-from backends.jobs import Side
-from backends.machine import not_writable
-from backends.plan import codec_for
-from backends.warmup import Use, Warmup
+from backends.memory_plan import codec_for
+from backends.runtime import warmup
+from backends.runtime.generator_process import Ended, Host, Order, make_controls
+from backends.runtime.hardware import not_writable
+from backends.runtime.jobs import Side
+from backends.runtime.warmup import Use, Warmup
 from qvg.config import BF16, PRESETS
 from qvg.ops.ahead import Launch
 from qvg.ops.card import kind_of_card
@@ -195,7 +196,7 @@ def test_a_job_is_prepared_while_its_generator_loads(monkeypatch) -> None:
         def wait(self, say) -> None:
             say("Compiling kernels.")
 
-    monkeypatch.setattr("backends.child.Warmup", Noted)
+    monkeypatch.setattr("backends.runtime.generator_process.Warmup", Noted)
     controls = make_controls(multiprocessing.get_context("spawn"))
     host = Host(torch.device("cpu"), "tests.fake_backend:load", controls)
     for number, backend_id in enumerate(("fake", "fake", "absent"), start=1):

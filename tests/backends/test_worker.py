@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from backends import jobs
 from backends.base import Done, Event, Failed, Loading, Progress, Queued, Request, Update
 from backends.camera import CameraMove
-from backends.machine import physical_cores
-from backends.worker import Job, Run, Side, Worker
+from backends.runtime import jobs
+from backends.runtime.hardware import physical_cores
+from backends.runtime.worker import Job, Run, Side, Worker
 from qvg.config import BF16
 from tests.fake_backend import OTHER, SPEC
 
@@ -367,7 +367,7 @@ def test_a_device_that_is_not_here_is_told():
 PAGE = """
 import os, signal, sys
 from backends.base import Progress, Request
-from backends.worker import Job, Side, Worker
+from backends.runtime.worker import Job, Side, Worker
 from qvg.config import BF16
 from qvg.policy import CachePolicy
 

@@ -19,10 +19,11 @@ from urllib.parse import parse_qs, urlparse
 import pytest
 import torch
 
-from backends import registry, zero
+from backends import registry
 from backends.base import Done, Failed, Loading, Queued, Update
 from backends.camera import CameraMove
 from backends.checkup import Part
+from backends.runtime import zerogpu
 from tests.backends.test_worker import finish, job, until
 from tests.browser.conftest import free_port
 from tests.fake_backend import SPEC
@@ -160,14 +161,14 @@ def test_runs_on_a_gpu_that_is_lent(space):
 @pytest.fixture
 def worker(monkeypatch):
     """Where no GPU is lent `spaces` changes nothing: runs are made in this process. One at a time."""
-    monkeypatch.setattr(zero.registry, "find", lambda backend_id: SPEC)
-    monkeypatch.setattr(zero, "_hosts", {})
-    monkeypatch.setattr(zero, "SLOTS", 1)
-    return zero.ZeroWorker("tests.fake_backend:load")
+    monkeypatch.setattr(zerogpu.registry, "find", lambda backend_id: SPEC)
+    monkeypatch.setattr(zerogpu, "_hosts", {})
+    monkeypatch.setattr(zerogpu, "SLOTS", 1)
+    return zerogpu.ZeroWorker("tests.fake_backend:load")
 
 
 def test_one_run_after_another_where_one_gpu_is_lent(worker):
-    assert worker.info == zero.LENT
+    assert worker.info == zerogpu.LENT
     first, second, third = (
         worker.submit(job("delay=0.05")),
         worker.submit(job()),
@@ -177,7 +178,7 @@ def test_one_run_after_another_where_one_gpu_is_lent(worker):
     third.move(1)
     assert [second.place, third.place] == [2, 1]
     second.stop()
-    assert finish(second)[-1] == zero.NOTHING_MADE
+    assert finish(second)[-1] == zerogpu.NOTHING_MADE
     made = finish(first)
     assert isinstance(made[0], Loading)
     assert "20 s of its GPU" in made[0].text
@@ -227,7 +228,7 @@ def test_a_gpu_that_is_not_lent_is_a_sentence(worker, monkeypatch):
         raise RuntimeError("You have exceeded your GPU quota")
         yield
 
-    monkeypatch.setattr(zero, "on_gpu", refuse)
+    monkeypatch.setattr(zerogpu, "on_gpu", refuse)
     last = finish(worker.submit(job()))[-1]
     assert isinstance(last, Failed)
     assert "You have exceeded your GPU quota. What was made so far is kept." in last.message
@@ -235,13 +236,13 @@ def test_a_gpu_that_is_not_lent_is_a_sentence(worker, monkeypatch):
 
 
 def test_a_generator_is_loaded_ahead_and_one_that_cannot_be_does_no_harm(monkeypatch):
-    monkeypatch.setattr(zero, "_hosts", {})
+    monkeypatch.setattr(zerogpu, "_hosts", {})
     threads = torch.get_num_threads()
     try:
-        worker = zero.ZeroWorker("tests.fake_backend:load", preload=["absent", SPEC.id])
+        worker = zerogpu.ZeroWorker("tests.fake_backend:load", preload=["absent", SPEC.id])
     finally:
         torch.set_num_threads(threads)
-    monkeypatch.setattr(zero.registry, "find", lambda backend_id: SPEC)
+    monkeypatch.setattr(zerogpu.registry, "find", lambda backend_id: SPEC)
     events = finish(worker.submit(job()))
     assert not any("Loading fake" in event.text for event in events if isinstance(event, Loading))
 
@@ -264,9 +265,9 @@ def compilers(monkeypatch):
         started.append(Compiling(uses, cards))
         return started[-1]
 
-    monkeypatch.setattr(zero.warmup, "possible", lambda: True)
-    monkeypatch.setattr(zero.warmup, "start_process", start_process)
-    monkeypatch.setattr(zero.warmup, "LOOK_S", 0.01)
+    monkeypatch.setattr(zerogpu.warmup, "possible", lambda: True)
+    monkeypatch.setattr(zerogpu.warmup, "start_process", start_process)
+    monkeypatch.setattr(zerogpu.warmup, "LOOK_S", 0.01)
     return started
 
 
@@ -275,8 +276,8 @@ def test_kernels_are_compiled_before_a_gpu_is_asked_for(worker, compilers):
     seen = until(run, Loading)
     assert seen[-1].text == "Compiling kernels for BF16, before a GPU is requested."
     (process,) = compilers
-    assert process.cards == zero.CARDS == ("sm_120",)
-    assert process.uses == [zero.Use.of(run.job)]
+    assert process.cards == zerogpu.CARDS == ("sm_120",)
+    assert process.uses == [zerogpu.Use.of(run.job)]
     assert not any("of its GPU" in event.text for event in seen if isinstance(event, Loading))
     process.ended = True
     events = finish(run)
@@ -288,11 +289,11 @@ def test_kernels_are_compiled_before_a_gpu_is_asked_for(worker, compilers):
 
 def test_a_run_that_is_stopped_while_it_compiles_asks_for_no_gpu(worker, compilers, monkeypatch):
     asked = []
-    monkeypatch.setattr(zero, "on_gpu", lambda *_: asked.append(1) or iter(()))
+    monkeypatch.setattr(zerogpu, "on_gpu", lambda *_: asked.append(1) or iter(()))
     run = worker.submit(job())
     until(run, Loading)
     run.stop()
-    assert finish(run)[-1] == zero.NOTHING_MADE
+    assert finish(run)[-1] == zerogpu.NOTHING_MADE
     assert not asked
 
 
@@ -300,24 +301,24 @@ def test_a_compiler_that_cannot_be_started_costs_nothing_but_time(worker, compil
     def fail(uses, cards):
         raise OSError("Cannot allocate memory")
 
-    monkeypatch.setattr(zero.warmup, "start_process", fail)
+    monkeypatch.setattr(zerogpu.warmup, "start_process", fail)
     assert isinstance(finish(worker.submit(job()))[-1], Done)
 
 
 def test_what_visitors_begin_with_is_compiled_in_the_background_at_the_start(compilers, monkeypatch):
-    monkeypatch.setattr(zero, "_hosts", {})
-    zero.ZeroWorker()
+    monkeypatch.setattr(zerogpu, "_hosts", {})
+    zerogpu.ZeroWorker()
     (process,) = compilers
     here = [entry.spec.id for entry in registry.entries() if entry.missing is None]
     assert [use.backend_id for use in process.uses] == here
-    assert {use.name for use in process.uses} == {zero.warmup.PRESET}
+    assert {use.name for use in process.uses} == {zerogpu.warmup.PRESET}
 
 
 def test_the_report_is_of_the_space_and_of_what_is_lent(worker, monkeypatch, tmp_path):
     found = [
         Part(name, name, (f"{name}.",)) for name in ("software", "device", "attention", "kernels", "memory")
     ]
-    monkeypatch.setattr(zero.checkup, "elsewhere", lambda device, outputs: found)
+    monkeypatch.setattr(zerogpu.checkup, "elsewhere", lambda device, outputs: found)
     told = worker.about(tmp_path)
     assert [part.id for part in told] == ["device", "software", "memory"]
     assert "a GPU is lent for every run" in told[0].sentences[0]

@@ -14,8 +14,8 @@ def own_hub(folder: Path) -> None:
     """A small LongCat-Video on a Hugging Face of our own, with a licence to accept."""
     from huggingface_hub import constants
 
-    from backends import artifacts
-    from backends.artifacts import Artifact, File, Source
+    from backends.hub import artifacts
+    from backends.hub.artifacts import Artifact, File, Source
     from backends.longcat import spec
     from tests.backends.fake_hub import COMMIT, FakeHub
 

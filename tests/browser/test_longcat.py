@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from backends.longcat.tiny import TINY_SPEC
-from backends.plan import codec_for, plan
+from backends.memory_plan import codec_for, plan
 from tests.browser.conftest import free_port, serve
 from ui import media, text
 

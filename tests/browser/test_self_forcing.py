@@ -6,7 +6,7 @@ At a size a CPU can run, with random weights: what it shows is noise, how it get
 import numpy as np
 import pytest
 
-from backends.plan import codec_for
+from backends.memory_plan import codec_for
 from backends.self_forcing.tiny import TINY_SPEC
 from qvg.policy import cache_bytes
 from tests.browser.conftest import free_port, serve

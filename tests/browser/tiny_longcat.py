@@ -32,7 +32,7 @@ def main() -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     from backends.longcat import spec
     from backends.longcat.tiny import TINY_SPEC
-    from backends.worker import Worker
+    from backends.runtime.worker import Worker
     from ui.build import build
 
     spec.SPEC, spec.missing = TINY_SPEC, lambda: None

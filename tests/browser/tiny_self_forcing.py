@@ -30,9 +30,9 @@ def load(backend_id: str, device: torch.device, say: Callable[[str], None]) -> B
 
 def main() -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    from backends.runtime.worker import Worker
     from backends.self_forcing import spec
     from backends.self_forcing.tiny import TINY_SPEC
-    from backends.worker import Worker
     from ui.build import build
 
     spec.SPEC, spec.missing = TINY_SPEC, lambda: None

@@ -24,7 +24,7 @@ def load(backend_id: str, device: torch.device, say: Callable[[str], None]) -> B
 
 def main() -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    from backends.worker import Worker
+    from backends.runtime.worker import Worker
     from backends.worldplay import spec
     from ui.build import build
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from backends.worker import Worker
+from backends.runtime.worker import Worker
 from tests.soak.desks import working
 
 FULL = os.environ.get("QVG_SOAK") == "full"

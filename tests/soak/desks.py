@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from backends.worker import Worker
+from backends.runtime.worker import Worker
 from tests.ui.page import Page
 from ui import media
 from ui.desk import Desk

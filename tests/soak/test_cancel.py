@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.worker import Worker
+from backends.runtime.worker import Worker
 from tests.soak.conftest import FULL, Tell
 from tests.soak.desks import QUICK, rss_mib, tab, until, worker_pids
 from ui import folder

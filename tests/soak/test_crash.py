@@ -19,7 +19,7 @@ from av.error import FFmpegError
 
 from backends.base import BackendUnavailable
 from backends.pocket import rollout, spec
-from backends.worker import Worker
+from backends.runtime.worker import Worker
 from tests.soak import faults
 from tests.soak.conftest import FULL, Tell
 from tests.soak.desks import BLOCK, QUICK, frames_of, tab, working

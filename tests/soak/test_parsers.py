@@ -33,7 +33,7 @@ from backends.camera import (
     trace_trajectory,
 )
 from backends.plain_text import read_number
-from backends.pocket.words import parse_prompt
+from backends.pocket.vocabulary import parse_prompt
 from tests.soak import nasty
 from tests.soak.conftest import FULL
 from tests.soak.growth import MOST, RUNS, exponent, run_of

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backends.worker import Worker
+from backends.runtime.worker import Worker
 from qvg.config import PRESETS
 from tests.soak.conftest import FULL, Tell
 from tests.soak.desks import BLOCK, frames_of, tab, worker_pids, working

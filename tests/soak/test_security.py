@@ -14,7 +14,8 @@ import pytest
 from packaging.requirements import Requirement
 
 import app
-from backends import artifacts, registry
+from backends import registry
+from backends.hub import artifacts
 from tests.soak.conftest import Tell
 from tests.soak.programs import ROOT, started
 from tests.ui.fake_worker import FakeWorker

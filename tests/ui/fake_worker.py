@@ -12,8 +12,8 @@ import numpy as np
 from backends import registry
 from backends.base import Done, Event, Failed, Loading, Progress, Queued, Segment, Update
 from backends.camera import CameraMove
-from backends.jobs import Job, Run, Side
-from backends.machine import DeviceInfo
+from backends.runtime.hardware import DeviceInfo
+from backends.runtime.jobs import Job, Run, Side
 from qvg.config import BF16Config
 from qvg.policy import cache_bytes
 from qvg.stats import CacheStats

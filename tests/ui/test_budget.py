@@ -7,7 +7,7 @@ import pytest
 
 from backends import registry
 from backends.camera import parse_path
-from backends.plan import block_bytes, codec_for, held_bytes, most_bytes
+from backends.memory_plan import block_bytes, codec_for, held_bytes, most_bytes
 from qvg.config import BF16, PRESETS
 from qvg.policy import CachePolicy
 from tests.soak.growth import MOST, exponent

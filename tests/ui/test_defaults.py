@@ -6,7 +6,7 @@ import pytest
 
 from backends import registry
 from backends.base import BackendSpec
-from backends.plan import cache_after
+from backends.memory_plan import cache_after
 from qvg.config import BF16Config
 from qvg.policy import CachePolicy, Layout
 from ui.examples import EXAMPLES

@@ -10,8 +10,8 @@ from PIL import Image
 
 from backends import registry
 from backends.base import BackendSpec
-from backends.check import MAX_PROMPT, MAX_SEED
-from backends.jobs import Job, Side
+from backends.runtime.jobs import Job, Side
+from backends.validation import MAX_PROMPT, MAX_SEED
 from qvg.config import BF16, PRESETS, PRQConfig
 from tests.ui.fake_worker import counter, painted
 from ui import form, media

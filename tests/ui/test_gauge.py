@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from backends import registry
-from backends.plan import codec_for
+from backends.memory_plan import codec_for
 from tests.ui.fake_worker import INFO, stats
 from ui import gauge, text
 from ui.commission import Commission

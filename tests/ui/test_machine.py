@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from backends.checkup import Part
-from backends.worker import Worker
+from backends.runtime.worker import Worker
 from tests.ui.fake_worker import FakeWorker
 from ui import build, machine
 

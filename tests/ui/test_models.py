@@ -8,8 +8,9 @@ import gradio as gr
 import pytest
 from huggingface_hub import constants
 
-from backends import artifacts, registry
-from backends.artifacts import Artifact, File, Source
+from backends import registry
+from backends.hub import artifacts
+from backends.hub.artifacts import Artifact, File, Source
 from backends.longcat import spec
 from tests.backends.fake_hub import COMMIT, FakeHub
 from tests.ui.page import widgets

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from backends.longcat.models import World
 from backends.longcat.transformer import Transformer
-from backends.longcat.world import World
 from backends.wan import vae as wan_vae
 from tests.backends.longcat import longcat_samples as samples
 from tests.backends.wan_samples import VAE21

@@ -20,7 +20,7 @@ import torch.distributed as dist
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from backends.base import Request
-from backends.longcat import parallel, pictures, schedule
+from backends.longcat import image_latents, parallel, schedule
 from backends.longcat.parallel import ALONE, Team
 from backends.longcat.rollout import LongCatBackend
 from backends.longcat.settings import Settings, latents_of
@@ -51,7 +51,7 @@ def make(team: Team) -> tuple[list[np.ndarray], list[torch.Tensor], KVCache]:
             frame = pixels.permute(1, 2, 0).byte().numpy()
             yield np.stack([frame] * (4 if index else 1))
 
-    pictures.encode, pictures.decode = encode, decode
+    image_latents.encode, image_latents.decode = encode, decode
     # Two steps, not eleven, of which each exchanges something in every layer.
     schedule.continuing = schedule.uniform
     heads = CONFIG.heads // (1 if team.heads is None else team.heads.size)

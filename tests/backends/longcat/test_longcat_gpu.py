@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from backends.longcat import schedule, weights
-from backends.longcat.history import AfterHistory, Alone, Place
+from backends.longcat.attention import AfterHistory, Alone, Place
 from backends.longcat.sampler import Guidance, Sampler
 from backends.longcat.transformer import Transformer
 from qvg import BF16, QVG, CacheGeometry, KVCache

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backends.longcat import bench, make
-from backends.longcat.make import Film, read_clip, read_picture
+from backends.longcat import bench, cli
+from backends.longcat.cli import Film, read_clip, read_picture
 
 TINY = ("--random-weights", "--tiny", "--device", "cpu")
 
@@ -32,7 +32,7 @@ def test_prompts_become_a_film_with_other_takes_beside(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "fox.mp4"
-    make.main(
+    cli.main(
         ["a red fox", "a bear", *TINY, "--blocks", "2", "--takes", "2", "--guidance", "1", "--out", str(out)]
     )
     film, other = decode(out), decode(tmp_path / "fox-take2.mp4")
@@ -49,7 +49,7 @@ def test_a_clip_is_gone_on_from(tmp_path: Path) -> None:
     with Film(tmp_path / "clip.mp4") as film:
         film.add(gradient(12))
     files = [f"--clip={tmp_path / 'clip.mp4'}", f"--out={tmp_path / 'longer.mp4'}"]
-    make.main(["a fox", *TINY, "--distilled", "--steps", "2", "--codec", "BF16", "--blocks", "1", *files])
+    cli.main(["a fox", *TINY, "--distilled", "--steps", "2", "--codec", "BF16", "--blocks", "1", *files])
     assert len(decode(tmp_path / "longer.mp4")) == 13
     assert decode(tmp_path / "longer.mp4")[:9].mean() < decode(tmp_path / "longer.mp4")[9:].mean()
 
@@ -99,7 +99,7 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_made_ends_with_a_sentence(options: list[str], words: str) -> None:
     with pytest.raises(SystemExit, match=words):
-        make.main(["a fox", *TINY, *options])
+        cli.main(["a fox", *TINY, *options])
 
 
 def test_every_stage_is_measured(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from backends.base import PromptChange, Request, Stopped
-from backends.check import check
-from backends.longcat import lora, pictures, schedule
+from backends.longcat import image_latents, lora, schedule
 from backends.longcat.rollout import LongCatBackend, LongCatRollout, seed_of
 from backends.longcat.sampler import Guidance, Sampler
 from backends.longcat.settings import Settings
 from backends.longcat.spec import SPEC
-from backends.plan import plan
+from backends.memory_plan import plan
+from backends.validation import check
 from qvg import BF16, QVG, CacheGeometry, KVCache
 from qvg.ops.rotate import rotate
 from qvg.payload import BF16Payload
@@ -82,13 +82,13 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
 def windows(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The latents of every window that is decoded."""
     seen: list[Tensor] = []
-    decode = pictures.decode
+    decode = image_latents.decode
 
     def watched(vae, latents: Tensor, state: list):
         seen.append(latents)
         return decode(vae, latents, state)
 
-    monkeypatch.setattr(pictures, "decode", watched)
+    monkeypatch.setattr(image_latents, "decode", watched)
     return seen
 
 
@@ -119,7 +119,7 @@ class TestAgainstUpstream:
     def test_without_a_cache_upstream_compares_condition_frames_too(self) -> None:
         model, generator = transformer(), torch.Generator().manual_seed(seed_of(6, 0))
         noise = torch.randn(1, 16, 6, HEIGHT // 8, WIDTH // 8, generator=generator)
-        known = pictures.encode(vae(), frames()[-9:], generator, torch.float32)
+        known = image_latents.encode(vae(), frames()[-9:], generator, torch.float32)
         cache = KVCache(GEOMETRY, BF16, frames_per_block=1)
         sampler = Sampler(model)
         norm = sampler.remember(cache, known, norm=True)
@@ -227,7 +227,7 @@ def test_latents_are_decoded_once_where_they_are_looked_back_on(windows: list[Te
     video = open_video(replace(QUICK, source="latents"))
     made = np.concatenate([video.step().frames for _ in range(3)])
     assert [latents.shape[2] for latents in windows] == [4, 1, 1]
-    together = np.concatenate(list(pictures.decode(vae(), torch.cat(windows, 2), [])))
+    together = np.concatenate(list(image_latents.decode(vae(), torch.cat(windows, 2), [])))
     assert np.array_equal(made, together)
 
 
@@ -263,11 +263,11 @@ def test_only_the_history_differs_between_codecs() -> None:
 
 
 def test_a_picture_has_the_nearest_size_the_model_knows() -> None:
-    assert pictures.nearest_size(480, 832) == (480, 832)
-    assert pictures.nearest_size(1080, 1920) == (480, 832)
-    assert pictures.nearest_size(3000, 2000) == (768, 512)
-    assert pictures.nearest_size(100, 100) in ((608, 640), (640, 608))
-    assert pictures.nearest_size(8000, 20) == (1280, 320)
+    assert image_latents.nearest_size(480, 832) == (480, 832)
+    assert image_latents.nearest_size(1080, 1920) == (480, 832)
+    assert image_latents.nearest_size(3000, 2000) == (768, 512)
+    assert image_latents.nearest_size(100, 100) in ((608, 640), (640, 608))
+    assert image_latents.nearest_size(8000, 20) == (1280, 320)
     video = open_video(QUICK, image=np.zeros((31, 50, 3), np.uint8))
     assert video.notes == ("Made at 48 x 32, the size nearest to the shape of what was given.",)
     assert video.step().frames.shape == (13, HEIGHT, WIDTH, 3)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from backends.longcat import transformer as model_file
-from backends.longcat.history import AfterHistory, Alone, Place
+from backends.longcat.attention import AfterHistory, Alone, Place
 from backends.longcat.sampler import Sampler
 from backends.longcat.transformer import LongCatConfig, Transformer
 from qvg import BF16, QVG, CacheGeometry, CachePolicy, KVCache
@@ -119,7 +119,7 @@ def test_two_branches_of_padded_text(zero_pad: bool) -> None:
 
 def test_pieces_change_nothing(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_file, "TOKENS_AT_ONCE", 37)
-    monkeypatch.setattr("backends.longcat.history.TOKENS_AT_ONCE", 50)
+    monkeypatch.setattr("backends.longcat.attention.TOKENS_AT_ONCE", 50)
     heard = model(both(samples.latents("noise", 6)), T, texts(model), Alone(PLACE, 6))
     torch.testing.assert_close(heard, recorded("forward/zero_pad=True"), **EXACT)
 

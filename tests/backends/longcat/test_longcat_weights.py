@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from backends import artifacts
 from backends.base import BackendUnavailable, Request
-from backends.longcat import lora, made_up, rollout, spec, weights
-from backends.longcat import world as world_file
-from backends.longcat.history import Alone, Place
+from backends.hub import artifacts
+from backends.longcat import lora, random_weights, rollout, spec, weights
+from backends.longcat import models as world_file
+from backends.longcat.attention import Alone, Place
 from backends.longcat.settings import Settings
 from backends.longcat.transformer import Transformer
 from backends.wan import vae
@@ -119,7 +119,7 @@ class TestAdapter:
         """1,152 keys: seven matrices a block, query, key and value with an up-projection each."""
         keys = {}
         for block in range(48):
-            for name, parts in made_up._TARGETS.items():
+            for name, parts in random_weights._TARGETS.items():
                 key = f"lora{HYPHEN}blocks{HYPHEN}{block}{HYPHEN}{name.replace('.', HYPHEN)}"
                 keys[f"{key}.lora_down.weight"] = torch.zeros(2 * parts, 8)
                 for part in range(parts):
@@ -237,7 +237,7 @@ class TestEightBits:
     def test_without_torchao_it_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
         forbid(monkeypatch, "torchao")
         with pytest.raises(BackendUnavailable, match="pip install torchao"):
-            weights.make_up(made_up.TINY, ["cpu"], torch.float32, "int8")
+            weights.make_up(random_weights.TINY, ["cpu"], torch.float32, "int8")
 
     def test_chosen_where_bf16_leaves_no_room(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert weights.choose_precision(torch.device("cpu")) == "bf16"
@@ -279,7 +279,7 @@ class TestSeveralCards:
     def test_without_accelerate_it_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
         forbid(monkeypatch, "accelerate")
         with pytest.raises(BackendUnavailable, match="pip install accelerate"):
-            weights.make_up(made_up.TINY, ["cpu", "cpu"], torch.float32)
+            weights.make_up(random_weights.TINY, ["cpu", "cpu"], torch.float32)
 
 
 class TestLoading:
@@ -323,7 +323,7 @@ class TestLoading:
 
         monkeypatch.setattr(artifacts, "locate", locate)
         monkeypatch.setattr(artifacts, "converted_path", lambda artifact: copy)
-        monkeypatch.setattr("backends.hub.own_folder", lambda: tmp_path / "own")
+        monkeypatch.setattr("backends.hub.downloads.own_folder", lambda: tmp_path / "own")
         monkeypatch.setattr(spec, "missing", lambda: None if here else "Not downloaded.")
         return here
 

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from backends.longcat.make import Film
+from backends.longcat.cli import Film
 from backends.media.video import VideoWriter
 from ui import export, media
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from backends.pocket.evaluate import main
-from backends.pocket.judge import cases
+from backends.pocket.evaluation.codecs import cases
+from backends.pocket.evaluation.evaluate import main
 from backends.pocket.spec import SPEC
 from qvg import BF16, PRESETS, QVG, CachePolicy
 from qvg.bench.__main__ import main as bench
@@ -29,9 +29,9 @@ def test_every_codec_is_held_against_bf16(
 ) -> None:
     # One denoising step a block is enough to tell videos apart.
     monkeypatch.setattr("backends.pocket.rollout.LEVELS", (1.0,))
-    monkeypatch.setattr("backends.pocket.evaluate.OPENING", (1.0,))
+    monkeypatch.setattr("backends.pocket.evaluation.evaluate.OPENING", (1.0,))
     monkeypatch.setattr(
-        "backends.pocket.judge.WINDOWS", {"first chunk": (0, 4), "4-8": (4, 8), "all": (0, 9)}
+        "backends.pocket.evaluation.codecs.WINDOWS", {"first chunk": (0, 4), "4-8": (4, 8), "all": (0, 9)}
     )
     path = tmp_path / "end-to-end.json"
     codecs = ["BF16", "QVG INT2"]

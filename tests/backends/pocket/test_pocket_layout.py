@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from backends.pocket import words
-from backends.pocket.held_out import rendered
-from backends.pocket.layout import (
+from backends.pocket import vocabulary
+from backends.pocket.conditioning import (
     BACKDROP_FEATURES,
     RAYS,
     SAME_PLACE,
@@ -24,13 +23,14 @@ from backends.pocket.layout import (
     tell,
     told_by_block,
 )
-from backends.pocket.prompts import built, followed, held_out_prompts, planned
+from backends.pocket.evaluation.detection import look_at
+from backends.pocket.evaluation.prompts import built, followed, held_out_prompts, planned
+from backends.pocket.evaluation.rollouts import rendered
 from backends.pocket.render import reference
 from backends.pocket.rollout import Sampler
-from backends.pocket.sight import look_at
+from backends.pocket.scene import HARMONICS, LOOKS, OBJECTS, sample_scenes, sample_trajectories
 from backends.pocket.spec import BLOCK_FRAMES, COLUMNS, ROWS
-from backends.pocket.words import parse_prompt
-from backends.pocket.world import HARMONICS, LOOKS, OBJECTS, sample_scenes, sample_trajectories
+from backends.pocket.vocabulary import parse_prompt
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -170,10 +170,10 @@ def test_training_tells_all_but_what_a_picture_shows() -> None:
 def test_a_plan_is_what_was_asked_for(seed: int) -> None:
     asked = "a red box on the left, two blue pillars far away, a green ball behind, snow, at dusk"
     layout = plan(parse_prompt(asked), seed)
-    assert (layout.place, layout.time) == (words.PLACES.index("snow"), words.TIMES.index("dusk"))
+    assert (layout.place, layout.time) == (vocabulary.PLACES.index("snow"), vocabulary.TIMES.index("dusk"))
     there = layout.things[0, :, 3] > 0
     named = [
-        (words.COLOURS[colour], words.KINDS[int(kind)])
+        (vocabulary.COLOURS[colour], vocabulary.KINDS[int(kind)])
         for colour, kind in zip(layout.colour[0, there], layout.things[0, there, 0], strict=True)
     ]
     assert named.count(("red", "box")) == named.count(("green", "ball")) == 1
@@ -197,7 +197,7 @@ def test_nothing_is_planned_into_a_picture_that_is_given() -> None:
         assert layout.place == layout.time == -1
         there = [index for index in range(OBJECTS) if layout.things[0, index, 3] > 0]
         assert there and all(abs(bearing(layout, index)) > 40 for index in there)
-    assert plan(parse_prompt("snow"), 0, beyond_picture=True).place == words.PLACES.index("snow")
+    assert plan(parse_prompt("snow"), 0, beyond_picture=True).place == vocabulary.PLACES.index("snow")
 
 
 def test_an_empty_prompt_is_a_furnished_world() -> None:
@@ -224,13 +224,13 @@ def test_held_out_prompts_are_understood_whole() -> None:
         assert all(thing.colour is not None and thing.kind is not None for thing in parsed.things), text
 
 
-@pytest.mark.parametrize("kind", words.KINDS)
+@pytest.mark.parametrize("kind", vocabulary.KINDS)
 @pytest.mark.parametrize("where", ["desert, dusk", "meadow, night"])
 def test_a_rendered_thing_is_read_back(kind: str, where: str) -> None:
     layout = planned([f"a blue {kind} ahead, {where}"])
-    picture = reference(built(layout), torch.zeros(1, 4), 128, 224)
-    (seen,) = look_at(picture, int(layout.place * len(words.TIMES) + layout.time))
-    found = {(words.COLOURS[s.colour], words.KINDS[s.kind]): s.bearing for s in seen}
+    picture = reference.render(built(layout), torch.zeros(1, 4), 128, 224)
+    (seen,) = look_at(picture, int(layout.place * len(vocabulary.TIMES) + layout.time))
+    found = {(vocabulary.COLOURS[s.colour], vocabulary.KINDS[s.kind]): s.bearing for s in seen}
     assert ("blue", kind) in found, found
     assert math.degrees(found["blue", kind]) == pytest.approx(bearing(layout, 0), abs=2)
 
@@ -239,7 +239,7 @@ def test_ground_and_sky_are_not_taken_for_things() -> None:
     scenes = sample_scenes(LOOKS, generator(2))
     scenes.objects[..., 3] = 0
     scenes.look.copy_(torch.arange(LOOKS))
-    pictures = reference(scenes, sample_trajectories(LOOKS, 30, generator(3))[:, -1], 128, 224)
+    pictures = reference.render(scenes, sample_trajectories(LOOKS, 30, generator(3))[:, -1], 128, 224)
     seen = [
         len(look_at(picture[None], int(look))[0]) for picture, look in zip(pictures, scenes.look, strict=True)
     ]
@@ -260,9 +260,9 @@ def test_a_model_that_renders_follows_its_prompts(monkeypatch: pytest.MonkeyPatc
                 scenes.objects[..., 3] = 0
             return rendered(scenes, poses), None
 
-    monkeypatch.setattr("backends.pocket.prompts.TURN", 2)
-    monkeypatch.setattr("backends.pocket.prompts.EVERY", 1)
-    monkeypatch.setattr("backends.pocket.prompts.held_out_prompts", lambda count: PROMPTS[:count])
+    monkeypatch.setattr("backends.pocket.evaluation.prompts.TURN", 2)
+    monkeypatch.setattr("backends.pocket.evaluation.prompts.EVERY", 1)
+    monkeypatch.setattr("backends.pocket.evaluation.prompts.held_out_prompts", lambda count: PROMPTS[:count])
     good, deaf = (followed(Renderer(listens), count=2, at_once=2) for listens in (True, False))
     assert good["pairs"] == good["counts"] == good["sides"] == 100
     assert deaf["pairs"] == deaf["counts"] == deaf["sides"] == 0

@@ -10,10 +10,11 @@ from backends.base import BackendUnavailable, Request, Stopped
 from backends.camera import CameraMove, parse_path
 from backends.pocket import spec, weights
 from backends.pocket.autoencoder import Autoencoder
-from backends.pocket.layout import describe, tell, told_by_block
+from backends.pocket.conditioning import describe, tell, told_by_block
 from backends.pocket.rollout import LEVELS, OPENING, PocketBackend, Sampler, World, fit_picture, noise_levels
+from backends.pocket.scene import sample_scenes, sample_trajectories
 from backends.pocket.spec import BLOCK_FRAMES, SPEC
-from backends.pocket.train import (
+from backends.pocket.training.train import (
     CHUNK_TOKENS,
     FROM_PICTURE,
     ONLY_PICTURE,
@@ -28,7 +29,6 @@ from backends.pocket.train import (
     two_bits,
 )
 from backends.pocket.transformer import Rotary, Transformer, TransformerConfig, ray_features
-from backends.pocket.world import sample_scenes, sample_trajectories
 from qvg import BF16, QVG, CacheGeometry, CachePolicy, KVCache
 from qvg.codecs import build_codec
 from qvg.config import with_clusters

@@ -1,7 +1,7 @@
 import pytest
 
-from backends.pocket import words
-from backends.pocket.words import COLOURS, KINDS, PLACES, TIMES, Thing, parse_prompt
+from backends.pocket import vocabulary
+from backends.pocket.vocabulary import COLOURS, KINDS, PLACES, TIMES, Thing, parse_prompt
 
 
 def thing(name: str, side: str | None = None, reach: str | None = None) -> Thing:
@@ -50,7 +50,7 @@ def test_the_first_place_and_time_count() -> None:
 
 
 def test_every_word_of_the_vocabulary_is_understood() -> None:
-    for group, known in words.VOCABULARY:
+    for group, known in vocabulary.VOCABULARY:
         for word in known:
             parsed = parse_prompt(f"{word} a ball")
             assert not parsed.unknown, (group, word)
@@ -90,8 +90,8 @@ def test_a_long_word_is_not_repeated_whole() -> None:
 
 def test_things_are_bounded() -> None:
     parsed = parse_prompt("9999999 red boxes " * 50)
-    assert len(parsed.things) == words.MAX_THINGS and parsed.too_many
-    assert f"The first {words.MAX_THINGS} things are used." in parsed.note()
+    assert len(parsed.things) == vocabulary.MAX_THINGS and parsed.too_many
+    assert f"The first {vocabulary.MAX_THINGS} things are used." in parsed.note()
 
 
 def test_a_prompt_of_nothing_known_says_so() -> None:

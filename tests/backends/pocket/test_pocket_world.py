@@ -5,8 +5,7 @@ import torch
 
 from backends.camera import each_latent, parse_path
 from backends.pocket.render import reference
-from backends.pocket.spec import SPEC
-from backends.pocket.world import (
+from backends.pocket.scene import (
     LOOKS,
     MAX_PITCH,
     OBJECTS,
@@ -21,6 +20,7 @@ from backends.pocket.world import (
     sample_trajectories,
     velocities,
 )
+from backends.pocket.spec import SPEC
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -72,9 +72,9 @@ def test_rays_are_unit_and_centred() -> None:
 @pytest.mark.parametrize("kind", [0, 1, 2, 3])
 def test_an_object_ahead_is_seen_ahead_and_one_to_the_right_on_the_right(kind: int) -> None:
     poses = torch.zeros(1, 4)
-    ahead = reference(one_object(kind, 0.0, 4.0), poses, 32, 56)[0]
-    right = reference(one_object(kind, 1.6, 4.0), poses, 32, 56)[0]
-    nothing = reference(one_object(kind, 0.0, -4.0), poses, 32, 56)[0]
+    ahead = reference.render(one_object(kind, 0.0, 4.0), poses, 32, 56)[0]
+    right = reference.render(one_object(kind, 1.6, 4.0), poses, 32, 56)[0]
+    nothing = reference.render(one_object(kind, 0.0, -4.0), poses, 32, 56)[0]
     for picture, columns in ((ahead, slice(24, 32)), (right, slice(38, 50))):
         red = (picture[0] - picture[1:].amax(0)) > 0.25
         assert red.any() and not red[:, : columns.start - 5].any() and red[:, columns].any()
@@ -84,7 +84,7 @@ def test_an_object_ahead_is_seen_ahead_and_one_to_the_right_on_the_right(kind: i
 def test_pictures_are_in_range_and_finite_for_every_look() -> None:
     scenes = sample_scenes(2 * LOOKS, generator(3))
     scenes.look.copy_(torch.arange(2 * LOOKS) % LOOKS)
-    pictures = reference(scenes, sample_trajectories(2 * LOOKS, 50, generator(4))[:, -1], 16, 28)
+    pictures = reference.render(scenes, sample_trajectories(2 * LOOKS, 50, generator(4))[:, -1], 16, 28)
     assert pictures.isfinite().all() and pictures.min() >= 0 and pictures.max() <= 1
     assert pictures.std(dim=(1, 2, 3)).min() > 0.02
 
@@ -109,10 +109,10 @@ def _triton_here() -> bool:
 @pytest.mark.gpu
 @pytest.mark.skipif(not _triton_here(), reason="the Triton renderer needs a GPU")
 def test_the_kernel_is_the_reference() -> None:
-    from backends.pocket.render_triton import render
+    from backends.pocket.render.triton import render
 
     scenes = sample_scenes(2 * LOOKS, torch.Generator("cuda").manual_seed(0))
     scenes.look.copy_(torch.arange(2 * LOOKS) % LOOKS)
     poses = sample_trajectories(2 * LOOKS, 60, torch.Generator("cuda").manual_seed(1))[:, -1]
-    gap = (render(scenes, poses, 61, 107) - reference(scenes, poses, 61, 107)).abs()
+    gap = (render(scenes, poses, 61, 107) - reference.render(scenes, poses, 61, 107)).abs()
     assert gap.mean() < 1e-4 and (gap > 0.02).float().mean() < 1e-3

@@ -11,8 +11,8 @@ import torch
 
 from backends.base import Request, Stopped
 from backends.camera import CameraMove, parse_path
-from backends.check import check
-from backends.plan import codec_for
+from backends.memory_plan import codec_for
+from backends.validation import check
 from backends.worldplay import rollout, spec
 from backends.worldplay.rollout import MEMORIES, WorldPlayBackend, WorldPlayRollout, fit_picture, load_random
 from qvg import BF16, QVG, KVCache

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from backends import artifacts, hub
 from backends.base import BackendUnavailable, Request
+from backends.hub import artifacts, downloads
 from backends.wan import text, vae
 from backends.worldplay import rollout, spec, weights
 from backends.worldplay.model import ModelConfig
@@ -131,7 +131,7 @@ def test_loading_finds_converts_and_reads_the_prompt_once(
     )
     monkeypatch.setattr(artifacts, "locate", locate)
     monkeypatch.setattr(artifacts, "converted_path", lambda artifact: converted)
-    monkeypatch.setattr(hub, "own_folder", lambda: tmp_path / "own")
+    monkeypatch.setattr(downloads, "own_folder", lambda: tmp_path / "own")
     monkeypatch.setattr(spec, "SPEC", described)
     monkeypatch.setattr(weights, "ModelConfig", lambda: CONFIG)
     opened, said = [], []
@@ -179,8 +179,8 @@ def test_a_size_that_is_an_estimate_does_not_hide_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(artifacts.FOLDER, str(tmp_path))
-    monkeypatch.setattr(hub, "own_folder", lambda: tmp_path / "own")
-    monkeypatch.setattr(hub, "snapshots", lambda repo, revision: [])
+    monkeypatch.setattr(downloads, "own_folder", lambda: tmp_path / "own")
+    monkeypatch.setattr(downloads, "snapshots", lambda repo, revision: [])
     path = tmp_path / spec.TRANSFORMER.source.path
     path.parent.mkdir()
     path.write_bytes(b"")

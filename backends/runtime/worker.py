@@ -24,18 +24,19 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 
-from backends import checkup, child
+from backends import checkup
 from backends.base import Done, Failed, Loading, Progress, Queued, Update
 from backends.checkup import Part
-from backends.child import NOTHING_MADE, Controls, Ended, Order, make_controls
-from backends.failure import explain
-from backends.jobs import Job, Run, Side
-from backends.machine import DeviceInfo
+from backends.runtime import generator_process
+from backends.runtime.errors import explain
+from backends.runtime.generator_process import NOTHING_MADE, Controls, Ended, Order, make_controls
+from backends.runtime.hardware import DeviceInfo
+from backends.runtime.jobs import Job, Run, Side
 
 __all__ = ["DeviceInfo", "Job", "Run", "Side", "Worker"]
 
 LOADERS = "backends.registry:load"
-_ROOT = str(Path(__file__).resolve().parents[1])  # the folder this package is imported from
+_ROOT = str(Path(__file__).resolve().parents[2])  # the folder this package is imported from
 _GRACE_S = 3.0  # for a process or a thread to end
 SILENCE_S = 10.0  # without an answer a process is ended
 _LOADING = 6  # times that while it loads: a large library is read from a slow disk without a beat between
@@ -142,7 +143,7 @@ class Worker:
         with self._changed:
             if run is not self._active or not self._handed_over or self._process is None:
                 return
-            child.hold(self._process.controls, self._number, keys)
+            generator_process.hold(self._process.controls, self._number, keys)
 
     def _serve(self) -> None:
         """The worker's thread: brings the process up, then gives it one run after another."""
@@ -335,7 +336,10 @@ def _launch(device: str, loaders: str) -> _Process:
     controls = make_controls(context)
     pipe, childs_end = context.Pipe()
     process = context.Process(
-        target=child.main, args=(childs_end, device, loaders, controls), name="generator", daemon=True
+        target=generator_process.main,
+        args=(childs_end, device, loaders, controls),
+        name="generator",
+        daemon=True,
     )
     with _without_main():
         process.start()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from backends.camera import KEYS
-from backends.pocket import words
+from backends.pocket import vocabulary
 
 EYE = 1.3
 HORIZONTAL_FOV = math.radians(70.0)
@@ -24,10 +24,12 @@ MAX_PITCH = math.radians(21.0)
 OBJECTS = 9
 HARMONICS = 8
 TILE = 1.25  # metres a checker square
+FOG = 26.0  # metres
+SAMPLES = ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))  # of a picture, within a pixel
 LOW_HILLS, NO_HILLS = 0.035, 0.004  # rise of the skyline: on average, and at least
 
 # A look is a place at a time of day: `place * len(TIMES) + time`.
-LOOKS = len(words.PLACES) * len(words.TIMES)
+LOOKS = len(vocabulary.PLACES) * len(vocabulary.TIMES)
 # By place: sky top, sky horizon, ground light, ground dark, hills, all by day.
 _PLACE_COLOURS = (
     ((0.24, 0.50, 0.86), (0.78, 0.90, 0.98), (0.44, 0.66, 0.27), (0.34, 0.55, 0.22), (0.36, 0.55, 0.42)),
@@ -93,7 +95,7 @@ def sample_scenes(batch: int, generator: torch.Generator) -> Scenes:
     around = math.radians(38) + math.radians(284) * (slot - 4 + rand(batch, OBJECTS)) / (OBJECTS - 4)
     angle = torch.where(front, in_front, around)
     distance = 2.9 + 7.1 * rand(batch, OBJECTS).square()
-    kind = (rand(batch, OBJECTS) * len(words.KINDS)).floor()
+    kind = (rand(batch, OBJECTS) * len(vocabulary.KINDS)).floor()
     size = rand(batch, OBJECTS)
     tall = rand(batch, OBJECTS)
     radius, height = sizes(kind, size, tall)

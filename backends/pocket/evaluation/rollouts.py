@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from backends.camera import each_latent, parse_path
-from backends.pocket.layout import Layout, describe
+from backends.pocket.conditioning import Layout, describe
 from backends.pocket.render import render
 from backends.pocket.rollout import OPENING, Sampler, World
+from backends.pocket.scene import LOOKS, Scenes, advance, sample_scenes
 from backends.pocket.spec import BLOCK_FRAMES, HEIGHT, SPEC, WIDTH
-from backends.pocket.world import LOOKS, Scenes, advance, sample_scenes
 from qvg import BF16, CachePolicy, KVCache
 from qvg.config import CodecConfig
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backends.pocket import words
-from backends.pocket.world import COLOURS, HORIZONTAL_FOV, look_table
+from backends.pocket import vocabulary
+from backends.pocket.scene import COLOURS, HORIZONTAL_FOV, look_table
 
 HAZE = (0.0, 0.06, 0.15, 0.3)
 LEAST = 40  # pixels of a patch that counts
@@ -114,12 +114,12 @@ def _outline(shape: np.ndarray) -> int | None:
         "box": shape.mean(),
     }
     if likeness["ball"] > 0.88:
-        return words.KINDS.index("ball")
+        return vocabulary.KINDS.index("ball")
     if likeness["cone"] > 0.74:
-        return words.KINDS.index("cone")
+        return vocabulary.KINDS.index("cone")
     if likeness["box"] < 0.7:
         return None
-    return words.KINDS.index("pillar" if h / w > 1.9 else "box")
+    return vocabulary.KINDS.index("pillar" if h / w > 1.9 else "box")
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> float:

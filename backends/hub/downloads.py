@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
-from backends import files
 from backends.base import BackendUnavailable
+from backends.hub import files
 
 Stop = Callable[[], bool]
 Advance = Callable[[int, bool], None]  # (bytes more than before, whether they are being checked)

@@ -1,4 +1,4 @@
-"""How good Pocket World is, on scenes it never saw: `python -m backends.pocket.evaluate`.
+"""How good Pocket World is, on scenes it never saw: `python -m backends.pocket.evaluation.evaluate`.
 
 recall    40 rendered frames of a 100 degree pan are the history; the pan back is generated and compared
           with the renderer, which is fair because all of it has been seen.
@@ -30,13 +30,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from backends.pocket.held_out import SEED, HeldOut, poses_along, psnr, rendered
-from backends.pocket.judge import Judge, cases
-from backends.pocket.prompts import followed
+from backends.pocket.evaluation.codecs import Judge, cases
+from backends.pocket.evaluation.prompts import followed
+from backends.pocket.evaluation.rollouts import SEED, HeldOut, poses_along, psnr, rendered
 from backends.pocket.render import render
 from backends.pocket.rollout import LEVELS, OPENING, load_world
+from backends.pocket.scene import hide_obstacles, sample_scenes, sample_trajectories
 from backends.pocket.spec import BLOCK_FRAMES, HEIGHT, SPEC, WEIGHTS, WIDTH
-from backends.pocket.world import hide_obstacles, sample_scenes, sample_trajectories
 from qvg import BF16, PRESETS, QVG, CachePolicy
 from qvg.bench.measure import common_arguments, describe, finish, start
 from qvg.bench.settings import parse_policy

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from backends import artifacts, hub
 from backends.base import BackendUnavailable
+from backends.hub import artifacts, downloads
 from backends.longcat import lora, spec, weights
+from backends.longcat.image_latents import SIZES
 from backends.longcat.lora import Switch
 from backends.longcat.parallel import ALONE, Team
-from backends.longcat.pictures import SIZES
 from backends.longcat.transformer import Transformer
 from backends.longcat.weights import Precision
 from backends.wan import text, vae
@@ -96,7 +96,7 @@ def load_world(
         adapter = None if deltas is None else lora.put_beside(transformer, deltas)
     say("Loading the video autoencoder")
     autoencoder = vae.load(_path(spec.VAE21), device, dtype)
-    reader = Reader(hub.own_folder() / "prompts", spec.UMT5.id, lambda: _open_encoder(device))
+    reader = Reader(downloads.own_folder() / "prompts", spec.UMT5.id, lambda: _open_encoder(device))
     return World(transformer, autoencoder, reader, adapter, team)
 
 

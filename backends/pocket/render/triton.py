@@ -9,9 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from backends.pocket.render import FOG, SAMPLES
-from backends.pocket.world import (
+from backends.pocket.scene import (
     EYE,
+    FOG,
     HARMONICS,
     HORIZONTAL_FOV,
     LOOK_VALUES,
@@ -19,6 +19,7 @@ from backends.pocket.world import (
     RIPPLE_ACROSS,
     RIPPLE_ALONG,
     RIPPLES,
+    SAMPLES,
     TILE,
     TILES,
     Scenes,
@@ -221,7 +222,7 @@ def _kernel(
 
 
 def render(scenes: Scenes, poses: Tensor, height: int, width: int) -> Tensor:
-    """As `backends.pocket.render.reference`, on CUDA."""
+    """As `backends.pocket.render.reference.reference`, on CUDA."""
     assert len(SAMPLES) == 4, "the kernel supersamples 2x2"
     pictures = len(scenes)
     out = torch.empty(pictures, 3, height, width, device=poses.device)
@@ -243,6 +244,7 @@ def render(scenes: Scenes, poses: Tensor, height: int, width: int) -> Tensor:
             HARMONICS,
             LOOK_VALUES,
             RIPPLES,
+            SAMPLES,
             TILES,
             RIPPLE_ACROSS,
             RIPPLE_ALONG,

@@ -31,11 +31,11 @@ from backends.base import (
     Update,
 )
 from backends.camera import CameraMove
-from backends.check import check
-from backends.failure import explain
-from backends.jobs import Side
-from backends.peak import PeakMemory, memory_now
-from backends.plan import in_words
+from backends.memory_plan import in_words
+from backends.runtime.errors import explain
+from backends.runtime.jobs import Side
+from backends.runtime.peak_memory import PeakMemory, memory_now
+from backends.validation import check
 from qvg.cache import KVCache, Snapshot
 from qvg.offload import empty_host_cache
 from qvg.ops.interrupt import interruptible

@@ -19,11 +19,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from backends.pocket import words
-from backends.pocket.render import FAR, hit
-from backends.pocket.spec import COLUMNS, ROWS
-from backends.pocket.words import PromptWords
-from backends.pocket.world import (
+from backends.pocket import vocabulary
+from backends.pocket.geometry import FAR, hit
+from backends.pocket.scene import (
     COLOURS,
     EYE,
     HORIZONTAL_FOV,
@@ -39,8 +37,10 @@ from backends.pocket.world import (
     sample_backdrops,
     sizes,
 )
+from backends.pocket.spec import COLUMNS, ROWS
+from backends.pocket.vocabulary import PromptWords
 
-LOOK_FEATURES = len(words.PLACES) + len(words.TIMES)
+LOOK_FEATURES = len(vocabulary.PLACES) + len(vocabulary.TIMES)
 SEEN_WITHIN = 0.8 * HORIZONTAL_FOV / 2  # of the middle of the picture
 SEEN_FROM = 14.0  # metres
 SAME_PLACE = 0.25  # metres
@@ -78,11 +78,11 @@ class Layout:
     @property
     def looks(self) -> Tensor:
         """int64 [B], as in `Scenes`, where place and time are told."""
-        return self.place * len(words.TIMES) + self.time
+        return self.place * len(vocabulary.TIMES) + self.time
 
     def look(self) -> Tensor:
         """fp32 [B, LOOK_FEATURES], one-hot for place and time; zeros where untold."""
-        parts = ((self.place, len(words.PLACES)), (self.time, len(words.TIMES)))
+        parts = ((self.place, len(vocabulary.PLACES)), (self.time, len(vocabulary.TIMES)))
         return torch.cat([F.one_hot(index + 1, count + 1)[:, 1:] for index, count in parts], 1).float()
 
 
@@ -97,7 +97,7 @@ def split(whole: Batch, size: int) -> list[Batch]:
 
 def describe(scenes: Scenes) -> Layout:
     """All there is to tell of `scenes`."""
-    place, time = scenes.look // len(words.TIMES), scenes.look % len(words.TIMES)
+    place, time = scenes.look // len(vocabulary.TIMES), scenes.look % len(vocabulary.TIMES)
     backdrop = torch.ones_like(place, dtype=torch.bool)
     return Layout(
         place, time, scenes.objects[..., :6].clone(), scenes.colour, scenes.hills, scenes.ground, backdrop
@@ -254,14 +254,14 @@ def plan(prompt: PromptWords, seed: int, beyond_picture: bool = False) -> Layout
     and place and time are told only if the prompt names them: the picture shows the rest.
     """
     chance = random.Random(f"layout {seed}")
-    place = chance.randrange(len(words.PLACES))
-    time = chance.choices(range(len(words.TIMES)), (5, 3, 2))[0]
+    place = chance.randrange(len(vocabulary.PLACES))
+    time = chance.choices(range(len(vocabulary.TIMES)), (5, 3, 2))[0]
     if beyond_picture:
         place = time = -1
     asked = [(thing.colour, thing.kind, thing.side, thing.reach) for thing in prompt.things]
     extra = chance.randint(5, 7) - len(asked)
     taken = {colour for colour, *_ in asked}
-    free = [index for index in range(len(words.COLOURS)) if index not in taken]
+    free = [index for index in range(len(vocabulary.COLOURS)) if index not in taken]
     asked.sort(key=lambda thing: (thing[2] is None) + (thing[3] is None))  # the choosy ones first
     wanted = [*asked, *((chance.choice(free), None, "around", None) for _ in range(extra if free else 0))]
     if not asked and not beyond_picture:
@@ -269,14 +269,14 @@ def plan(prompt: PromptWords, seed: int, beyond_picture: bool = False) -> Layout
     things, colours = torch.zeros(1, OBJECTS, 6), torch.zeros(1, OBJECTS, dtype=torch.long)
     standing: list[tuple[float, float, float]] = []  # (bearing, distance, half the angle covered)
     for index, (colour, kind, side, reach) in enumerate(wanted[:OBJECTS]):
-        kind = chance.randrange(len(words.KINDS)) if kind is None else kind
+        kind = chance.randrange(len(vocabulary.KINDS)) if kind is None else kind
         if beyond_picture and side in (None, "ahead"):
             side = "around"
         bearing, distance, radius, height = _place(chance, standing, kind, side, reach)
         standing.append((bearing, distance, math.asin(radius / distance)))
         x, z = distance * math.sin(bearing), distance * math.cos(bearing)
         things[0, index] = torch.tensor([kind, x, z, radius, height, chance.uniform(0, math.pi)])
-        colours[0, index] = chance.randrange(len(words.COLOURS)) if colour is None else colour
+        colours[0, index] = chance.randrange(len(vocabulary.COLOURS)) if colour is None else colour
     place, time = (
         torch.tensor([b if a is None else a]) for a, b in ((prompt.place, place), (prompt.time, time))
     )

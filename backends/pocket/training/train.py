@@ -1,4 +1,4 @@
-"""Trains Pocket World from nothing: `python -m backends.pocket.train --minutes 25` on one GPU.
+"""Trains Pocket World from nothing: `python -m backends.pocket.training.train --minutes 25` on one GPU.
 
 Stops after `--stop-after` minutes of wall time, if given, and goes on from its checkpoint when called
 again; the learning rates follow trained time, so one run or several give the same schedule. Data are
@@ -29,17 +29,17 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from backends.pocket import weights
 from backends.pocket.autoencoder import Autoencoder
-from backends.pocket.layout import Layout, Told, describe, sample_layouts, split, tell, told_by_block
+from backends.pocket.conditioning import Layout, Told, describe, sample_layouts, split, tell, told_by_block
 from backends.pocket.render import render
 from backends.pocket.rollout import LEVELS
-from backends.pocket.spec import BLOCK_FRAMES, COLUMNS, HEIGHT, ROWS, SPEC, WEIGHTS, WIDTH
-from backends.pocket.transformer import Rotary, Transformer, ray_features
-from backends.pocket.world import (
+from backends.pocket.scene import (
     Scenes,
     hide_obstacles,
     sample_scenes,
     sample_trajectories,
 )
+from backends.pocket.spec import BLOCK_FRAMES, COLUMNS, HEIGHT, ROWS, SPEC, WEIGHTS, WIDTH
+from backends.pocket.transformer import Rotary, Transformer, ray_features
 from qvg import QVG
 
 TOKENS = ROWS * COLUMNS

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from backends import files, hub, registry
+from backends import registry
 from backends.base import BackendUnavailable
-from backends.hub import Stop, Wanted
+from backends.hub import downloads, files
+from backends.hub.downloads import Stop, Wanted
 
 FOLDER = "QVG_STUDIO_WEIGHTS"  # names a folder of repositories to look in before the cache
 
@@ -161,7 +162,7 @@ def locate(artifact: Artifact) -> Path | None:
     if (own := _own(artifact)) is not None:
         return own
     for source in (artifact.source, *artifact.others):
-        if (root := hub.holder(source.repo, source.revision, _wanted(source))) is not None:
+        if (root := downloads.holder(source.repo, source.revision, _wanted(source))) is not None:
             return root / source.path
     return None
 
@@ -173,7 +174,7 @@ def converted_path(artifact: Artifact) -> Path:
         found = own.stat()
         known = f"{own} {found.st_size} {found.st_mtime_ns}"
         made_of = f"own-{hashlib.sha256(known.encode()).hexdigest()[:12]}"
-    return hub.own_folder() / made_of / artifact.converted
+    return downloads.own_folder() / made_of / artifact.converted
 
 
 def missing(artifacts: tuple[Artifact, ...], gpu: str, command: str) -> str | None:
@@ -226,7 +227,7 @@ def download(
                 done += count
                 progress(DownloadProgress(artifact, file.path, done, total, checking))
 
-            if not hub.fetch(_as_wanted(artifact.source, file), token, advance, stop):
+            if not downloads.fetch(_as_wanted(artifact.source, file), token, advance, stop):
                 return False
     return True
 
@@ -246,7 +247,7 @@ def delete(what: What) -> int:
     for artifact in going:
         source = artifact.source
         for file in source.files:
-            freed += hub.remove(source.repo, source.revision, file.path, file.sha256)
+            freed += downloads.remove(source.repo, source.revision, file.path, file.sha256)
         for made in _converted_files(artifact):
             freed += made.stat().st_size
             made.unlink()
@@ -359,7 +360,7 @@ def _converted_files(artifact: Artifact) -> list[Path]:
 
 def _bytes_here(artifact: Artifact) -> int:
     """Of the files to download, whole or in part; of everything when they are found elsewhere."""
-    own = sum(hub.bytes_here(wanted) for wanted in _wanted(artifact.source))
+    own = sum(downloads.bytes_here(wanted) for wanted in _wanted(artifact.source))
     own += sum(path.stat().st_size for path in _converted_files(artifact))
     if own or (path := locate(artifact)) is None:
         return own
@@ -368,12 +369,12 @@ def _bytes_here(artifact: Artifact) -> int:
 
 
 def _check_room(needed: int) -> None:
-    folder = hub.cache_folder()
+    folder = downloads.cache_folder()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise BackendUnavailable(
-            f"The disk of {hub.cache_folder()} has {gigabytes(free)} free, and {gigabytes(needed)} are "
+            f"The disk of {downloads.cache_folder()} has {gigabytes(free)} free, and {gigabytes(needed)} are "
             "needed: make room, or set HF_HOME to a folder on a larger disk."
         )

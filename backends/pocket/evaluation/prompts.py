@@ -10,12 +10,12 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from backends.pocket import words
-from backends.pocket.held_out import HeldOut, poses_along, rendered
-from backends.pocket.layout import Layout, plan, split
-from backends.pocket.sight import Sighting, look_at
-from backends.pocket.words import PromptWords, Thing, parse_prompt
-from backends.pocket.world import COLOURS, Scenes
+from backends.pocket import vocabulary
+from backends.pocket.conditioning import Layout, plan, split
+from backends.pocket.evaluation.detection import Sighting, look_at
+from backends.pocket.evaluation.rollouts import HeldOut, poses_along, rendered
+from backends.pocket.scene import COLOURS, Scenes
+from backends.pocket.vocabulary import PromptWords, Thing, parse_prompt
 
 SEED = 40_000
 TURN = 144  # frames of a full turn
@@ -30,7 +30,7 @@ def held_out_prompts(count: int) -> list[str]:
 
     def group() -> str:
         number = chance.choices((1, 2, 3), (7, 2, 1))[0]
-        colour, kind = chance.choice(words.COLOURS), chance.choice(words.KINDS)
+        colour, kind = chance.choice(vocabulary.COLOURS), chance.choice(vocabulary.KINDS)
         many = {"box": "boxes"}.get(kind, kind + "s")
         text = f"a {colour} {kind}" if number == 1 else f"{('two', 'three')[number - 2]} {colour} {many}"
         side = chance.choice(("", "", " on the left", " on the right", " ahead", " behind"))
@@ -38,8 +38,8 @@ def held_out_prompts(count: int) -> list[str]:
 
     def prompt() -> str:
         parts = [group() for _ in range(chance.choices((1, 2, 3), (2, 5, 3))[0])]
-        parts += [chance.choice(words.PLACES)] if chance.random() < 0.8 else []
-        parts += [chance.choice(words.TIMES)] if chance.random() < 0.7 else []
+        parts += [chance.choice(vocabulary.PLACES)] if chance.random() < 0.8 else []
+        parts += [chance.choice(vocabulary.TIMES)] if chance.random() < 0.7 else []
         return ", ".join(parts)
 
     return [prompt() for _ in range(count)]

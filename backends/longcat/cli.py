@@ -1,7 +1,7 @@
 """A LongCat video from the command line, and on several GPUs:
 
-    python -m backends.longcat.make "a red fox in the snow" --blocks 4 --out fox.mp4
-    torchrun --nproc-per-node 2 -m backends.longcat.make "a red fox in the snow" --split heads --out fox.mp4
+    python -m backends.longcat.cli "a red fox in the snow" --blocks 4 --out fox.mp4
+    torchrun --nproc-per-node 2 -m backends.longcat.cli "a red fox in the snow" --split heads --out fox.mp4
 
 Blocks are written as they are made. Another prompt is the next block's; the last one goes on.
 """
@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 from backends.base import BackendUnavailable, PromptChange, Request, Segment
-from backends.longcat import made_up, parallel
+from backends.longcat import parallel, random_weights
+from backends.longcat.models import World, load_world
 from backends.longcat.rollout import LongCatBackend, LongCatRollout
 from backends.longcat.settings import FPS, FULL, NEGATIVE, Settings
 from backends.longcat.spec import SPEC
 from backends.longcat.tiny import TINY_SETTINGS
-from backends.longcat.world import World, load_world
 from backends.media import clips, images
 from backends.media.clips import ClipError, Limits
 from backends.media.images import PictureError
@@ -180,7 +180,7 @@ def open_backend(
     precision = None if options.weights == "auto" else options.weights
     beside = [torch.device(name) for name in options.beside]
     if options.random_weights:
-        world, _, spec = made_up.make(device, options.tiny, precision or "bf16", team, beside=beside)
+        world, _, spec = random_weights.make(device, options.tiny, precision or "bf16", team, beside=beside)
     else:
         say = print if team.leads else (lambda text: None)
         world = load_world(device, say, precision, team, options.merge_adapter, beside)
@@ -191,7 +191,7 @@ def open_backend(
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
-        prog="backends.longcat.make",
+        prog="backends.longcat.cli",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from backends.base import BackendSpec
 from backends.longcat import lora, weights
+from backends.longcat.image_latents import SIZES
 from backends.longcat.lora import Delta
+from backends.longcat.models import World
 from backends.longcat.parallel import ALONE, Team
-from backends.longcat.pictures import SIZES
 from backends.longcat.settings import FULL, Settings
 from backends.longcat.spec import SPEC
 from backends.longcat.tiny import TINY_SETTINGS, TINY_SPEC
 from backends.longcat.transformer import LongCatConfig, Transformer
 from backends.longcat.weights import Precision
-from backends.longcat.world import World
 from backends.wan import checkpoint, vae
 from qvg.device import choose
 

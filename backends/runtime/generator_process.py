@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backends.base import Backend, Done, Event, Failed, Loading, Stopped
 from backends.camera import KEYS, CameraMove
-from backends.failure import explain
-from backends.jobs import Job
-from backends.machine import DeviceInfo, choose, inspect, physical_cores
-from backends.warmup import Use, Warmup
+from backends.runtime.errors import explain
+from backends.runtime.hardware import DeviceInfo, choose, inspect, physical_cores
+from backends.runtime.jobs import Job
+from backends.runtime.warmup import Use, Warmup
 
 if TYPE_CHECKING:
     import torch
 
-    from backends.session import Session
+    from backends.runtime.session import Session
 
 BEAT_S = 0.2
 KEEP_S = 600.0  # a finished video is kept this long, to go on with it
@@ -155,7 +155,7 @@ class Host:
 
     def serve(self, order: Order, send: Callable[[Report], None]) -> None:
         """Sends the job's events, the last one in Ended."""
-        from backends.session import free_memory
+        from backends.runtime.session import free_memory
 
         def stopping() -> bool:
             return self._controls.stop.value == order.number
@@ -203,7 +203,7 @@ class Host:
         return backend
 
     def _session_for(self, job: Job, backend: Backend) -> Session:
-        from backends.session import Session
+        from backends.runtime.session import Session
 
         kept = self._session
         if kept is None or not job.first_block or self._video != job.video or kept.sides != job.sides:
@@ -222,7 +222,7 @@ class Host:
         return CameraMove(tuple(key for key, held, now, before in down if held or now != before))
 
     def _load(self, backend_id: str, say: Callable[[str], None]) -> Backend:
-        from backends.session import free_memory
+        from backends.runtime.session import free_memory
 
         if self._backend is not None and self._backend_id == backend_id:
             return self._backend

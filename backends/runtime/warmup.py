@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from backends import registry
-from backends.jobs import Job, Side
-from backends.machine import not_writable, physical_cores
-from backends.plan import codec_for
+from backends.memory_plan import codec_for
+from backends.runtime.hardware import not_writable, physical_cores
+from backends.runtime.jobs import Job, Side
 from qvg.config import PRESETS, CodecConfig, GroupwiseConfig, PRQConfig, RotatedConfig, SplitConfig
 from qvg.policy import CachePolicy
 
@@ -229,10 +229,10 @@ def start_process(uses: Sequence[Use], cards: Sequence[str]) -> subprocess.Popen
     It ends by itself; its exit code is the number of kernels that could not be compiled, at most 100. Raises
     OSError.
     """
-    command = [sys.executable, "-m", "backends.warmup", *cards]
+    command = [sys.executable, "-m", "backends.runtime.warmup", *cards]
     process = subprocess.Popen(
         command,
-        cwd=Path(__file__).resolve().parents[1],
+        cwd=Path(__file__).resolve().parents[2],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backends.pocket.held_out import HeldOut, poses_along, rendered
+from backends.pocket.evaluation.rollouts import HeldOut, poses_along, rendered
 from backends.pocket.rollout import Sampler
 from backends.pocket.spec import BLOCK_FRAMES, SPEC
 from qvg import BF16, CachePolicy, KVCache, attend

@@ -5,9 +5,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, replace
 
-from backends import machine
 from backends.base import BackendSpec
-from backends.machine import DeviceInfo
+from backends.runtime import hardware
+from backends.runtime.hardware import DeviceInfo
 from qvg.config import BF16, PRESETS, BF16Config, CodecConfig, with_clusters
 from qvg.policy import CachePolicy, cache_bytes, host_bytes
 
@@ -103,7 +103,7 @@ def _loading(spec: BackendSpec, device: DeviceInfo | None) -> str:
     needs = spec.loading_bytes
     if device is not None and not _prompt_bytes(spec, device):
         needs += spec.encoder_bytes
-    ram = machine.ram_bytes()
+    ram = hardware.ram_bytes()
     said = f"Loading needs about {needs / 1e9:.1f} GB of RAM"
     if spec.converted_bytes:
         said += f" and, the first time, {spec.converted_bytes / 1e9:.1f} GB of disk for a copy in BF16"

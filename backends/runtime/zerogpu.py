@@ -27,14 +27,24 @@ from typing import NamedTuple
 
 import spaces
 
-from backends import checkup, child, machine, registry, warmup
+from backends import checkup, registry
 from backends.base import Done, Failed, Loading, Progress, Queued, Update
 from backends.checkup import Part
-from backends.child import NOTHING_MADE, Controls, Ended, Host, Order, Ready, Report, make_controls
-from backends.jobs import Job, Run
-from backends.machine import DeviceInfo
-from backends.warmup import Use
-from backends.worker import LOADERS
+from backends.runtime import generator_process, hardware, warmup
+from backends.runtime.generator_process import (
+    NOTHING_MADE,
+    Controls,
+    Ended,
+    Host,
+    Order,
+    Ready,
+    Report,
+    make_controls,
+)
+from backends.runtime.hardware import DeviceInfo
+from backends.runtime.jobs import Job, Run
+from backends.runtime.warmup import Use
+from backends.runtime.worker import LOADERS
 
 SLOTS = 8  # runs at once; the Space lends each its GPU
 LENT = DeviceInfo(
@@ -63,7 +73,7 @@ _hosts: dict[str, Host] = {}  # by loaders; a lent process begins with those of 
 def _host(loaders: str) -> Host:
     if loaders not in _hosts:
         # Its kernels are compiled before a GPU is requested.
-        _hosts[loaders] = Host(machine.choose("auto"), loaders, _CONTROLS[0], compiles=False)
+        _hosts[loaders] = Host(hardware.choose("auto"), loaders, _CONTROLS[0], compiles=False)
     return _hosts[loaders]
 
 
@@ -76,8 +86,8 @@ def on_gpu(order: Order, slot: int, seconds: int, loaders: str) -> Iterator[Repo
     """A whole run, in the process lent for it: what it computes on, then events, the last one in Ended."""
     import torch
 
-    torch.set_num_threads(machine.physical_cores())
-    yield Ready(machine.inspect(machine.choose("auto")))
+    torch.set_num_threads(hardware.physical_cores())
+    yield Ready(hardware.inspect(hardware.choose("auto")))
     host, controls = _host(loaders), _CONTROLS[slot]
     host.listen(controls)
     reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
@@ -268,4 +278,4 @@ class ZeroWorker:
         with self._lock:
             active = self._active.get(run.id)
             if active is not None:
-                child.hold(_CONTROLS[active.slot], active.number, keys)
+                generator_process.hold(_CONTROLS[active.slot], active.number, keys)
