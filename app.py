@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backends.runtime.hardware import not_writable
-from ui import environment
+from ui.server import environment
 
 if TYPE_CHECKING:
-    from ui.build import Studio
+    from ui.page import Studio
 
 
 def make_page(device: str = "auto", outputs: Path | None = None, runs_per_visitor: int = 2) -> Studio:
@@ -46,7 +46,7 @@ def make_page(device: str = "auto", outputs: Path | None = None, runs_per_visito
         from backends.runtime.worker import Worker
 
         worker = Worker(device)
-    from ui.build import build
+    from ui.page import build
 
     return build(worker, outputs or _default_outputs(), runs_per_visitor)
 

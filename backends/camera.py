@@ -5,7 +5,8 @@ left right up down (turn), joined by `+` when held together; the duration counts
 left out. `still` holds no key. Moves are separated by commas, semicolons or lines. Text that begins with `{`
 is a trajectory, JSON as HY-WorldPlay reads it; text that begins with `[` is moves as JSON:
 `[{"keys": ["w", "right"], "n": 4}]`. Text may come as it was pasted: with the signs that `plain_text.PLAIN`
-knows, in quotes or a code fence, in upper case, `8.0` for 8. The browser reads moves alike (ui/path.js).
+knows, in quotes or a code fence, in upper case, `8.0` for 8. The browser reads moves alike: see
+ui/components/path.js.
 """
 
 from __future__ import annotations

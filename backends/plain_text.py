@@ -2,7 +2,7 @@
 
 Input methods, phones, word processors and web pages write `，` for a comma, `–` for a minus, `８` for 8,
 curly quotes for straight ones and invisible marks between letters. One table says which plain character each
-stands for; ui/pose.py hands it to the page's script, so that the browser reads a text as Python does.
+stands for; ui/components/camera.py hands it to the page's script: the browser reads a text as Python does.
 """
 
 from __future__ import annotations

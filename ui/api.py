@@ -19,11 +19,10 @@ from backends import registry
 from backends.base import BackendSpec
 from backends.plain_text import excerpt, read_number
 from qvg.config import PRESETS
-from ui import export
-from ui.budget import WhenFull
-from ui.clips import ClipError
-from ui.desk import HEARTBEAT_S, Desk, Record
-from ui.form import (
+from ui.form.budget import WhenFull
+from ui.form.clips import ClipError
+from ui.form.pictures import PictureError
+from ui.form.values import (
     BF16_NAME,
     CODEC_NUMBERS,
     FIRST_SEED,
@@ -35,9 +34,10 @@ from ui.form import (
     Memory,
     default_form,
 )
-from ui.history import Past
-from ui.live import View
-from ui.pictures import PictureError
+from ui.runs import export
+from ui.runs.history import Past
+from ui.runs.manager import HEARTBEAT_S, Desk, Record
+from ui.runs.presenter import View
 
 Answer = tuple[list[str] | None, dict[str, Any]]
 # Of `settings`: the form's numbers under its own names.

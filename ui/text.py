@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from backends.base import BackendSpec
-    from ui.commission import Commission
+    from ui.form.run_spec import Commission
 
 TITLE = "QVG Studio"
 TAGLINE = "Long video from a 2-bit memory"

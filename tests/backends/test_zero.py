@@ -27,7 +27,7 @@ from backends.runtime import zerogpu
 from tests.backends.test_worker import finish, job, until
 from tests.browser.conftest import free_port
 from tests.fake_backend import SPEC
-from ui import media
+from ui.runs import mp4
 
 pytest.importorskip("spaces")
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,7 +135,7 @@ def test_runs_on_a_gpu_that_is_lent(space):
         return client.predict(prompt="a red box", path="w-8", api_name="/generate", **asked)
 
     (video,), made = make(blocks=1)
-    assert media.read_settings(Path(video))["made"]["frames"] == 4
+    assert mp4.read_settings(Path(video))["made"]["frames"] == 4
     assert made["device"].startswith("ZeroGPU")
     make(blocks=1, codec="BF16")
     assert len(forked(space.process.pid)) == 1, "what is idle is lent again"

@@ -35,7 +35,7 @@ def own_hub(folder: Path) -> None:
 
 def main() -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    from ui.build import build
+    from ui.page import build
 
     own_hub(Path(sys.argv[2]).parent)
     port, outputs = int(sys.argv[1]), Path(sys.argv[2])

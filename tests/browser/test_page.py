@@ -10,8 +10,9 @@ from PIL import Image
 from backends.pocket.spec import SPEC
 from tests.browser.conftest import at_rest
 from tests.ui.fake_worker import counter
-from ui import media, pose
-from ui.form import FIRST_SEED
+from ui.components import camera
+from ui.form.values import FIRST_SEED
+from ui.runs import mp4
 
 PROMPT, PATH = "#prompt textarea", "#path :is(textarea, input)"
 STATUS, DONE, ERROR = ".status .line", ".status[data-kind=done]", ".status[data-kind=error]"
@@ -77,7 +78,7 @@ def download(page: Any, button: str, folder: Path) -> Path:
 
 def test_from_click_to_download(page, tmp_path, picture):
     assert page.input_value(PROMPT) == SPEC.examples[0]
-    assert page.input_value(PATH) == pose.FIRST
+    assert page.input_value(PATH) == camera.FIRST
     picture(page, "empty")
     generate(page, "a red box", blocks=8)
     page.wait_for_function("document.querySelector('#player video')?.buffered.length")
@@ -111,8 +112,8 @@ def test_from_click_to_download(page, tmp_path, picture):
 
     file = download(page, "a.download", tmp_path)
     assert file.name == f"pocket-world-a-red-box-seed-{FIRST_SEED}.mp4"
-    assert [counter(frame) for frame in media.decode(file)] == list(range(32))
-    assert media.read_settings(file)["prompt"] == "a red box"
+    assert [counter(frame) for frame in mp4.decode(file)] == list(range(32))
+    assert mp4.read_settings(file)["prompt"] == "a red box"
 
     # Dropped back anywhere on another page, it fills the form.
     page.reload()
@@ -192,7 +193,7 @@ def test_sides_play_in_step_and_are_wiped_subtracted_and_exported(page, tmp_path
     picture(page, "difference")
 
     video = download(page, "#export-video", tmp_path)
-    assert len(list(media.decode(video))) == 48
+    assert len(list(mp4.decode(video))) == 48
     assert Image.open(download(page, "#export-gif", tmp_path)).n_frames == 48
     told = json.loads(download(page, "#export-json", tmp_path).read_text())
     assert [side["codec"] for side in told["made"]["sides"]] == ["BF16", "QVG INT2", "QVG-Max", "KIVI INT2"]
@@ -295,18 +296,14 @@ def test_a_run_is_undone_redone_retaken_and_extended(page, tmp_path, picture):
     assert page.is_disabled("#undo")
     page.click("#redo")
     said(page, "The block is back: 2 blocks")
-    assert [counter(frame) for frame in media.decode(download(page, "a.download", tmp_path))] == list(
-        range(8)
-    )
+    assert [counter(frame) for frame in mp4.decode(download(page, "a.download", tmp_path))] == list(range(8))
     page.fill(PATH, "right-9")
     page.fill("#more input", "2")
     page.evaluate("shown.length = 0")
     page.click("#extend")
     page.wait_for_selector(".screen[data-state=final] video")
     page.wait_for_function("shown.some(frame => frame.number === 15)")
-    assert [counter(frame) for frame in media.decode(download(page, "a.download", tmp_path))] == list(
-        range(16)
-    )
+    assert [counter(frame) for frame in mp4.decode(download(page, "a.download", tmp_path))] == list(range(16))
     before = page.get_attribute("a.download", "href")
     page.click("#retake")
     page.wait_for_function(
@@ -314,7 +311,7 @@ def test_a_run_is_undone_redone_retaken_and_extended(page, tmp_path, picture):
         arg=before,
     )
     said(page, "16 frames")
-    kept = media.read_settings(download(page, "a.download", tmp_path))
+    kept = mp4.read_settings(download(page, "a.download", tmp_path))
     assert kept["walked"] == "w-6, left-1, right-8"
     assert kept["reseeds"][0][0] == 3
     picture(page, "after")

@@ -7,7 +7,7 @@ import pytest
 
 from backends import registry
 from tests.browser.conftest import free_port, serve
-from ui import media
+from ui.runs import mp4
 
 POCKET = next(entry for entry in registry.entries() if entry.spec.id == "pocket")
 
@@ -58,10 +58,10 @@ def test_a_world_is_walked_gone_on_with_and_steered(open_page, program, tmp_path
     with page.expect_download() as download:
         page.click("a.download")
     download.value.save_as(tmp_path / "video.mp4")
-    frames = np.stack(list(media.decode(tmp_path / "video.mp4")))
+    frames = np.stack(list(mp4.decode(tmp_path / "video.mp4")))
     assert frames.shape == (12, 128, 224, 3)
     assert frames.std() > 10, "the world is empty"
-    kept = media.read_settings(tmp_path / "video.mp4")
+    kept = mp4.read_settings(tmp_path / "video.mp4")
     assert kept["made"]["frames"] == 12
     assert kept["walked"] == "w-11"
 

@@ -10,7 +10,8 @@ from backends.memory_plan import codec_for
 from backends.self_forcing.tiny import TINY_SPEC
 from qvg.policy import cache_bytes
 from tests.browser.conftest import free_port, serve
-from ui import media, text
+from ui import text
+from ui.runs import mp4
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +45,9 @@ def test_a_prompt_becomes_a_video_block_by_block(open_page, program, tmp_path):
     with page.expect_download() as download:
         page.click("a.download")
     download.value.save_as(tmp_path / "video.mp4")
-    frames = np.stack(list(media.decode(tmp_path / "video.mp4")))
+    frames = np.stack(list(mp4.decode(tmp_path / "video.mp4")))
     assert frames.shape == (45, 64, 96, 3)
     assert frames.std() > 5, "the video is empty"
-    settings = media.read_settings(tmp_path / "video.mp4")
+    settings = mp4.read_settings(tmp_path / "video.mp4")
     assert settings["model"] == "self_forcing"
     assert settings["made"]["frames"] == 45

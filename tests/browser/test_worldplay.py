@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from tests.browser.conftest import free_port, serve
-from ui import media
+from ui.runs import mp4
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +52,8 @@ def test_a_picture_is_walked_into(open_page, program, tmp_path):
     with page.expect_download() as download:
         page.click("a.download")
     download.value.save_as(tmp_path / "video.mp4")
-    frames = np.stack(list(media.decode(tmp_path / "video.mp4")))
+    frames = np.stack(list(mp4.decode(tmp_path / "video.mp4")))
     assert frames.shape == (29, 128, 224, 3)
     assert frames.std() > 10, "the world is empty"
-    made = media.read_settings(tmp_path / "video.mp4")
+    made = mp4.read_settings(tmp_path / "video.mp4")
     assert (made["model"], made["mode"], made["path"]) == ("worldplay", "incremental", "w-4, right-4")

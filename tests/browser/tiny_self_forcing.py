@@ -33,7 +33,7 @@ def main() -> None:
     from backends.runtime.worker import Worker
     from backends.self_forcing import spec
     from backends.self_forcing.tiny import TINY_SPEC
-    from ui.build import build
+    from ui.page import build
 
     spec.SPEC, spec.missing = TINY_SPEC, lambda: None
     port, outputs = int(sys.argv[1]), Path(sys.argv[2])

@@ -26,7 +26,7 @@ def main() -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     from backends.runtime.worker import Worker
     from backends.worldplay import spec
-    from ui.build import build
+    from ui.page import build
 
     # What the page lists; the process loads its own.
     spec.SPEC = spec.TINY

@@ -15,8 +15,8 @@ import numpy as np
 
 from backends.runtime.worker import Worker
 from tests.ui.page import Page
-from ui import media
-from ui.desk import Desk
+from ui.runs import mp4
+from ui.runs.manager import Desk
 
 LOADERS = "tests.soak.faults:load"
 BLOCK = 4  # frames
@@ -45,7 +45,7 @@ def tab(worker: Worker, outputs: Path) -> Page:
 def frames_of(page: Page) -> np.ndarray:
     """What a viewer can play of the run on the screen; none where nothing was made."""
     final = page.track["final"]
-    return np.stack(list(media.decode(page.final()))) if final else np.empty((0, 128, 224, 3), np.uint8)
+    return np.stack(list(mp4.decode(page.final()))) if final else np.empty((0, 128, 224, 3), np.uint8)
 
 
 def until(true: Callable[[], Any], what: str, seconds: float = PATIENCE_S) -> None:

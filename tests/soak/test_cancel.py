@@ -12,7 +12,7 @@ import pytest
 from backends.runtime.worker import Worker
 from tests.soak.conftest import FULL, Tell
 from tests.soak.desks import QUICK, rss_mib, tab, until, worker_pids
-from ui import folder
+from ui.runs import folder
 
 CYCLES = 200 if FULL else 6
 DRIFT_MIB = 64.0  # of a worker's 500: the allocator of a CPU gives back what it likes

@@ -24,7 +24,7 @@ from tests.soak import faults
 from tests.soak.conftest import FULL, Tell
 from tests.soak.desks import BLOCK, QUICK, frames_of, tab, working
 from tests.ui.page import Page
-from ui import media
+from ui.runs import mp4
 
 WAY_OUT = re.compile(
     "press Generate|try again|generate it again|fewer blocks|clone the repository|make room", re.I
@@ -192,7 +192,7 @@ def decodable(video: Path) -> int:
 
 def test_a_damaged_block_on_the_disk_does_not_take_the_others_along(tmp_path: Path, tell: Tell):
     """What a program that was killed left behind, with bytes of one block changed or missing."""
-    from ui import folder, history
+    from ui.runs import folder, history
 
     times, dice = 50 if FULL else 5, random.Random(2)
     blocks = [np.full((4, 32, 32, 3), 40 * n, np.uint8) for n in range(4)]
@@ -200,7 +200,7 @@ def test_a_damaged_block_on_the_disk_does_not_take_the_others_along(tmp_path: Pa
         run = tmp_path / f"2026-01-01-{number:06d}-000-a"
         kept = folder.RunFolder(run)
         for index, frames in enumerate(blocks):
-            kept.keep(f"1-video-{index:05d}", media.encode_segment(frames, 8).data)
+            kept.keep(f"1-video-{index:05d}", mp4.encode_segment(frames, 8).data)
         kept.record(
             {"id": "a", "owner": "", "state": "running", "order": 1.0, "made": {"fps": 8, "blocks": 4}}
         )

@@ -18,7 +18,7 @@ from backends import registry
 from tests.soak import nasty
 from tests.soak.conftest import FULL, Tell
 from tests.ui.fake_worker import FakeWorker
-from ui.build import Studio, build
+from ui.page import Studio, build
 
 POCKET = registry.find("pocket")
 CASES = settings(max_examples=1000 if FULL else 20)

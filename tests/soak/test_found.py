@@ -19,9 +19,11 @@ from tests.soak.desks import QUICK, frames_of
 from tests.soak.test_parsers import SIDE
 from tests.ui.fake_worker import INFO, FakeWorker
 from tests.ui.page import Page
-from ui import export, history, lists, media, pose, text
-from ui.desk import Desk
-from ui.form import Form, FormError, default_form
+from ui import text
+from ui.components import camera
+from ui.form.values import Form, FormError, default_form
+from ui.runs import export, history, lists_view, mp4
+from ui.runs.manager import Desk
 
 POCKET, WAN = registry.find("pocket"), registry.find("self_forcing")
 
@@ -62,8 +64,8 @@ def test_a_prompt_change_at_a_block_of_thousands_of_digits():
 
 @pytest.mark.parametrize("asked", [None, [], "w", 3, {"points": [[0, 0], [0, 10**400]], "model": "pocket"}])
 def test_what_is_no_map(page: Page, asked: Any):
-    for function in (pose.follow, pose.read, pose.write):
-        assert "error" in function(asked) or function is not pose.follow
+    for function in (camera.follow, camera.read, camera.write):
+        assert "error" in function(asked) or function is not camera.follow
     assert page.runs.steer(asked) is False
 
 
@@ -100,18 +102,18 @@ def test_one_run_folder_does_not_keep_the_page_from_loading(page: Page, state: s
     later.watch(later.runs.arrive(later.request, later.visitor))
     assert page.run_id in [card["id"] for card in later.history]
     for past in history.read(page.desk.outputs, 9):
-        json.dumps([lists.history_of([past], "", False), past.view(INFO)]).encode()
+        json.dumps([lists_view.history_of([past], "", False), past.view(INFO)]).encode()
 
 
 def test_a_full_disk_keeps_the_blocks_that_are_the_only_copy(page: Page, monkeypatch: pytest.MonkeyPatch):
-    join = media.join
+    join = mp4.join
 
     def full(segments: Any, target: Any, *rest: Any) -> int:
         if isinstance(target, Path):
             raise OSError(errno.ENOSPC, "No space left on device")
         return join(segments, target, *rest)
 
-    monkeypatch.setattr(media, "join", full)
+    monkeypatch.setattr(mp4, "join", full)
     page.run(**{**QUICK, "prompt": "instant"})
     assert "the disk is full" in " ".join(page.status["notes"])
     (folder,) = page.desk.outputs.glob("2*")
@@ -174,7 +176,7 @@ def test_latents_that_are_no_numbers_are_no_picture():
 def test_a_program_that_misspells_an_input_is_told(tmp_path: Path):
     import httpx
 
-    from ui.build import build
+    from ui.page import build
 
     page = build(FakeWorker(), tmp_path)
     _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, server_port=None)

@@ -39,10 +39,13 @@ from tests.soak.conftest import FULL
 from tests.soak.growth import MOST, RUNS, exponent, run_of
 from tests.ui.fake_worker import INFO, FakeWorker
 from tests.ui.page import widgets
-from ui import api, budget, history, lists, media, pose, sound
-from ui.form import Form, FormError, default_form
-from ui.forms import PLANNED, Forms, filled
-from ui.pictures import PictureError
+from ui import api, safe_json
+from ui.components import camera
+from ui.events.form import PLANNED, Forms, filled
+from ui.form import budget
+from ui.form.pictures import PictureError
+from ui.form.values import Form, FormError, default_form
+from ui.runs import history, lists_view, mp4
 
 SPECS = registry.specs()
 POCKET = registry.find("pocket")
@@ -98,7 +101,7 @@ def test_a_path_is_moves_or_a_path_error(text: str):
 )
 @CASES
 def test_what_the_map_asks_is_answered(asked: Any):
-    for function in (pose.follow, pose.read, pose.write):
+    for function in (camera.follow, camera.read, camera.write):
         with Bounded():
             answer = function(asked)
             assert isinstance(answer, dict)
@@ -117,7 +120,7 @@ _form = st.dictionaries(
 def test_what_a_file_remembers_fills_a_form(spec: Any, values: dict[str, Any]):
     ui, _ = widgets()
     with Bounded():
-        form = Form.recalled(sound.loads(json.dumps(values)), spec)
+        form = Form.recalled(safe_json.loads(json.dumps(values)), spec)
         sendable(form.remembered())
         filled(ui, spec, form)
         try:
@@ -190,8 +193,8 @@ def test_prompts_and_their_changes(text: str):
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     file = tmp_path_factory.mktemp("video") / "a.mp4"
-    data = media.encode_segment(np.zeros((4, 32, 32, 3), np.uint8), 8).data
-    media.join([data], file, 8, {"program": "QVG Studio", "model": "pocket", "form": {"prompt": "a box"}})
+    data = mp4.encode_segment(np.zeros((4, 32, 32, 3), np.uint8), 8).data
+    mp4.join([data], file, 8, {"program": "QVG Studio", "model": "pocket", "form": {"prompt": "a box"}})
     return file.read_bytes()
 
 
@@ -276,7 +279,7 @@ def test_the_file_of_a_run_may_hold_anything(tmp_path_factory: Any, run: Any, na
     (folder / "run.json").write_text(json.dumps(run))
     with Bounded():
         for past in history.read(outputs, 4):
-            sendable(lists.history_of([past], "", False))
+            sendable(lists_view.history_of([past], "", False))
             sendable(list(past.view(INFO)))
             try:
                 past.commission()
@@ -308,7 +311,7 @@ def _path_of(text: str) -> None:
     form = replace(default_form(POCKET), path=text, as_path=True)
     with _ShortRefusal():
         form.length(POCKET)
-    for function in (pose.read, pose.write):
+    for function in (camera.read, camera.write):
         sendable(function({"text": text, "path": text, "kind": "moves", "model": "pocket"}))
 
 
@@ -320,7 +323,7 @@ def _prompts_of(text: str) -> None:
 
 def _settings_of(text: str) -> None:
     with _ShortRefusal():
-        found = sound.loads(text)
+        found = safe_json.loads(text)
         with _ShortRefusal():
             api.with_settings(default_form(POCKET), POCKET, found)
         form = Form.recalled(dict.fromkeys(_FIELDS, found), POCKET)
@@ -392,7 +395,7 @@ def test_time_grows_with_the_latents_of_a_path_and_no_faster(call: Any, make: An
 def test_time_grows_with_the_comment_of_a_video_and_no_faster(tmp_path_factory: Any, video: bytes):
     def told(length: int) -> Path:
         file = tmp_path_factory.getbasetemp() / f"told-{length}.mp4"
-        media.join([video], file, 8, {"form": {"prompt": "\\ud800 " * length, "options": [[]] * length}})
+        mp4.join([video], file, 8, {"form": {"prompt": "\\ud800 " * length, "options": [[]] * length}})
         return file
 
     assert exponent(_drop, told) <= MOST

@@ -20,8 +20,8 @@ from tests.soak.conftest import Tell
 from tests.soak.programs import ROOT, started
 from tests.ui.fake_worker import FakeWorker
 from tests.ui.page import Page
-from ui.build import build
-from ui.desk import Desk
+from ui.page import build
+from ui.runs.manager import Desk
 
 SOURCES = {
     path: ast.parse(path.read_text(encoding="utf-8"))
@@ -240,7 +240,7 @@ def test_a_forged_address_of_a_file_is_one_line_in_the_log(tmp_path: Path, caplo
         page.close(verbose=False)
     assert all("event: error" in each and "this page" in each.lower() for each in told)
     assert told[0] == told[8]
-    lines = [record.getMessage() for record in caplog.records if record.name == "ui.refusals"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "ui.server.http_errors"]
     assert len(lines) == len(FORGED)
     assert all("\n" not in line and len(line) < 400 for line in lines)
     assert "Traceback" not in "".join(capfd.readouterr())
@@ -305,7 +305,7 @@ def test_a_token_is_never_said(tmp_path: Path, caplog: pytest.LogCaptureFixture,
     from huggingface_hub import constants
 
     from tests.backends.fake_hub import FakeHub
-    from ui.models import Models
+    from ui.runs.downloads import Models
 
     token = "hf_" + secrets.token_hex(16)
     hub = FakeHub()
@@ -330,6 +330,6 @@ def test_a_token_is_never_said(tmp_path: Path, caplog: pytest.LogCaptureFixture,
 
 
 def _download() -> Any:
-    from ui.models import _Download
+    from ui.runs.downloads import _Download
 
     return _Download()

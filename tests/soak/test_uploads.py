@@ -19,10 +19,11 @@ from PIL import Image
 from backends import registry
 from tests.soak.conftest import FULL, Tell
 from tests.ui.fake_worker import FakeWorker
-from ui import clips, history, media, pictures
-from ui.build import build
-from ui.clips import ClipError
-from ui.pictures import PictureError
+from ui.form import clips, pictures
+from ui.form.clips import ClipError
+from ui.form.pictures import PictureError
+from ui.page import build
+from ui.runs import history, mp4
 
 LONGCAT = registry.find("longcat")
 NAMES = [
@@ -129,7 +130,7 @@ BAD_PICTURES: dict[str, tuple[bytes, str]] = {
     "a claim of nothing": (png(0, 0), "picture"),
     "text": (b"hello", "not a picture"),
     "empty": (b"", "empty"),
-    "an mp4": (media.encode_segment(np.zeros((1, 32, 32, 3), np.uint8), 8).data, "not a picture"),
+    "an mp4": (mp4.encode_segment(np.zeros((1, 32, 32, 3), np.uint8), 8).data, "not a picture"),
     # Pillow would start Ghostscript.
     "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n", "not a picture"),
     "svg": (b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"/>', "not a picture"),
@@ -222,8 +223,8 @@ def test_clips_with_any_bytes_changed(tmp_path: Path, tell: Tell):
 def test_a_playlist_opens_no_other_file(tmp_path: Path):
     """FFmpeg would follow it, whatever the upload is called."""
     other = video(tmp_path / "other.mp4")
-    media.join(
-        [media.encode_segment(np.zeros((1, 32, 32, 3), np.uint8), 8).data],
+    mp4.join(
+        [mp4.encode_segment(np.zeros((1, 32, 32, 3), np.uint8), 8).data],
         tmp_path / "own.mp4",
         8,
         {"form": {}},

@@ -17,13 +17,14 @@ import gradio as gr
 
 from backends import registry
 from tests.ui.fake_worker import counter
-from ui import controls, gauge, lists, media, stage
-from ui.controls import Controls
-from ui.desk import Desk, Record
-from ui.form import default_form
-from ui.forms import ASKED, OPTIONS, Forms
-from ui.runs import Runs
-from ui.stage import Stage
+from ui.events.form import ASKED, OPTIONS, Forms
+from ui.events.runs import Runs
+from ui.form.values import default_form
+from ui.runs import gauge_view, lists_view, mp4
+from ui.runs.manager import Desk, Record
+from ui.widgets import inputs
+from ui.widgets.inputs import Controls
+from ui.widgets.outputs import Stage, build_outputs
 
 POCKET = registry.find("pocket")
 
@@ -32,10 +33,10 @@ POCKET = registry.find("pocket")
 def widgets() -> tuple[Controls, Stage]:
     """What a page has, made once: widgets know nothing of runs."""
     with gr.Blocks():
-        form = controls.build(registry.entries())
+        form = inputs.build(registry.entries())
         sides = default_form(POCKET).named_sides(POCKET)
-        parts = stage.build(gauge.planned(POCKET, sides, 12, 0, None), lambda asked: False)
-        here = Stage(**parts, history=lists.history(), run_id=gr.State(""), visitor=gr.BrowserState(""))
+        parts = build_outputs(gauge_view.planned(POCKET, sides, 12, 0, None), lambda asked: False)
+        here = Stage(**parts, history=lists_view.history(), run_id=gr.State(""), visitor=gr.BrowserState(""))
     return form, here
 
 
@@ -64,7 +65,7 @@ def steps(events: AsyncIterator[Any]) -> Iterator[Any]:
 
 
 class Listeners:
-    """`ui.runs.Runs` for tests: its asynchronous listeners are iterators here."""
+    """`ui.events.runs.Runs` for tests: its asynchronous listeners are iterators here."""
 
     def __init__(self, runs: Runs) -> None:
         self._runs = runs
@@ -167,4 +168,4 @@ def file_of(address: str) -> Path:
 
 def numbers(file: Path) -> list[int]:
     """The number painted into each frame."""
-    return [counter(frame) for frame in media.decode(file)]
+    return [counter(frame) for frame in mp4.decode(file)]

@@ -17,8 +17,10 @@ from PIL import Image
 from backends import registry
 from qvg.config import PRESETS
 from tests.ui.fake_worker import FakeWorker
-from ui import api, build, media
-from ui.form import FormError, default_form
+from ui import api
+from ui.form.values import FormError, default_form
+from ui.page import build
+from ui.runs import mp4
 
 POCKET = registry.find("pocket")
 
@@ -31,7 +33,7 @@ def worker() -> FakeWorker:
 @pytest.fixture(scope="module")
 def address(worker, tmp_path_factory):
     pytest.importorskip("mcp")
-    page = build.build(worker, tmp_path_factory.mktemp("api") / "outputs")
+    page = build(worker, tmp_path_factory.mktemp("api") / "outputs")
     _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, server_port=None, mcp_server=True)
     yield address
     page.close()
@@ -71,7 +73,7 @@ def test_what_there_is(client):
 def test_a_video_is_made_and_its_progress_told(client):
     job = client.submit(prompt="a box", blocks=3, seed=5, path="w-4", codec="QVG-Max", api_name="/generate")
     (video,), made = job.result(30)
-    kept = media.read_settings(Path(video))
+    kept = mp4.read_settings(Path(video))
     assert (kept["prompt"], kept["seed"], kept["path"]) == ("a box", 5, "w-4")
     assert made["camera"] == "w-4"
     assert (made["made"]["frames"], made["sides"][0]["codec"]) == (12, "QVG-Max")
@@ -132,7 +134,7 @@ def test_what_is_wrong_is_said(client, asked, said):
 
 def test_a_run_that_fails_hands_over_what_was_made(client):
     (video,), made = client.predict(prompt="fail", blocks=5, api_name="/generate")
-    assert media.read_settings(Path(video))["made"]["frames"] == 8
+    assert mp4.read_settings(Path(video))["made"]["frames"] == 8
     assert "Out of memory in block 3" in made["made"]["failed"]
 
 
@@ -162,7 +164,7 @@ def test_a_program_that_leaves_stops_its_run(client, worker):
 @pytest.fixture
 def public(tmp_path):
     """The address and the desk of a page of strangers."""
-    page = build.build(FakeWorker(block_seconds=0.05), tmp_path / "outputs")
+    page = build(FakeWorker(block_seconds=0.05), tmp_path / "outputs")
     _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, server_port=None)
     page._desk.shared = True
     yield address, page._desk

@@ -65,7 +65,7 @@ def test_a_launch_setting_of_ones_own_wins(monkeypatch, tmp_path):
     import gradio as gr
 
     from tests.ui.fake_worker import FakeWorker
-    from ui.build import build
+    from ui.page import build
 
     seen = {}
     monkeypatch.setattr(gr.Blocks, "launch", lambda self, *args, **kwargs: seen.update(kwargs))
@@ -152,7 +152,7 @@ def unopened(monkeypatch, tmp_path):
     import gradio as gr
 
     from tests.ui.fake_worker import FakeWorker
-    from ui.build import build
+    from ui.page import build
 
     monkeypatch.setattr(gr.Blocks, "launch", lambda self, **kwargs: kwargs)
     for name in ("SPACE_ID", "GRADIO_SHARE", "KAGGLE_KERNEL_RUN_TYPE", "GRADIO_MCP_SERVER"):
@@ -179,13 +179,13 @@ def unopened(monkeypatch, tmp_path):
     ],
 )
 def test_a_shared_page_is_one_of_strangers(monkeypatch, unopened, how, args, settings, shared):
-    from ui import build
+    from ui import page
 
     name, given, value = how.partition("=")
     if given:
         monkeypatch.setenv(name, value)
     elif how:
-        monkeypatch.setattr(build, "colab_check", lambda: True)
+        monkeypatch.setattr(page, "colab_check", lambda: True)
     unopened.launch(*args, **settings)
     assert unopened._desk.shared is shared
 
@@ -197,11 +197,11 @@ def test_a_page_that_is_shared_stays_so(unopened):
 
 
 def test_settings_may_be_given_by_position(unopened):
-    from ui import build
+    from ui import page
 
     assert unopened.launch(False, True)["inbrowser"] is True
     with pytest.raises(TypeError, match="positional arguments"):
-        unopened.launch(*range(len(build._POSITIONAL) + 1))
+        unopened.launch(*range(len(page._POSITIONAL) + 1))
     for settings in ({"auth": ("user", "word")}, {"auth_dependency": lambda request: None}):
         with pytest.raises(ValueError, match="MCP server asks for no login"):
             unopened.launch(mcp_server=True, **settings)
@@ -227,7 +227,7 @@ def test_a_shared_page_is_served_at_its_public_address_to_strangers(monkeypatch,
     from gradio import networking
 
     from tests.ui.fake_worker import FakeWorker
-    from ui.build import build
+    from ui.page import build
 
     page = build(FakeWorker(), tmp_path / "outputs")
     seen = {}
@@ -380,7 +380,7 @@ def test_the_page_knows_where_it_is_seen(tmp_path, root):
     import httpx
 
     from tests.ui.fake_worker import FakeWorker
-    from ui.build import build
+    from ui.page import build
 
     page = build(FakeWorker(), tmp_path / "outputs")
     _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, root_path=root)

@@ -11,10 +11,12 @@ from backends.memory_plan import block_bytes, codec_for, held_bytes, most_bytes
 from qvg.config import BF16, PRESETS
 from qvg.policy import CachePolicy
 from tests.soak.growth import MOST, exponent
-from ui import budget, dial, text
-from ui.budget import MIB, Fate, TooSmall, first_miss, live_within
-from ui.commission import as_moves, longer
-from ui.form import default_form
+from ui import text
+from ui.components import budget_slider
+from ui.form import budget
+from ui.form.budget import MIB, Fate, TooSmall, first_miss, live_within
+from ui.form.run_spec import as_moves, longer
+from ui.form.values import default_form
 
 POCKET = registry.find("pocket")
 WHOLE = CachePolicy(every=6)
@@ -101,10 +103,10 @@ def test_a_budget_as_a_part_of_what_bf16_takes(model):
     assert budget.share_of(spec, blocks, 100) == 0
     assert budget.share_of(spec, blocks, 25) == pytest.approx(whole / 4 / MIB, abs=0.5)
     for share in (10, 50, 95):
-        shown = dial.value(spec, blocks, budget.share_of(spec, blocks, share))
+        shown = budget_slider.value(spec, blocks, budget.share_of(spec, blocks, share))
         assert shown["share"] == pytest.approx(share, abs=1)
-    assert dial.value(spec, blocks, 0)["share"] == 100
-    assert dial.value(spec, blocks, whole // MIB * 2)["share"] == 100
+    assert budget_slider.value(spec, blocks, 0)["share"] == 100
+    assert budget_slider.value(spec, blocks, whole // MIB * 2)["share"] == 100
 
 
 def test_a_model_that_always_looks_back_on_as_much_cannot_drop_any():

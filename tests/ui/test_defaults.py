@@ -9,8 +9,8 @@ from backends.base import BackendSpec
 from backends.memory_plan import cache_after
 from qvg.config import BF16Config
 from qvg.policy import CachePolicy, Layout
-from ui.examples import EXAMPLES
-from ui.form import Form, default_form
+from ui.form.examples import EXAMPLES
+from ui.form.values import Form, default_form
 
 # (model, mode) of every generator; "" where it has no modes.
 WAYS = [(spec, mode) for spec in registry.specs() for mode in [each.id for each in spec.modes] or [""]]

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ui import environment
-from ui.environment import CannotStart
+from ui.server import environment
+from ui.server.environment import CannotStart
 
 PROXY = "http://127.0.0.1:9"
 

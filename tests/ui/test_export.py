@@ -12,8 +12,9 @@ from PIL import Image
 
 from backends.media import decoding
 from tests.ui.fake_worker import FakeWorker
-from ui import export, history, media, sound, text
-from ui.build import build
+from ui import safe_json, text
+from ui.page import build
+from ui.runs import export, history, mp4
 
 
 def signs() -> set[str]:
@@ -38,7 +39,7 @@ def test_what_cannot_be_drawn_becomes_what_it_resembles():
 
 def test_signs_differ_in_the_picture(tmp_path):
     frame = np.zeros((4, 128, 224, 3), np.uint8)
-    media.join([media.encode_segment(frame, 12).data], tmp_path / "a.mp4", 12, {})
+    mp4.join([mp4.encode_segment(frame, 12).data], tmp_path / "a.mp4", 12, {})
 
     def strip(note: str, name: str = "a") -> np.ndarray:
         side = export.Side(tmp_path / "a.mp4", name, note)
@@ -52,14 +53,14 @@ def test_signs_differ_in_the_picture(tmp_path):
 
 @pytest.mark.parametrize("kind", ["json", "mp4"])
 def test_long_settings_of_a_dropped_file_are_said_and_not_read(tmp_path, monkeypatch, kind):
-    settings = {"form": {"prompt": "x" * (sound.MOST_BYTES + 1)}}
+    settings = {"form": {"prompt": "x" * (safe_json.MOST_BYTES + 1)}}
     file = tmp_path / f"a.{kind}"
     if kind == "json":
         file.write_text(json.dumps(settings))
     else:
         frame = np.zeros((1, 32, 32, 3), np.uint8)
-        media.join([media.encode_segment(frame, 8).data], file, 8, settings)
-    monkeypatch.setattr(sound, "loads", lambda words: pytest.fail("read"))
+        mp4.join([mp4.encode_segment(frame, 8).data], file, 8, settings)
+    monkeypatch.setattr(safe_json, "loads", lambda words: pytest.fail("read"))
     with pytest.raises(ValueError, match="longer than 1 MiB"):
         history.read_settings(file)
 

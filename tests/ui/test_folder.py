@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from tests.ui.fake_worker import painted
-from ui import media
-from ui.folder import RunFolder, read_record, slug, video_name
+from ui.runs import mp4
+from ui.runs.folder import RunFolder, read_record, slug, video_name
 
 SEGMENTS = [
-    media.encode_segment(np.stack([painted(4 * block + at, 32, 224) for at in range(4)]), 12).data
+    mp4.encode_segment(np.stack([painted(4 * block + at, 32, 224) for at in range(4)]), 12).data
     for block in range(3)
 ]
 
@@ -31,7 +31,7 @@ def test_segments_are_there_until_they_are_removed(tmp_path):
     folder.remove_segments()
     assert final is not None
     assert [file.name for file in folder.path.iterdir()] == ["video.mp4"]
-    assert media.read_settings(final) == {"seed": 1}
+    assert mp4.read_settings(final) == {"seed": 1}
     assert not folder.problem
 
 
@@ -88,7 +88,7 @@ def test_a_full_disk_at_a_segment(tmp_path, monkeypatch):
 def test_a_full_disk_at_the_end(tmp_path, monkeypatch):
     folder = RunFolder.new(tmp_path, "id", linger_s=0)
     kept = folder.keep("0", SEGMENTS[0])
-    monkeypatch.setattr(media, "join", full)
+    monkeypatch.setattr(mp4, "join", full)
     assert folder.finish(SEGMENTS[:1], "video", 12, {}) is None
     assert "the disk is full" in folder.problem
     assert list(folder.path.iterdir()) == [kept]

@@ -14,16 +14,16 @@ from backends.runtime.jobs import Job, Side
 from backends.validation import MAX_PROMPT, MAX_SEED
 from qvg.config import BF16, PRESETS, PRQConfig
 from tests.ui.fake_worker import counter, painted
-from ui import form, media
-from ui.clips import ClipError, read_clip
-from ui.form import Form, FormError
-from ui.pictures import PictureError
+from ui.form.clips import ClipError, read_clip
+from ui.form.pictures import PictureError
+from ui.form.values import QUANTISED, Form, FormError, default_form
+from ui.runs import mp4
 
 POCKET = registry.find("pocket")
 
 
 def filled(**changes) -> Form:
-    asked = dataclasses.replace(form.default_form(POCKET), prompt="a red box", path="", seed=7)
+    asked = dataclasses.replace(default_form(POCKET), prompt="a red box", path="", seed=7)
     return dataclasses.replace(asked, **changes)
 
 
@@ -56,7 +56,7 @@ def test_zero_on_the_card_is_all_of_it():
     assert filled(attention_bits=8).policy().attention_bits == 8
 
 
-@pytest.mark.parametrize("preset", form.QUANTISED)
+@pytest.mark.parametrize("preset", QUANTISED)
 def test_every_preset_makes_a_job(preset):
     config = PRESETS[preset]
     values = {}
@@ -175,7 +175,7 @@ def test_a_form_is_recalled_from_what_a_file_remembers():
 )
 def test_what_a_file_has_wrong_is_as_at_first(values):
     recalled = Form.recalled(values, POCKET)
-    expected = form.default_form(POCKET)
+    expected = default_form(POCKET)
     if values.get("sides") == ["<b>"]:
         expected = dataclasses.replace(expected, sides=())
     assert recalled == expected
@@ -207,7 +207,7 @@ SELF_FORCING, LONGCAT = registry.find("self_forcing"), registry.find("longcat")
 
 def test_prompts_change_at_blocks_counted_from_one():
     asked = dataclasses.replace(
-        form.default_form(SELF_FORCING), blocks=9, changes="5: snow falls\n\n 3 : rain: more"
+        default_form(SELF_FORCING), blocks=9, changes="5: snow falls\n\n 3 : rain: more"
     )
     changes = asked.commission(SELF_FORCING).request.changes
     assert [(change.block, change.prompt) for change in changes] == [(2, "rain: more"), (4, "snow falls")]
@@ -229,7 +229,7 @@ def test_prompts_change_at_blocks_counted_from_one():
     "line", ["３：snow falls", " 03 ﹕ snow falls", "3.0: snow falls", "\ufeff3\u200b:\u00a0snow falls"]
 )
 def test_a_prompt_change_is_read_as_pasted(line):
-    asked = dataclasses.replace(form.default_form(SELF_FORCING), blocks=9, changes=line)
+    asked = dataclasses.replace(default_form(SELF_FORCING), blocks=9, changes=line)
     (change,) = asked.prompt_changes(9)
     assert (change.block, change.prompt) == (2, "snow falls")
 
@@ -239,7 +239,7 @@ def test_a_prompt_change_is_read_as_pasted(line):
     ["3.5: snow", "three: snow", "3 snow", "3:", ": snow", "9" * 100_000 + ": snow", "3" + " " * 9_999],
 )
 def test_what_is_no_prompt_change_is_one_sentence(line):
-    asked = dataclasses.replace(form.default_form(SELF_FORCING), blocks=9, changes=line)
+    asked = dataclasses.replace(default_form(SELF_FORCING), blocks=9, changes=line)
     with pytest.raises(FormError, match="is not `block: prompt`") as caught:
         asked.prompt_changes(9)
     assert len(str(caught.value)) < 200
@@ -247,7 +247,7 @@ def test_what_is_no_prompt_change_is_one_sentence(line):
 
 def test_a_models_own_settings_are_told_where_they_are_not_as_usual():
     names = [option.name for option in LONGCAT.options]
-    asked = dataclasses.replace(form.default_form(LONGCAT), options=("yes", None, "nonsense"))
+    asked = dataclasses.replace(default_form(LONGCAT), options=("yes", None, "nonsense"))
     assert asked.commission(LONGCAT).request.options == ((names[0], "yes"),)
     assert Form.recalled(json.loads(json.dumps(asked.remembered())), LONGCAT).options == (
         "yes",
@@ -259,9 +259,7 @@ def test_a_models_own_settings_are_told_where_they_are_not_as_usual():
 
 def test_preview_only_where_there_is_one():
     assert (
-        dataclasses.replace(form.default_form(SELF_FORCING), preview=True)
-        .commission(SELF_FORCING)
-        .request.preview
+        dataclasses.replace(default_form(SELF_FORCING), preview=True).commission(SELF_FORCING).request.preview
     )
     assert not filled(preview=True).commission(POCKET).request.preview
 
@@ -269,8 +267,8 @@ def test_preview_only_where_there_is_one():
 @pytest.mark.parametrize("rate", [8, 16, 24])
 def test_a_clip_comes_at_the_models_rate_and_size(tmp_path, rate):
     pixels = np.stack([painted(number, 240, 416) for number in range(2 * rate)])
-    (tmp_path / "a.mp4").write_bytes(media.encode_segment(pixels, rate).data)
-    asked = dataclasses.replace(form.default_form(SELF_FORCING), blocks=2, clip=str(tmp_path / "a.mp4"))
+    (tmp_path / "a.mp4").write_bytes(mp4.encode_segment(pixels, rate).data)
+    asked = dataclasses.replace(default_form(SELF_FORCING), blocks=2, clip=str(tmp_path / "a.mp4"))
     clip = asked.commission(SELF_FORCING).request.clip
     # Two seconds at 16 frames each, up to the last frame's own time; never enlarged.
     assert clip.shape == (31 if rate == 8 else 32, 240, 416, 3)
@@ -284,9 +282,9 @@ def test_a_clip_that_cannot_be_read_is_a_sentence(tmp_path):
         with pytest.raises(ClipError, match="not a video"):
             read_clip(tmp_path / "a.mp4", SELF_FORCING)
     pixels = np.stack([painted(number, 1280, 2048) for number in range(2)])
-    (tmp_path / "large.mp4").write_bytes(media.encode_segment(pixels, 16).data)
+    (tmp_path / "large.mp4").write_bytes(mp4.encode_segment(pixels, 16).data)
     assert read_clip(tmp_path / "large.mp4", SELF_FORCING).shape == (2, 520, 832, 3)
     with pytest.raises(FormError, match="The clip has 2 frames"):
-        dataclasses.replace(form.default_form(SELF_FORCING), clip=str(tmp_path / "large.mp4")).commission(
+        dataclasses.replace(default_form(SELF_FORCING), clip=str(tmp_path / "large.mp4")).commission(
             SELF_FORCING
         )

@@ -11,9 +11,9 @@ from backends import registry
 from backends.camera import parse_path, trace_trajectory
 from tests.ui.fake_worker import INFO, FakeWorker
 from tests.ui.page import Page
-from ui import build
-from ui.desk import Desk
-from ui.forms import PLANNED
+from ui.events.form import PLANNED
+from ui.page import build
+from ui.runs.manager import Desk
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_budgets_by_a_click(page):
 
 def test_the_page_builds_without_starting_or_writing_anything(tmp_path):
     worker = FakeWorker()
-    studio = build.build(worker, tmp_path / "outputs")
+    studio = build(worker, tmp_path / "outputs")
     assert worker.info is None
     assert not (tmp_path / "outputs").exists()
     labels = {

@@ -7,11 +7,12 @@ import pytest
 from backends import registry
 from backends.memory_plan import codec_for
 from tests.ui.fake_worker import INFO, stats
-from ui import gauge, text
-from ui.commission import Commission
-from ui.form import default_form
-from ui.reel import Block, Reel, stages
-from ui.revisit import Seen
+from ui import text
+from ui.form.run_spec import Commission
+from ui.form.values import default_form
+from ui.runs import gauge_view
+from ui.runs.revisit import Seen
+from ui.runs.side import Block, Reel, stages
 
 POCKET = registry.find("pocket")
 
@@ -30,7 +31,7 @@ def measured(made: Commission, blocks: int, device=INFO) -> dict:
             reel.blocks.append(Block(b"", 4, after, ms, 0, Seen(), None))
             before = after
         figures.append(reel.figures(POCKET.fps))
-    return gauge.measured(
+    return gauge_view.measured(
         POCKET, made.sides, figures, made.request.blocks, made.asked.budget, device,
         fps=9.37, memory_bytes=200 << 20, peak_bytes=300 << 20,
     )  # fmt: skip
@@ -56,7 +57,7 @@ def test_a_quantised_run():
 def test_what_waits_in_the_hosts_memory_is_said():
     made = commission(memory="compare", sides=("BF16", "QVG INT2"))
     sides = [Reel(side, {}).figures(POCKET.fps) | {"host_bytes": 3 << 20} for side in made.sides]
-    view = gauge.measured(POCKET, made.sides, sides, 12, 0, INFO, fps=1.0, memory_bytes=0, peak_bytes=0)
+    view = gauge_view.measured(POCKET, made.sides, sides, 12, 0, INFO, fps=1.0, memory_bytes=0, peak_bytes=0)
     assert {"name": "of the caches, in the host's memory", "value": "6.0 MiB"} in view["facts"]
     assert not any("host" in fact["name"] for fact in measured(commission(), 2)["facts"])
 
@@ -125,7 +126,7 @@ def test_sides_share_one_scale_and_windows_are_told():
 
 def test_the_plan_is_what_the_run_ends_with():
     made = commission()
-    plan = gauge.planned(POCKET, made.sides, 12, 0, None)
+    plan = gauge_view.planned(POCKET, made.sides, 12, 0, None)
     end = measured(made, 12)
     for name in ("held", "ratio", "spoken"):
         assert plan["rows"][0][name] == end["rows"][0][name]
@@ -136,7 +137,7 @@ def test_the_plan_is_what_the_run_ends_with():
 def test_parts_are_grouped_and_none_is_lost():
     parts = {"codes": 4, "scales": 2, "labels": 1, "centroids": 3, "recent": 5, "sink": 6, "surprise": 7,
              "zeros": 0}  # fmt: skip
-    groups = gauge.split(parts, 9)
+    groups = gauge_view.split(parts, 9)
     assert groups == [
         ("codes", "codes", 4),
         ("scales", "scales", 2),
@@ -149,24 +150,24 @@ def test_parts_are_grouped_and_none_is_lost():
 
 
 def test_before_the_first_block_nothing_divides_by_zero():
-    assert gauge.polyline([], 0, 0) == ""
-    assert gauge.polyline([(0, 0)], 0, 0) == "0.0,94.0"
+    assert gauge_view.polyline([], 0, 0) == ""
+    assert gauge_view.polyline([(0, 0)], 0, 0) == "0.0,94.0"
     empty = Reel(commission().sides[0], {}).figures(12)
-    view = gauge.measured(
+    view = gauge_view.measured(
         POCKET, commission().sides, [empty], 12, 0, None, fps=0.0, memory_bytes=0, peak_bytes=0
     )
     assert view["rows"][0]["held"] == "0 KiB"
 
 
 def test_a_long_curve_is_thinned_out_and_keeps_its_end():
-    line = gauge.polyline([(index, 2 * index) for index in range(5_000)], 9_998, 4_999).split()
+    line = gauge_view.polyline([(index, 2 * index) for index in range(5_000)], 9_998, 4_999).split()
     assert len(line) < 300
     assert line[-1] == "320.0,2.0"
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 119, 120, 121, 341, 1000])
 def test_a_forecast_ends_at_the_end(blocks):
-    points = gauge.forecast(POCKET, codec_for(POCKET, "QVG INT2"), POCKET.policy, blocks)
+    points = gauge_view.forecast(POCKET, codec_for(POCKET, "QVG INT2"), POCKET.policy, blocks)
     assert points[-1].frames == blocks * POCKET.latents_per_block
     assert len(points) <= 250
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.ui.coroutines import run
-from ui.guard import Guard, Policy, policy
+from ui.server.guard import Guard, Policy, policy
 
 PORT = 7860
 LOCAL = policy("127.0.0.1", "", [], hosted=False)

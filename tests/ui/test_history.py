@@ -11,10 +11,10 @@ import pytest
 
 from tests.ui.fake_worker import FakeWorker
 from tests.ui.page import Page, file_of, numbers
-from ui import history, media
-from ui.desk import Desk
-from ui.folder import RunFolder
-from ui.form import FormError
+from ui.form.values import FormError
+from ui.runs import history, mp4
+from ui.runs.folder import RunFolder
+from ui.runs.manager import Desk
 
 
 @pytest.fixture
@@ -97,9 +97,9 @@ def test_to_the_form_and_again_and_deleted(page):
 
 
 def test_long_histories_come_in_parts(page, monkeypatch):
-    from ui import lists
+    from ui.runs import lists_view
 
-    monkeypatch.setattr(lists, "PAGE", 2)
+    monkeypatch.setattr(lists_view, "PAGE", 2)
     for _ in range(3):
         page.run(blocks=1)
     shown = page.shown[page.stage.history]
@@ -205,7 +205,7 @@ def test_blocks_that_a_finished_run_left_behind_are_removed(page, monkeypatch):
 
 
 def test_a_video_that_could_not_be_put_together_is_at_the_next_start(page, monkeypatch):
-    monkeypatch.setattr(media, "join", lambda *_: 1 / 0)
+    monkeypatch.setattr(mp4, "join", lambda *_: 1 / 0)
     page.run(blocks=2)
     monkeypatch.undo()
     later = restarted(page)
@@ -219,7 +219,7 @@ def test_a_lock_ends_with_its_program(page):
     """However it ends: nothing is left that would be in the way."""
     page.run(blocks=1)
     folder = page.final().parent
-    code = "import os, sys\nfrom pathlib import Path\nfrom ui.folder import RunFolder\n"
+    code = "import os, sys\nfrom pathlib import Path\nfrom ui.runs.folder import RunFolder\n"
     code += "print(RunFolder(Path(sys.argv[1])).hold(), flush=True)\nos.kill(os.getpid(), 9)"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
 

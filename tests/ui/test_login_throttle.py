@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.ui.coroutines import run
-from ui import login_throttle
-from ui.login_throttle import LoginThrottle
+from ui.server import login_throttle
+from ui.server.login_throttle import LoginThrottle
 
 
 class Door:

@@ -9,7 +9,8 @@ import pytest
 from backends.checkup import Part
 from backends.runtime.worker import Worker
 from tests.ui.fake_worker import FakeWorker
-from ui import build, machine
+from ui.events import machine
+from ui.page import build
 
 OUTPUTS = Path("outputs")
 PARTS = [
@@ -65,6 +66,6 @@ def test_the_worker_looks_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_page_has_it_and_does_not_ask_by_itself(tmp_path: Path) -> None:
-    page = build.build(FakeWorker(), tmp_path)
+    page = build(FakeWorker(), tmp_path)
     (found,) = [block for block in page.blocks.values() if getattr(block, "elem_id", None) == "machine"]
     assert found.value == machine.view(())

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from tests.ui.fake_worker import counter, painted
-from ui import media
+from ui.runs import mp4
 
 FPS = 12
 
 
 def segment(start: int, count: int = 4, height: int = 128, width: int = 224) -> bytes:
     frames = np.stack([painted(start + index, height, width) for index in range(count)])
-    return media.encode_segment(frames, FPS).data
+    return mp4.encode_segment(frames, FPS).data
 
 
 def test_codec_string_is_what_the_stream_says():
-    encoded = media.encode_segment(np.zeros((4, 128, 224, 3), np.uint8), FPS)
+    encoded = mp4.encode_segment(np.zeros((4, 128, 224, 3), np.uint8), FPS)
     assert encoded.codec.startswith("avc1.64")  # High profile
     with av.open(io.BytesIO(encoded.data)) as container:
         context = container.streams.video[0].codec_context
@@ -34,7 +34,7 @@ def test_a_segment_lasts_as_long_as_its_frames(count):
         packets = [packet for packet in container.demux(video) if packet.size]
         assert sum(packet.duration * packet.time_base for packet in packets) == pytest.approx(count / FPS)
         assert packets[0].is_keyframe
-    assert len(list(media.decode(data))) == count
+    assert len(list(mp4.decode(data))) == count
 
 
 def test_colours_survive():
@@ -42,14 +42,14 @@ def test_colours_survive():
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)]
     for index, colour in enumerate(colours):
         frame[:, index * 56 : (index + 1) * 56] = colour
-    (decoded,) = media.decode(media.encode_segment(frame[None], FPS).data)
+    (decoded,) = mp4.decode(mp4.encode_segment(frame[None], FPS).data)
     for index, colour in enumerate(colours):
         assert np.abs(decoded[64, index * 56 + 28].astype(int) - colour).max() <= 4
 
 
 def test_headers_are_equal_whatever_the_content_and_length():
     noise = np.random.default_rng(0).integers(0, 255, (4, 128, 224, 3), dtype=np.uint8)
-    several = [segment(0), segment(4, 1), segment(9, 20), media.encode_segment(noise, FPS).data]
+    several = [segment(0), segment(4, 1), segment(9, 20), mp4.encode_segment(noise, FPS).data]
     headers = set()
     for data in several:
         with av.open(io.BytesIO(data)) as container:
@@ -62,8 +62,8 @@ def test_joining_keeps_every_frame_in_order(tmp_path, lengths):
     starts = np.cumsum((0, *lengths[:-1]))
     segments = [segment(int(start), count) for start, count in zip(starts, lengths, strict=True)]
     target = tmp_path / "video.mp4"
-    assert media.join(segments, target, FPS, {}) == sum(lengths)
-    assert [counter(frame) for frame in media.decode(target)] == list(range(sum(lengths)))
+    assert mp4.join(segments, target, FPS, {}) == sum(lengths)
+    assert [counter(frame) for frame in mp4.decode(target)] == list(range(sum(lengths)))
     with av.open(str(target)) as container:
         assert container.duration / av.time_base == pytest.approx(sum(lengths) / FPS, abs=0.01)
         assert container.streams.video[0].average_rate == FPS
@@ -71,7 +71,7 @@ def test_joining_keeps_every_frame_in_order(tmp_path, lengths):
 
 def test_joining_copies_packets(tmp_path):
     segments = [segment(0), segment(4)]
-    media.join(segments, tmp_path / "video.mp4", FPS, {})
+    mp4.join(segments, tmp_path / "video.mp4", FPS, {})
 
     def packets(source: str | io.BytesIO) -> list[bytes]:
         with av.open(source) as container:
@@ -82,26 +82,26 @@ def test_joining_copies_packets(tmp_path):
 
 
 def test_index_comes_first_in_a_file(tmp_path):
-    media.join([segment(0)], tmp_path / "video.mp4", FPS, {})
+    mp4.join([segment(0)], tmp_path / "video.mp4", FPS, {})
     data = (tmp_path / "video.mp4").read_bytes()
     assert 0 < data.find(b"moov") < data.find(b"mdat")
 
 
 def test_settings_are_kept_and_read_back(tmp_path):
     settings = {"prompt": 'a "red" box; 雪 é\n', "seed": 7, "policy": {"every": 6, "window": None}}
-    media.join([segment(0)], tmp_path / "video.mp4", FPS, settings)
-    assert media.read_settings(tmp_path / "video.mp4") == settings
+    mp4.join([segment(0)], tmp_path / "video.mp4", FPS, settings)
+    assert mp4.read_settings(tmp_path / "video.mp4") == settings
 
 
 def test_file_without_settings_has_none(tmp_path):
     (tmp_path / "segment.mp4").write_bytes(segment(0))
-    assert media.read_settings(tmp_path / "segment.mp4") == {}
+    assert mp4.read_settings(tmp_path / "segment.mp4") == {}
 
 
 def test_joining_in_memory():
     sink = io.BytesIO()
-    assert media.join([segment(0), segment(4)], sink, FPS, {"seed": 1}) == 8
-    assert len(list(media.decode(sink.getvalue()))) == 8
+    assert mp4.join([segment(0), segment(4)], sink, FPS, {"seed": 1}) == 8
+    assert len(list(mp4.decode(sink.getvalue()))) == 8
 
 
 @pytest.mark.parametrize(
@@ -115,12 +115,12 @@ def test_joining_in_memory():
 )
 def test_what_is_no_segment_is_refused(frames, words):
     with pytest.raises(ValueError, match=words):
-        media.encode_segment(frames, FPS)
+        mp4.encode_segment(frames, FPS)
 
 
 def test_joining_nothing_is_refused():
     with pytest.raises(ValueError, match="no segment"):
-        media.join([], io.BytesIO(), FPS, {})
+        mp4.join([], io.BytesIO(), FPS, {})
 
 
 def test_a_small_segment_encodes_in_milliseconds():
@@ -128,6 +128,6 @@ def test_a_small_segment_encodes_in_milliseconds():
     took = []
     for _ in range(12):
         started = time.perf_counter()
-        media.encode_segment(frames, FPS)
+        mp4.encode_segment(frames, FPS)
         took.append(time.perf_counter() - started)
     assert min(took) < 0.05  # 8 ms on two slow cores; a block of video lasts 333 ms

@@ -14,8 +14,8 @@ from backends.hub.artifacts import Artifact, File, Source
 from backends.longcat import spec
 from tests.backends.fake_hub import COMMIT, FakeHub
 from tests.ui.page import widgets
-from ui import models
-from ui.models import ModelEvents, Models
+from ui.runs import downloads
+from ui.runs.downloads import ModelEvents, Models
 
 DATA = b"weights" * 30_000
 FILE = File("model.bin", len(DATA), hashlib.sha256(DATA).hexdigest())
@@ -135,7 +135,7 @@ def test_strangers_may_only_look(hub):
 def test_buttons_refresh_the_picker(hub):
     ui, _ = widgets()
     with gr.Blocks():
-        shown, timer = models.component({}), gr.Timer()
+        shown, timer = downloads.component({}), gr.Timer()
     stock = Models()
     events = ModelEvents(stock, ui, shown, timer)
     pressed = SimpleNamespace(id="longcat", action="download", accepted=True, token="")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ui import pictures
-from ui.pictures import PictureError, read_picture
+from ui.form import pictures
+from ui.form.pictures import PictureError, read_picture
 
 
 def saved(path, image: Image.Image, **options) -> str:

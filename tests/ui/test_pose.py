@@ -15,54 +15,54 @@ from backends.plain_text import PLAIN
 from backends.pocket.spec import SPEC
 from tests.backends.test_camera import PASTED
 from tests.soak.growth import RUNS
-from ui import pose
+from ui.components import camera
 
 WALK = SPEC.metres_per_latent
 
 
-@pytest.mark.parametrize("key", pose.PAD, ids=lambda key: key.key)
+@pytest.mark.parametrize("key", camera.PAD, ids=lambda key: key.key)
 def test_every_pad_key_is_a_move(key):
     (move,) = parse_path(f"{key.key}-3")
     assert str(move) == f"{key.key}-3"
     assert key.name
 
 
-@pytest.mark.parametrize(("name", "path"), pose.PRESETS)
+@pytest.mark.parametrize(("name", "path"), camera.PRESETS)
 def test_every_preset_is_a_path(name, path):
     assert name
     assert parse_path(path)
 
 
 def test_walking_goes_up_the_map():
-    end = pose.trace(parse_path("w-10"), SPEC)[-1]
+    end = camera.trace(parse_path("w-10"), SPEC)[-1]
     assert end.x == pytest.approx(0)
     assert end.y == pytest.approx(10 * WALK)
     assert end.heading == 0
 
 
 def test_turning_right_then_walking_goes_right():
-    end = pose.trace(parse_path("right-36, w-10"), SPEC)[-1]
+    end = camera.trace(parse_path("right-36, w-10"), SPEC)[-1]
     assert math.degrees(end.heading) == pytest.approx(90)
     assert end.x == pytest.approx(10 * WALK)
     assert end.y == pytest.approx(0, abs=1e-9)
 
 
 def test_stepping_aside_keeps_the_view():
-    end = pose.trace(parse_path("d-5"), SPEC)[-1]
+    end = camera.trace(parse_path("d-5"), SPEC)[-1]
     assert (end.x, end.y, end.heading) == pytest.approx((5 * WALK, 0, 0))
 
 
 @pytest.mark.parametrize("path", ["right-40, left-40", "w-24, s-24", "a+right-144"])
 def test_paths_that_come_back(path):
-    end = pose.trace(parse_path(path), SPEC)[-1]
+    end = camera.trace(parse_path(path), SPEC)[-1]
     assert (end.x, end.y) == pytest.approx((0, 0), abs=1e-9)
     assert math.cos(end.heading) == pytest.approx(1)
 
 
 def test_a_line_drawn_becomes_moves_at_the_models_own_scale():
     drawn = {"points": [[0, 0], [0, 10 * WALK]], "model": "pocket"}
-    assert pose.follow(drawn) == {"moves": [{"keys": ["w"], "n": 9}]}
-    other = pose.follow({**drawn, "model": "worldplay"})["moves"]
+    assert camera.follow(drawn) == {"moves": [{"keys": ["w"], "n": 9}]}
+    other = camera.follow({**drawn, "model": "worldplay"})["moves"]
     assert other[0]["n"] > 9, "its steps are shorter"
 
 
@@ -80,22 +80,24 @@ def test_a_line_drawn_becomes_moves_at_the_models_own_scale():
     ],
 )
 def test_a_line_that_is_none_is_a_sentence(asked, words):
-    assert words in pose.follow(asked)["error"]
+    assert words in camera.follow(asked)["error"]
 
 
 @pytest.mark.parametrize("model", ["pocket", "worldplay"])
 @pytest.mark.parametrize("kind", ["moves", "trajectory"])
 def test_what_is_written_is_read_back(model, kind):
     path = "w-8, right-4, w+left-2, still-3"
-    written = pose.write({"path": path, "kind": kind, "model": model})["text"]
-    assert pose.read({"text": written, "model": model}) == {"path": path}
+    written = camera.write({"path": path, "kind": kind, "model": model})["text"]
+    assert camera.read({"text": written, "model": model}) == {"path": path}
 
 
 def test_files_that_cannot_be_read_or_written_are_sentences():
-    assert "move 1 (character 1)" in pose.read({"text": "fly-2", "model": "pocket"})["error"]
-    assert "too long" in pose.read({"text": "w" * (pose.MAX_TEXT + 1), "model": "pocket"})["error"]
-    assert "there is no generator" in pose.read({"text": "w-1"})["error"]
-    assert "'fly' is not a key" in pose.write({"path": "fly-2", "kind": "moves", "model": "pocket"})["error"]
+    assert "move 1 (character 1)" in camera.read({"text": "fly-2", "model": "pocket"})["error"]
+    assert "too long" in camera.read({"text": "w" * (camera.MAX_TEXT + 1), "model": "pocket"})["error"]
+    assert "there is no generator" in camera.read({"text": "w-1"})["error"]
+    assert (
+        "'fly' is not a key" in camera.write({"path": "fly-2", "kind": "moves", "model": "pocket"})["error"]
+    )
 
 
 # The exponent of parsePath's time between 10,000 and 100,000 characters, 0 where that takes under 20 ms,
@@ -122,7 +124,7 @@ def test_the_page_reads_text_as_pasted_as_python_does(tmp_path):
         pytest.skip("needs node")
     script = tmp_path / "read.js"
     script.write_text(
-        f"{pose.PATH_SCRIPT}\nconst texts = {json.dumps([row['text'] for row in PASTED])};\n"
+        f"{camera.PATH_SCRIPT}\nconst texts = {json.dumps([row['text'] for row in PASTED])};\n"
         f"const runs = {json.dumps(RUNS)}, MOST_STEEP = {STEEP_IN_A_BROWSER};\n{STEEPNESS}\n"
         "const read = texts.map(parsePath).map((moves) => moves && formatPath(moves));\n"
         "console.log(JSON.stringify([read, runs.map(steepness)]));",
@@ -138,7 +140,7 @@ def test_the_page_reads_text_as_pasted_as_python_does(tmp_path):
 
 def test_every_key_of_a_keyboard_is_a_key_of_the_camera_wherever_it_is_pressed():
     found = [
-        dict(re.findall(r'(Key[A-Z]|Arrow\w+): "(\w+)"', (Path(pose.__file__).parent / name).read_text()))
+        dict(re.findall(r'(Key[A-Z]|Arrow\w+): "(\w+)"', (Path(camera.__file__).parent / name).read_text()))
         for name in ("map.js", "drive.js")
     ]
     assert found[0] == found[1]

@@ -19,8 +19,8 @@ from backends.camera import CameraMove
 from qvg.config import BF16
 from tests.ui.fake_worker import FakeWorker
 from tests.ui.page import Page, numbers, steps
-from ui import desk, media
-from ui.desk import Desk
+from ui.runs import manager, mp4
+from ui.runs.manager import Desk
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_run_from_click_to_file(page, worker, tmp_path):
     assert page.track["planned"] == pytest.approx(32 / 12)
     assert numbers(page.final()) == list(range(32))
     assert page.final().is_relative_to(tmp_path)
-    kept = media.read_settings(page.final())
+    kept = mp4.read_settings(page.final())
     assert (kept["prompt"], kept["seed"], kept["path"]) == ("instant", 7, "w-4, right-2")
     assert kept["walked"] == "w-4, right-2, still-25"
     assert kept["made"]["frames"] == 32
@@ -98,7 +98,7 @@ def test_sides_run_in_step_and_are_compared(page, worker):
     assert [track["name"] for track in page.player["tracks"]] == ["BF16", "QVG INT2", "KIVI INT2"]
     for side in range(3):
         assert numbers(page.final(side)) == list(range(20))
-        assert media.read_settings(page.final(side))["side"] == side
+        assert mp4.read_settings(page.final(side))["side"] == side
     table = page.shown[page.stage.compare]
     assert table["columns"] == ["", "KV cache", "smaller", "first block", "0–2 s", "all", "SSIM", "revisit"]
     assert table["rows"][0][3:7] == ["–"] * 4
@@ -109,7 +109,7 @@ def test_sides_run_in_step_and_are_compared(page, worker):
     assert all("dB" in row[-1] for row in table["rows"])
     assert [len(chart["lines"][1].split()) for chart in table["charts"]] == [5, 5]
     assert page.shown[page.stage.export].visible is True
-    made = media.read_settings(page.final())["made"]["sides"]
+    made = mp4.read_settings(page.final())["made"]["sides"]
     assert [len(side["psnr_by_block"]) for side in made] == [5, 5, 5]
     assert made[1]["revisit_frames"] == made[0]["revisit_frames"] > 0
 
@@ -199,8 +199,8 @@ def test_a_tab_is_shown_its_own_run_even_where_another_tab_was_quicker(page):
 
 
 def test_in_a_shared_program_a_run_nobody_watches_is_stopped(page, worker, monkeypatch):
-    monkeypatch.setattr(desk, "ABANDONED_S", 0.1)
-    monkeypatch.setattr(desk, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(manager, "ABANDONED_S", 0.1)
+    monkeypatch.setattr(manager, "HEARTBEAT_S", 0.05)
     page.desk.shared = True
     events = page.start(prompt="slow", blocks=50)
     while not page.run_id:
@@ -356,8 +356,8 @@ def test_a_visitor_with_too_many_tabs_loses_the_oldest_of_them_only(shared):
 
 
 def test_a_second_run_is_kept_while_the_first_is_watched(shared, worker, monkeypatch):
-    monkeypatch.setattr(desk, "ABANDONED_S", 0.1)
-    monkeypatch.setattr(desk, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(manager, "ABANDONED_S", 0.1)
+    monkeypatch.setattr(manager, "HEARTBEAT_S", 0.05)
     hers, events = running(shared, "her")
     other = Page(shared, "her")
     next(other.start(blocks=1))
@@ -373,8 +373,8 @@ def test_a_second_run_is_kept_while_the_first_is_watched(shared, worker, monkeyp
 
 
 def test_a_visitor_who_looks_at_the_past_keeps_what_runs(shared, worker, monkeypatch):
-    monkeypatch.setattr(desk, "ABANDONED_S", 0.1)
-    monkeypatch.setattr(desk, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(manager, "ABANDONED_S", 0.1)
+    monkeypatch.setattr(manager, "HEARTBEAT_S", 0.05)
     page = Page(shared, "her")
     page.run(blocks=1)
     past = page.run_id
@@ -429,7 +429,7 @@ def test_more_blocks_count_as_a_run(shared, worker):
 
 
 def test_a_full_queue_says_so_at_once(shared, worker, tmp_path):
-    for number in range(desk.RUNS_IN_ALL // 2):
+    for number in range(manager.RUNS_IN_ALL // 2):
         for _ in range(2):
             next(Page(shared, f"visitor {number}").start(prompt="slow", blocks=50))
     threads, folders = threading.active_count(), len(list(tmp_path.glob("2*")))
@@ -498,14 +498,14 @@ def test_the_queue_is_changed_by_its_buttons(page, worker):
 
 
 def test_the_end_of_a_run_that_is_still_being_written_is_not_missed(page, worker, monkeypatch):
-    written, join = Event(), media.join
+    written, join = Event(), mp4.join
 
     def slowly(segments, *rest):
         if len(segments) == 3:
             written.wait(10)
         return join(segments, *rest)
 
-    monkeypatch.setattr(media, "join", slowly)
+    monkeypatch.setattr(mp4, "join", slowly)
     events = page.start(prompt="slow", blocks=50)
     while not page.run_id:
         page.see(next(events))
@@ -549,20 +549,20 @@ def test_blocks_are_taken_back_put_back_and_gone_on_from(page, worker):
     assert page.player["start"] == pytest.approx(0.0)
     assert len(page.track["segments"]) == 3  # what was there in one, and two new ones
     assert page.shown[page.stage.redo].interactive is False
-    kept = media.read_settings(page.final())
+    kept = mp4.read_settings(page.final())
     assert (kept["blocks"], kept["made"]["blocks"], kept["walked"]) == (5, 5, "w-11, left-8")
 
 
 def test_the_last_block_is_made_again_from_other_noise(page, worker):
     page.run(blocks=3, path="w-20")
-    before = list(media.decode(page.final()))
+    before = list(mp4.decode(page.final()))
     page.watch(page.runs.retake(page.request, page.visitor, page.run_id))
     job = worker.jobs[-1]
     assert (job.first_block, job.request.blocks) == (2, 3)
     ((block, seed),) = job.request.reseeds
     assert block == 2
     assert [str(move) for move in job.request.moves] == ["w-11"]
-    after = list(media.decode(page.final()))
+    after = list(mp4.decode(page.final()))
     assert len(after) == 12
     assert all(np.array_equal(one, two) for one, two in zip(before[:8], after[:8], strict=True))
     page.again()
@@ -606,7 +606,7 @@ def test_steering_is_told_and_its_way_written_down(page, worker):
     worker.moves = [CameraMove(("w",)), CameraMove(("w", "left"))]
     page.run(blocks=3, path="right-40, left-40")
     assert page.player["steerable"] is False
-    kept = media.read_settings(page.final())
+    kept = mp4.read_settings(page.final())
     assert kept["steered"] is True
     assert kept["walked"] == "w-3, w+left-4, right-4"
     assert page.track["figure"] == "", "where it went instead, nothing is seen again"
@@ -712,7 +712,7 @@ def test_a_full_disk_leaves_a_video_in_the_page(page, monkeypatch):
 
 
 def test_a_video_that_cannot_be_put_together_is_said_and_its_blocks_stay(page, monkeypatch):
-    monkeypatch.setattr(media, "join", lambda *_: 1 / 0)
+    monkeypatch.setattr(mp4, "join", lambda *_: 1 / 0)
     page.run(blocks=2)
     assert page.status["kind"] == "done"
     assert "no file could be made" in page.status["notes"][-1]
@@ -731,7 +731,7 @@ def test_a_closed_worker_is_a_sentence(tmp_path):
 
 
 def test_an_error_of_ours_is_a_sentence_and_stops_the_run(page, worker, monkeypatch):
-    monkeypatch.setattr(media, "encode_segment", lambda *_: 1 / 0)
+    monkeypatch.setattr(mp4, "encode_segment", lambda *_: 1 / 0)
     page.run()
     assert page.status["kind"] == "error"
     assert "Traceback" not in page.status["text"]
@@ -751,15 +751,15 @@ def test_an_export_has_every_side_its_name_and_every_figure(page, tmp_path):
         assert saved["name"].endswith(f"-side-by-side.{kind}")
     folder = page.final().parent / "export"
     (video,) = folder.glob("*.mp4")
-    frames = list(media.decode(video))
+    frames = list(mp4.decode(video))
     assert len(frames) == 8
     height, width, _ = frames[0].shape
     assert width == 2 * 320 + 8
     assert height > 183
-    assert media.read_settings(video)["made"]["sides"][1]["codec"] == "QVG INT2"
+    assert mp4.read_settings(video)["made"]["sides"][1]["codec"] == "QVG INT2"
     # The pictures of both sides are in it, enlarged; above them is light text on a dark strip.
     picture = frames[5][height - 182 :, :320]
-    first = next(frame for index, frame in enumerate(media.decode(page.final(0))) if index == 5)
+    first = next(frame for index, frame in enumerate(mp4.decode(page.final(0))) if index == 5)
     again = np.asarray(Image.fromarray(first).resize((320, 183), Image.Resampling.LANCZOS))[1:]
     assert np.abs(picture.astype(int) - again).mean() < 3
     strip = frames[0][: height - 183]
@@ -768,7 +768,7 @@ def test_an_export_has_every_side_its_name_and_every_figure(page, tmp_path):
     (gif,) = folder.glob("*.gif")
     with Image.open(gif) as opened:
         assert opened.n_frames == 8
-    for kept in (json.loads(next(folder.glob("*.json")).read_text()), media.read_settings(video)):
+    for kept in (json.loads(next(folder.glob("*.json")).read_text()), mp4.read_settings(video)):
         assert not {"id", "owner", "order"} & set(kept)
         assert page.run_id not in json.dumps(kept)
     (told,) = folder.glob("*.json")

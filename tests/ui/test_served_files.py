@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from tests.ui.fake_worker import FakeWorker
-from ui import build
-from ui.served_files import is_served
+from ui.page import build
+from ui.server.served_files import is_served
 
 KEPT_BACK = [
     "run/run.json", "run/.run.json", "run/picture.png", "run/clip.video", ".lock", "run/.a.mp4", "a.json",
@@ -29,7 +29,7 @@ def site(tmp_path_factory):
     for name in KEPT_BACK + SERVED:
         (outputs / name).parent.mkdir(parents=True, exist_ok=True)
         (outputs / name).write_text("what is inside")
-    page = build.build(FakeWorker(), outputs)
+    page = build(FakeWorker(), outputs)
     _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, server_port=None)
     with httpx.Client(base_url=address, timeout=20) as client:
         yield client, outputs

@@ -9,11 +9,11 @@ from backends import registry
 from backends.camera import parse_path
 from qvg.metrics import ssim
 from tests.fake_backend import SPEC as FAKE
-from ui import compare
-from ui.form import default_form
-from ui.reel import Reel
-from ui.revisit import Revisit, Seen, returns, video_frame
-from ui.similarity import Likeness, likeness, pooled
+from ui.form.values import default_form
+from ui.runs import compare_view
+from ui.runs.quality import Likeness, likeness, pooled
+from ui.runs.revisit import Revisit, Seen, returns, video_frame
+from ui.runs.side import Reel
 
 POCKET = registry.find("pocket")
 
@@ -107,6 +107,6 @@ def test_a_reference_that_forgets_is_told():
     notes = []
     for form in (whole, tight):
         figures = [Reel(side, {}).figures(POCKET.fps) for side in form.named_sides(POCKET)]
-        notes.append(compare.table(figures, POCKET.fps)["note"])
+        notes.append(compare_view.table(figures, POCKET.fps)["note"])
     assert "drops frames" not in notes[0]
     assert "BF16 drops frames from block 7 on" in notes[1]

@@ -5,13 +5,14 @@ import math
 
 import pytest
 
-from ui import history, sound
-from ui.form import FormError
+from ui import safe_json
+from ui.form.values import FormError
+from ui.runs import history
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
 def test_bytes_are_read_in_any_encoding_of_json(encoding):
-    assert sound.loads('{"prompt": "é 红盒子 😀"}'.encode(encoding)) == {"prompt": "é 红盒子 😀"}
+    assert safe_json.loads('{"prompt": "é 红盒子 😀"}'.encode(encoding)) == {"prompt": "é 红盒子 😀"}
 
 
 @pytest.mark.parametrize(
@@ -33,13 +34,13 @@ def test_bytes_are_read_in_any_encoding_of_json(encoding):
     ids=lambda value: str(value)[:20],
 )
 def test_json_is_sound(text, value):
-    assert sound.loads(text) == value
+    assert safe_json.loads(text) == value
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"a":' * 100_000, "[1,]", b"\xff\xfe\xff"])
 def test_what_is_no_json_is_a_value_error(text):
     with pytest.raises(ValueError, match=r"."):
-        sound.loads(text)
+        safe_json.loads(text)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
@@ -53,6 +54,6 @@ def test_settings_that_an_editor_saved_are_taken(tmp_path, encoding):
 
 
 def test_numbers_that_nobody_can_mean_are_none():
-    assert [sound.number(value) for value in (3, 0.5, 10**400, math.nan, math.inf, "3", None)] == [
+    assert [safe_json.number(value) for value in (3, 0.5, 10**400, math.nan, math.inf, "3", None)] == [
         3, 0.5, None, None, None, "3", None
     ]  # fmt: skip

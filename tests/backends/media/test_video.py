@@ -12,18 +12,18 @@ import pytest
 
 from backends.longcat.cli import Film
 from backends.media.video import VideoWriter
-from ui import export, media
+from ui.runs import export, mp4
 
 RED = (200, 40, 60)
 STILL = np.full((4, 480, 832, 3), RED, np.uint8)
 
 
 def segment(path: Path) -> None:
-    path.write_bytes(media.encode_segment(STILL, 12).data)
+    path.write_bytes(mp4.encode_segment(STILL, 12).data)
 
 
 def joined(path: Path) -> None:
-    media.join([media.encode_segment(STILL, 12).data] * 2, path, 12, {})
+    mp4.join([mp4.encode_segment(STILL, 12).data] * 2, path, 12, {})
 
 
 def exported(path: Path) -> None:

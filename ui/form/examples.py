@@ -12,7 +12,7 @@ import gradio as gr
 from backends import registry
 from backends.base import BackendSpec
 from ui import text
-from ui.form import Form, default_form
+from ui.form.values import Form, default_form
 
 _TEMPLATE = """
 <div class="tries" role="group" aria-label="${heading}">

@@ -15,9 +15,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from backends.base import BackendSpec
 from backends.media.video import VideoWriter
-from ui import history, media, text
-from ui.history import Past
-from ui.reel import Figures
+from ui import text
+from ui.runs import history, mp4
+from ui.runs.history import Past
+from ui.runs.side import Figures
 
 # What a run is called here and whose it is: a file is handed on.
 _OWN = ("id", "owner", "order", "state")
@@ -26,7 +27,7 @@ _GAP = 8
 _MIN_WIDTH = 320  # of a side: below, its label would not fit
 _GIF_FPS, _GIF_SIDE = 12, 480  # a GIF is for a page or a chat
 # DejaVu Sans without its rarer scripts. Pillow's own font has neither × nor ·.
-_FONT = Path(__file__).resolve().parents[1] / "assets" / "fonts" / "DejaVuSans.ttf"
+_FONT = Path(__file__).resolve().parents[2] / "assets" / "fonts" / "DejaVuSans.ttf"
 _INK, _PAPER, _MUTED = (240, 240, 238), (18, 19, 22), (160, 164, 172)
 
 
@@ -111,7 +112,7 @@ def _pictures(sides: Sequence[Side], width: int | None) -> Iterator[np.ndarray]:
     """uint8 [H, W, 3] with even H and W, frame after frame."""
     last: list[np.ndarray | None] = [None] * len(sides)
     bar: np.ndarray | None = None
-    for frames in zip_longest(*(media.decode(side.video) for side in sides)):
+    for frames in zip_longest(*(mp4.decode(side.video) for side in sides)):
         last = [new if new is not None else old for new, old in zip(frames, last, strict=True)]
         shown = [frame for frame in last if frame is not None]
         if len(shown) < len(sides):

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from ui import text
-from ui.environment import addresses, bare, is_loopback
+from ui.server.environment import addresses, bare, is_loopback
 
 _ADDRESS = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9_][a-z0-9_.-]*))(?::(\d{1,5}))?")
 _ORIGIN = re.compile(r"(https?)://([^/]+)")

@@ -13,12 +13,13 @@ import numpy as np
 from backends.base import Done, Event, Failed, Loading, Progress, Queued, Update
 from backends.camera import CameraMove, each_latent, format_path
 from backends.runtime.hardware import DeviceInfo
-from ui import compare, gauge, media, player, status, text
-from ui.commission import Commission, Keys, as_moves
-from ui.folder import RunFolder, slug, video_name
-from ui.reel import Block, Figures, Reel, likeness_to, stages
-from ui.revisit import Seen, returns
-from ui.similarity import Likeness
+from ui import text
+from ui.form.run_spec import Commission, Keys, as_moves
+from ui.runs import compare_view, gauge_view, mp4, player_view, status_view
+from ui.runs.folder import RunFolder, slug, video_name
+from ui.runs.quality import Likeness
+from ui.runs.revisit import Seen, returns
+from ui.runs.side import Block, Figures, Reel, likeness_to, stages
 
 _PROGRESS_S = 0.12  # between two lines of progress: more is not read, and costs a message each
 _log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class Live:
         self._percent = self._progress_shown = self._seconds = 0.0
         self._made_here = self._frames_here = 0  # blocks and frames of all sides, in `_seconds`
         self._taken_back.clear()
-        self._status = status.line(text.SENT, "busy")
+        self._status = status_view.line(text.SENT, "busy")
         self._player = self._screen()
         for reel, track in zip(self.reels, self._player["tracks"], strict=True):
             if reel.blocks:
@@ -92,8 +93,10 @@ class Live:
             self._measure()
         else:
             budget = self.commission.asked.budget or 0
-            self._gauge = gauge.planned(spec, self.commission.sides, request.blocks, budget, self._device)
-        self._compare = compare.table(self.figures, spec.fps)
+            self._gauge = gauge_view.planned(
+                spec, self.commission.sides, request.blocks, budget, self._device
+            )
+        self._compare = compare_view.table(self.figures, spec.fps)
 
     def _screen(self) -> dict[str, Any]:
         self._view_number += 1
@@ -101,11 +104,11 @@ class Live:
         several = len(self.reels) > 1
         name = video_name(spec.title, request.prompt, request.seed)
         return {
-            **player.nothing(spec.width, spec.height),
+            **player_view.nothing(spec.width, spec.height),
             "run": f"{self._run_id}.{self._view_number}",
             "fps": spec.fps,
             "tracks": [
-                player.track(
+                player_view.track(
                     reel.side.name,
                     *self._caption(reel),
                     spec.video_frames(reel.side.blocks(request.blocks)) / spec.fps,
@@ -146,9 +149,9 @@ class Live:
         """Whether there is something new to see."""
         match event:
             case Queued(place):
-                self._status = status.line(text.queued(place), "busy")
+                self._status = status_view.line(text.queued(place), "busy")
             case Loading(said):
-                self._status = status.line(said, "busy")
+                self._status = status_view.line(said, "busy")
             case Progress():
                 return self._progress(event)
             case Update():
@@ -166,7 +169,7 @@ class Live:
         self._status = self._line(message, "error", ())
 
     def go_on(self, commission: Commission) -> None:
-        """More of the same video is coming; `commission` is `ui.commission.longer` of the last one."""
+        """More of the same video is coming; `commission` is `ui.form.run_spec.longer` of the last one."""
         self.commission = commission
         self._begin(self.blocks)
 
@@ -192,7 +195,7 @@ class Live:
 
     def _remade(self, said: str) -> None:
         self._player = self._screen()
-        self._compare = compare.table(self.figures, self.commission.spec.fps)
+        self._compare = compare_view.table(self.figures, self.commission.spec.fps)
         self._measure()
         self._end()
         self._status = self._line(said, "done", ())
@@ -214,7 +217,7 @@ class Live:
             said = text.progress(
                 event.block, event.blocks, event.step, event.steps, name, self._left(whole - done)
             )
-        self._status = status.line(said, "busy", self._percent)
+        self._status = status_view.line(said, "busy", self._percent)
         return True
 
     def _left(self, blocks: float) -> float | None:
@@ -224,7 +227,7 @@ class Live:
     def _update(self, event: Update) -> None:
         segment, reel = event.segment, self.reels[event.side]
         began = self._clock()
-        data, codec = media.encode_segment(segment.frames, segment.fps)
+        data, codec = mp4.encode_segment(segment.frames, segment.fps)
         video_ms = 1e3 * (self._clock() - began)
         if event.move is not None:
             self._steered[segment.index] = event.move
@@ -249,7 +252,7 @@ class Live:
         track["ended"] = len(reel.blocks) >= reel.side.blocks(self.commission.request.blocks)
         track["note"], track["figure"] = self._caption(reel)
         self._measure()
-        self._compare = compare.table(self.figures, self.commission.spec.fps)
+        self._compare = compare_view.table(self.figures, self.commission.spec.fps)
 
     def _likeness(self, event: Update) -> Likeness | None:
         """To the first side's block of the same number, which is made before."""
@@ -264,17 +267,19 @@ class Live:
     def _caption(self, reel: Reel) -> tuple[str, str]:
         spec = self.commission.spec
         side = reel.figures(spec.fps)
-        return compare.caption(side, reel.side.told(spec), len(self.reels) > 1), compare.headline(side)
+        return compare_view.caption(side, reel.side.told(spec), len(self.reels) > 1), compare_view.headline(
+            side
+        )
 
     def _show(self, track: dict[str, Any], name: str, data: bytes) -> None:
         file = self.folder.keep(name, data)
-        where = player.address(file) if file else player.inline(data)
+        where = player_view.address(file) if file else player_view.inline(data)
         if where:
             track["segments"].append(where)
 
     def _measure(self) -> None:
         made = self.commission
-        self._gauge = gauge.measured(
+        self._gauge = gauge_view.measured(
             made.spec,
             made.sides,
             self.figures,
@@ -302,9 +307,9 @@ class Live:
         kept = text.kept(event.kept_bytes) if event.kept_bytes else ""
         self._status = self._line(said, "done", (*self._notes, kept))
 
-    def _line(self, said: str, kind: status.Kind, notes: tuple[str, ...]) -> dict[str, Any]:
+    def _line(self, said: str, kind: status_view.Kind, notes: tuple[str, ...]) -> dict[str, Any]:
         percent = 1.0 if kind == "done" else self._percent
-        return status.line(said, kind, percent, (*notes, self.folder.problem))
+        return status_view.line(said, kind, percent, (*notes, self.folder.problem))
 
     def settings(self) -> dict[str, Any]:
         """How it was made and what came of it, for its files."""
@@ -326,7 +331,7 @@ class Live:
     def _end(self) -> None:
         """Saves what there is."""
         self.ended = self._player["ended"] = True
-        self._gauge = gauge.ended(self._gauge)
+        self._gauge = gauge_view.ended(self._gauge)
         settings = self.settings()
         for number, (reel, track) in enumerate(zip(self.reels, self._player["tracks"], strict=True)):
             track["ended"] = True
@@ -348,10 +353,10 @@ class Live:
         final = self.folder.finish(segments, name, fps, settings)
         if final is not None:
             # The same name may have had another content before a block was taken back.
-            return f"{player.address(final)}?v={self._view_number}"
+            return f"{player_view.address(final)}?v={self._view_number}"
         sink = io.BytesIO()
-        media.join(segments, sink, fps, settings)
-        return player.inline(sink.getvalue())
+        mp4.join(segments, sink, fps, settings)
+        return player_view.inline(sink.getvalue())
 
 
 def _joined(reel: Reel) -> bytes:

@@ -13,13 +13,17 @@ from backends.camera import PathError, format_path, is_json, parse_path
 from backends.plain_text import read_number
 from backends.runtime.worker import DeviceInfo
 from qvg.config import PRESETS, PRQConfig
-from ui import budget, chips, controls, dial, gauge, pose, sound, text
-from ui.clips import ClipError, read_clip
-from ui.controls import Controls
-from ui.desk import Lender, WorkerLike
-from ui.form import CODEC_NUMBERS, POLICY_NUMBERS, QUANTISED, Form, FormError, default_form
-from ui.pictures import PictureError, read_picture
-from ui.stage import Stage
+from ui import safe_json, text
+from ui.components import budget_slider, camera, chips
+from ui.form import budget
+from ui.form.clips import ClipError, read_clip
+from ui.form.pictures import PictureError, read_picture
+from ui.form.values import CODEC_NUMBERS, POLICY_NUMBERS, QUANTISED, Form, FormError, default_form
+from ui.runs import gauge_view
+from ui.runs.manager import Lender, WorkerLike
+from ui.widgets import inputs
+from ui.widgets.inputs import Controls
+from ui.widgets.outputs import Stage
 
 Changes = dict[Any, Any]  # component -> new value; the others stay as they are
 
@@ -29,7 +33,7 @@ PLANNED = (
     *CODEC_NUMBERS, *POLICY_NUMBERS,
 )  # fmt: skip
 NUMBERS = ("seed", "budget", "blocks", *CODEC_NUMBERS, *POLICY_NUMBERS)
-OPTIONS = tuple(f"option{number}" for number in range(1, controls.MOST_OPTIONS + 1))
+OPTIONS = tuple(f"option{number}" for number in range(1, inputs.MOST_OPTIONS + 1))
 ASKED = ("prompt", "picture", "clip", "changes", "preview", "seed", "mode", *OPTIONS, *PLANNED)
 
 
@@ -49,7 +53,7 @@ def read(names: tuple[str, ...], values: tuple[Any, ...]) -> Form:
 
 def _number(value: Any) -> Any:
     """Returns what a number field holds; a text is read as typed."""
-    return sound.number(read_number(value) if isinstance(value, str) else value)
+    return safe_json.number(read_number(value) if isinstance(value, str) else value)
 
 
 def filled(ui: Controls, spec: BackendSpec, form: Form) -> Changes:
@@ -64,16 +68,14 @@ def filled(ui: Controls, spec: BackendSpec, form: Form) -> Changes:
         ui.preview: gr.Checkbox(value=form.preview, visible="preview" in spec.inputs),
         ui.seed: form.seed,
         ui.path: form.path,
-        ui.memory: gr.Radio(choices=controls.memory_choices(preset), value=form.memory),
+        ui.memory: gr.Radio(choices=inputs.memory_choices(preset), value=form.memory),
         ui.sides: gr.Dropdown(
             list(PRESETS),
             value=list(form.sides or ()),
             multiselect=True,
-            visible=form.memory == controls.COMPARE,
+            visible=form.memory == inputs.COMPARE,
         ),
-        ui.preset: gr.Dropdown(
-            list(QUANTISED), value=preset, visible=form.memory == controls.QUANTISED_CHOICE
-        ),
+        ui.preset: gr.Dropdown(list(QUANTISED), value=preset, visible=form.memory == inputs.QUANTISED_CHOICE),
         ui.advanced: gr.Accordion(label=text.advanced(preset)),
         ui.budget: form.budget,
         ui.when_full: gr.Radio(value=form.when_full, visible=bool(form.budget)),
@@ -86,7 +88,7 @@ def model_changes(ui: Controls, spec: BackendSpec, form: Form) -> Changes:
     entry = next(entry for entry in registry.entries() if entry.spec.id == spec.id)
     steered = "camera" in spec.inputs
     return {
-        ui.about: controls.about(entry),
+        ui.about: inputs.about(entry),
         ui.examples: chips.groups([("", spec.examples)]),
         ui.vocabulary_fold: gr.Accordion(visible=bool(spec.vocabulary)),
         ui.vocabulary: chips.groups(spec.vocabulary),
@@ -94,12 +96,12 @@ def model_changes(ui: Controls, spec: BackendSpec, form: Form) -> Changes:
         ui.clip: gr.File(visible="clip" in spec.inputs),
         ui.changes: gr.Textbox(visible="changes" in spec.inputs),
         ui.preview: gr.Checkbox(visible="preview" in spec.inputs),
-        **dict(zip(ui.options, controls.options(spec, form.options or ()), strict=True)),
+        **dict(zip(ui.options, inputs.options(spec, form.options or ()), strict=True)),
         ui.camera: gr.Column(visible=steered),
-        ui.map: pose.scale_of(spec),
+        ui.map: camera.scale_of(spec),
         ui.blocks: gr.Slider(maximum=spec.max_blocks, value=form.blocks),
         ui.as_path: gr.Checkbox(visible=steered, value=form.as_path),
-        ui.mode: controls.modes(spec, form.mode or ""),
+        ui.mode: inputs.modes(spec, form.mode or ""),
         **policy_numbers(ui, form),
         **codec_numbers(ui, form),
     }
@@ -133,11 +135,11 @@ class Forms:
     def choose_mode(self, model: str, preset: str, mode: str | None) -> Changes:
         ui, spec = self._widgets, registry.find(model)
         form = default_form(spec, preset, mode or "")
-        changes: Changes = {ui.mode: controls.modes(spec, mode or "")}
+        changes: Changes = {ui.mode: inputs.modes(spec, mode or "")}
         return changes | policy_numbers(ui, form)
 
     def choose_preset(self, model: str, preset: str) -> Changes:
-        radio = gr.Radio(choices=controls.memory_choices(preset))
+        radio = gr.Radio(choices=inputs.memory_choices(preset))
         form = default_form(registry.find(model), preset)
         advanced = gr.Accordion(label=text.advanced(preset))
         changes: Changes = {self._widgets.memory: radio, self._widgets.advanced: advanced}
@@ -146,8 +148,8 @@ class Forms:
     def choose_memory(self, memory: str) -> Changes:
         ui = self._widgets
         return {
-            ui.sides: gr.Dropdown(visible=memory == controls.COMPARE),
-            ui.preset: gr.Dropdown(visible=memory == controls.QUANTISED_CHOICE),
+            ui.sides: gr.Dropdown(visible=memory == inputs.COMPARE),
+            ui.preset: gr.Dropdown(visible=memory == inputs.QUANTISED_CHOICE),
         }
 
     def choose_budget(self, memory: float | None) -> Changes:
@@ -168,8 +170,8 @@ class Forms:
         try:
             moves = parse_path(path or "", spec.metres_per_latent, spec.degrees_per_latent)
         except PathError as error:
-            return {ui.path_note: controls.note(str(error), "bad")}
-        changes: Changes = {ui.path_note: controls.path_note(moves)}
+            return {ui.path_note: inputs.note(str(error), "bad")}
+        changes: Changes = {ui.path_note: inputs.path_note(moves)}
         if is_json(path or ""):
             changes[ui.path] = format_path(moves)
         return changes
@@ -180,18 +182,18 @@ class Forms:
             spec = registry.find(model)
             try:
                 frames = read_clip(clip, spec)
-                said = controls.note(text.clip_taken(len(frames), spec.fps, *frames.shape[2:0:-1]))
+                said = inputs.note(text.clip_taken(len(frames), spec.fps, *frames.shape[2:0:-1]))
             except ClipError as error:
-                said = controls.note(str(error), "bad")
+                said = inputs.note(str(error), "bad")
         return {self._widgets.clip_note: said}
 
     def look_at_picture(self, picture: str | None) -> Changes:
         said = ""
         if picture:
             try:
-                said = controls.thumbnail(read_picture(picture))
+                said = inputs.thumbnail(read_picture(picture))
             except PictureError as error:
-                said = controls.note(str(error), "bad")
+                said = inputs.note(str(error), "bad")
         return {self._widgets.picture_note: said}
 
     def foresee(self, run_id: str, model: str, *values: Any) -> Changes:
@@ -201,7 +203,7 @@ class Forms:
         device = self._worker.info
         asked = read(PLANNED, values)
         # Also of a budget that is too small, to be moved on from there.
-        slider = dial.value(spec, _length(asked, spec), int(asked.budget or 0))
+        slider = budget_slider.value(spec, _length(asked, spec), int(asked.budget or 0))
         try:
             blocks = asked.length(spec)
             sides = asked.named_sides(spec)
@@ -210,7 +212,7 @@ class Forms:
             # The path has a line of its own.
             said = "" if isinstance(error.__cause__, PathError) else str(error)
             return {
-                ui.length_note: controls.note(said, "bad"),
+                ui.length_note: inputs.note(said, "bad"),
                 ui.memory_note: "",
                 ui.budget_note: "",
                 ui.budgets: slider,
@@ -229,13 +231,13 @@ class Forms:
         told = [f"{side.name}: {said}" for side in sides if (said := side.told(spec))]
         limit = int(asked.budget or 0)
         changes: Changes = {
-            ui.length_note: controls.note(length),
-            ui.memory_note: controls.note(fate, "bad" if fits is False else "plain"),
-            ui.budget_note: controls.note(text.budget_in_words(limit, told)) if limit else "",
+            ui.length_note: inputs.note(length),
+            ui.memory_note: inputs.note(fate, "bad" if fits is False else "plain"),
+            ui.budget_note: inputs.note(text.budget_in_words(limit, told)) if limit else "",
             ui.budgets: slider,
         }
         if not run_id:
-            changes[self._stage.gauge] = gauge.planned(spec, sides, blocks, limit, device)
+            changes[self._stage.gauge] = gauge_view.planned(spec, sides, blocks, limit, device)
         return changes
 
     def foresee_in_words(self, run_id: str, model: str, *values: Any) -> Changes:

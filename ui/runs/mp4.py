@@ -19,7 +19,7 @@ from av.error import FFmpegError
 
 from backends.media import decoding, video
 from backends.media.video import TICKS, VideoWriter
-from ui import sound
+from ui import safe_json
 
 _SMALL_PIXELS = 320 * 240  # below this a low crf costs a few kB and keeps edges crisp when scaled up
 _FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
@@ -106,10 +106,10 @@ def read_settings(path: Path) -> dict[str, Any]:
             comment = container.metadata.get("comment", "")
     except FFmpegError as error:
         raise ValueError(f"{path.name} is not a video that can be read: {error}") from error
-    if len(comment.encode("utf-8", "replace")) > sound.MOST_BYTES:
-        raise sound.TooLong
+    if len(comment.encode("utf-8", "replace")) > safe_json.MOST_BYTES:
+        raise safe_json.TooLong
     try:
-        found = sound.loads(comment)
+        found = safe_json.loads(comment)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ui import text
-from ui.folder import THUMBNAIL
+from ui.runs.folder import THUMBNAIL
 
 _ROUTE = re.compile("/file[=/]")
 _EXPORTS = "export"

@@ -12,11 +12,12 @@ from typing import Any
 
 import gradio as gr
 
-from ui import player, text
-from ui.desk import Record
-from ui.history import Past
+from ui import text
+from ui.runs import player_view
+from ui.runs.history import Past
+from ui.runs.manager import Record
 
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).parents[1] / "components"
 PAGE = 12  # runs of the past shown at once
 
 
@@ -79,7 +80,7 @@ def saver() -> gr.HTML:
 
 
 def file_to_save(file: Path, count: int) -> dict[str, Any]:
-    return {"url": f"{player.address(file)}?v={count}", "name": file.name}
+    return {"url": f"{player_view.address(file)}?v={count}", "name": file.name}
 
 
 def _card(past: Past) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def _card(past: Past) -> dict[str, Any]:
         "name": escape(str(past.settings.get("prompt") or past.settings.get("model") or "")),
         "made": escape(f"{created} · {seconds:.1f} s"),
         "sides": escape(" | ".join(told) or str(made.get("failed") or "")),
-        "picture": player.address(past.thumbnail) if past.thumbnail else "",
+        "picture": player_view.address(past.thumbnail) if past.thumbnail else "",
     }
 
 

@@ -17,16 +17,17 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from ui import pose, text
+from ui import text
+from ui.components import camera
 
 SCRIPT = "\n".join(
-    (Path(__file__).parent / name).read_text(encoding="utf-8")
+    (Path(__file__).parents[1] / "components" / name).read_text(encoding="utf-8")
     for name in ("track.js", "player.js", "drive.js")
 )
 MAX_INLINE_BYTES = 32 << 20
 MAX_GAIN = 32
 
-_TEMPLATE = (Path(__file__).parent / "player.html").read_text(encoding="utf-8")
+_TEMPLATE = (Path(__file__).parents[1] / "components" / "player.html").read_text(encoding="utf-8")
 
 
 def component(steer: Callable[[dict[str, Any]], bool]) -> gr.HTML:
@@ -55,7 +56,7 @@ def component(steer: Callable[[dict[str, Any]], bool]) -> gr.HTML:
             "drive": text.DRIVE,
             "keys": text.DRIVE_KEYS,
         },
-        pad=[key._asdict() for key in pose.PAD if key.key != "still"],
+        pad=[key._asdict() for key in camera.PAD if key.key != "still"],
         views=[
             {"value": "beside", "name": text.VIEW_BESIDE},
             {"value": "wipe", "name": text.VIEW_WIPE},

@@ -15,12 +15,13 @@ from backends.base import BackendSpec
 from backends.runtime.hardware import DeviceInfo
 from backends.validation import MAX_SEED
 from qvg.config import PRESETS
-from ui import compare, gauge, media, player, sound, status, text
-from ui.commission import Commission
-from ui.folder import CLIP, PICTURE, RECORD, THUMBNAIL, RunFolder, read_record
-from ui.form import Form, FormError
-from ui.live import View
-from ui.reel import Figures
+from ui import safe_json, text
+from ui.form.run_spec import Commission
+from ui.form.values import Form, FormError
+from ui.runs import compare_view, gauge_view, mp4, player_view, status_view
+from ui.runs.folder import CLIP, PICTURE, RECORD, THUMBNAIL, RunFolder, read_record
+from ui.runs.presenter import View
+from ui.runs.side import Figures
 
 ALL = 1 << 30
 _COUNTS = ("blocks", "frames", "fps", "peak_bytes")
@@ -58,8 +59,8 @@ class Past:
         made = self.settings.get("made")
         if not isinstance(made, dict):
             return {}
-        counts = {name: sound.whole(made.get(name)) for name in _COUNTS if name in made}
-        seconds = {"seconds": 0.0} if not sound.fits(made.get("seconds"), float) else {}
+        counts = {name: safe_json.whole(made.get(name)) for name in _COUNTS if name in made}
+        seconds = {"seconds": 0.0} if not safe_json.fits(made.get("seconds"), float) else {}
         return {**made, **counts, **seconds}
 
     @property
@@ -81,7 +82,7 @@ class Past:
             return []
         whole = all(
             isinstance(side, dict)
-            and all(name in side and sound.fits(side[name], hint) for name, hint in known.items())
+            and all(name in side and safe_json.fits(side[name], hint) for name, hint in known.items())
             and side["codec"] in PRESETS
             for side in sides
         )
@@ -102,28 +103,30 @@ class Past:
         said = text.from_the_past(
             str(self.settings.get("created", "")), int(self.made.get("frames") or 0), fps
         )
-        line = status.line(failed or said, "error" if failed else "done", 1.0, (said,) if failed else ())
-        screen = player.nothing(*((spec.width, spec.height) if spec else (16, 9)))
+        line = status_view.line(failed or said, "error" if failed else "done", 1.0, (said,) if failed else ())
+        screen = player_view.nothing(*((spec.width, spec.height) if spec else (16, 9)))
         screen |= {"run": f"past-{self.id}-{len(self.videos)}", "fps": fps, "ended": True}
         for number, file in enumerate(self.videos):
             stamp = int(file.stat().st_mtime)
             track = _track(sides, number, spec, file) if number < len(sides) else None
-            track = track or player.track(name, "", "", 0.0, file.stem)
-            screen["tracks"].append(track | {"ended": True, "final": f"{player.address(file)}?v={stamp}"})
+            track = track or player_view.track(name, "", "", 0.0, file.stem)
+            screen["tracks"].append(
+                track | {"ended": True, "final": f"{player_view.address(file)}?v={stamp}"}
+            )
         try:
             meter = self._gauge(device)
         except (LookupError, TypeError, ValueError):
             _log.info("%s has figures of another version", self.folder, exc_info=True)
             meter = None
-        table = compare.table(sides, fps) if sides else compare.nothing()
+        table = compare_view.table(sides, fps) if sides else compare_view.nothing()
         return View(line, screen, meter, table)
 
     def _gauge(self, device: DeviceInfo | None) -> dict[str, Any] | None:
         if not self.sides:
             return None
         commission = self.commission()
-        return gauge.ended(
-            gauge.measured(
+        return gauge_view.ended(
+            gauge_view.measured(
                 commission.spec,
                 commission.sides,
                 self.sides,
@@ -140,9 +143,9 @@ class Past:
 def _track(sides: list[Figures], number: int, spec: BackendSpec | None, file: Path) -> dict[str, Any]:
     side = sides[number]
     fate = text.fate(side["drops_from"], side["ends_after"], spec) if spec else ""
-    note = compare.caption(side, fate, len(sides) > 1)
+    note = compare_view.caption(side, fate, len(sides) > 1)
     seconds = side["frames"] / spec.fps if spec else 0.0
-    return player.track(side["codec"], note, compare.headline(side), seconds, file.stem)
+    return player_view.track(side["codec"], note, compare_view.headline(side), seconds, file.stem)
 
 
 def spec_of(settings: Mapping[str, Any]) -> BackendSpec | None:
@@ -177,7 +180,7 @@ def recalled(settings: Mapping[str, Any], picture: str | None = None, clip: str 
     if not isinstance(reseeds, list):
         return commission
     if not all(
-        sound.fits(each, list[int]) and len(each) == 2 and 0 <= each[1] <= MAX_SEED for each in reseeds
+        safe_json.fits(each, list[int]) and len(each) == 2 and 0 <= each[1] <= MAX_SEED for each in reseeds
     ):
         raise FormError(text.NO_SETTINGS)
     pairs = tuple((block, seed) for block, seed in reseeds)
@@ -249,10 +252,10 @@ def _salvage(past: Past, folder: RunFolder) -> None:
         before = [final.read_bytes()] if view > 1 and final.exists() else []
         segments = [*before, *(file.read_bytes() for file in pieces[view, name])]
         # What was cut off as it was written, or damaged since, takes nothing else along.
-        segments = [data for data in segments if media.is_whole(data)]
+        segments = [data for data in segments if mp4.is_whole(data)]
         if not segments:
             continue
-        frames = max(frames, media.join(segments, partial, fps, past.settings))
+        frames = max(frames, mp4.join(segments, partial, fps, past.settings))
         partial.replace(final)
     _remove_segments(past.folder)
     made = {**past.made, "failed": text.INTERRUPTED, "frames": frames, "sides": []}
@@ -266,7 +269,7 @@ def _remove_segments(folder: Path) -> None:
 
 def _side_of(video: Path) -> int:
     with contextlib.suppress(OSError, ValueError):
-        side = media.read_settings(video).get("side")
+        side = mp4.read_settings(video).get("side")
         return side if isinstance(side, int) else 0
     return 0
 
@@ -274,8 +277,8 @@ def _side_of(video: Path) -> int:
 def read_settings(file: Path) -> dict[str, Any]:
     """What a dropped file, a video or a JSON of ours, remembers. Raises FormError with a sentence."""
     try:
-        found = sound.read(file) if file.suffix.lower() == ".json" else media.read_settings(file)
-    except sound.TooLong:
+        found = safe_json.read(file) if file.suffix.lower() == ".json" else mp4.read_settings(file)
+    except safe_json.TooLong:
         raise FormError(text.SETTINGS_TOO_LONG) from None
     except (OSError, ValueError):
         found = None

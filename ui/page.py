@@ -17,34 +17,26 @@ from starlette.middleware import Middleware
 
 from backends import registry
 from backends.media import decoding
-from ui import (
-    api,
-    chips,
-    controls,
-    environment,
-    examples,
-    form,
-    gauge,
-    guard,
-    lists,
-    machine,
-    models,
-    refusals,
-    stage,
-    text,
-)
-from ui.controls import Controls
-from ui.desk import RUNS_PER_VISITOR, Desk, WorkerLike
-from ui.forms import ASKED, PLANNED, Forms, widgets_of
-from ui.guard import Guard, Policy
-from ui.login_throttle import LoginThrottle
-from ui.runs import Runs
-from ui.served_files import ServedFiles
-from ui.stage import Stage
+from ui import api, text
+from ui.components import chips
+from ui.events import machine
+from ui.events.form import ASKED, PLANNED, Forms, widgets_of
+from ui.events.runs import Runs
+from ui.form import examples, values
+from ui.runs import downloads, gauge_view, lists_view
+from ui.runs.manager import RUNS_PER_VISITOR, Desk, WorkerLike
+from ui.server import environment, guard, http_errors
+from ui.server.guard import Guard, Policy
+from ui.server.login_throttle import LoginThrottle
+from ui.server.served_files import ServedFiles
+from ui.widgets import inputs
+from ui.widgets.inputs import Controls
+from ui.widgets.outputs import Stage, build_outputs
 
 _HERE = Path(__file__).parent
 _CSS = "".join(
-    (_HERE / name).read_text(encoding="utf-8") for name in ("theme.css", "camera.css", "stage.css")
+    (_HERE / name).read_text(encoding="utf-8")
+    for name in ("theme.css", "components/camera.css", "components/stage.css")
 )
 _AT_ONCE = 100  # calls of one listener that are answered at once
 # Of all listeners: with room for the streams of all visitors who may have runs under way, and of programs.
@@ -84,10 +76,10 @@ class Studio(gr.Blocks):
     def launch(self, *args: Any, allowed_hosts: Sequence[str] = (), **kwargs: Any) -> Any:
         """`gr.Blocks.launch`, with this page's looks, and the outputs folder as the only one it serves.
 
-        Other web sites are kept out: see `ui.guard`. `allowed_hosts`, with those of the environment variable
-        QVG_STUDIO_ALLOW_HOST, are names under which a proxy serves the page. Raises ValueError for a login
-        beside an MCP server, which would not ask for it, and for settings that are no address; OSError where
-        the page cannot be opened.
+        Other web sites are kept out: see `ui.server.guard`. `allowed_hosts`, with those of the environment
+        variable QVG_STUDIO_ALLOW_HOST, are names under which a proxy serves the page. Raises ValueError for a
+        login beside an MCP server, which would not ask for it, and for settings that are no address; OSError
+        where the page cannot be opened.
         """
         settings = {**self._defaults(), **_named(args), **kwargs}
         mcp = settings.get("mcp_server") or os.environ.get("GRADIO_MCP_SERVER", "").lower() == "true"
@@ -115,8 +107,8 @@ class Studio(gr.Blocks):
         """`gr.Blocks.preprocess_data`. Raises gr.Error where it fails."""
         try:
             return await super().preprocess_data(*args, **kwargs)
-        except (gr.Error, *refusals.OF_INPUT) as error:
-            raise refusals.of_input(error) from None
+        except (gr.Error, *http_errors.OF_INPUT) as error:
+            raise http_errors.of_input(error) from None
 
     def _defaults(self) -> dict[str, Any]:
         return {
@@ -146,7 +138,7 @@ class Studio(gr.Blocks):
             async with inner(application) if inner else nullcontext() as state:
                 yield state
 
-        handlers = {**refusals.handlers(), **given.get("exception_handlers", {})}
+        handlers = {**http_errors.handlers(), **given.get("exception_handlers", {})}
         served = Middleware(ServedFiles, outputs=self._desk.outputs)
         middleware = [served, *given.get("middleware", ())]
         return {**given, "exception_handlers": handlers, "lifespan": lifespan, "middleware": middleware}
@@ -236,7 +228,7 @@ def build(worker: WorkerLike, outputs: Path, runs_per_visitor: int = RUNS_PER_VI
             about = machine.component()
             gr.HTML(
                 html_template='<button type="button" class="chip"></button>',
-                js_on_load=(_HERE / "page.js").read_text(encoding="utf-8"),
+                js_on_load=(_HERE / "components" / "page.js").read_text(encoding="utf-8"),
                 elem_id="theme",
                 apply_default_css=False,
                 light=text.LIGHT,
@@ -245,14 +237,14 @@ def build(worker: WorkerLike, outputs: Path, runs_per_visitor: int = RUNS_PER_VI
         tries = examples.component()
         with gr.Row(elem_classes="columns", equal_height=False):
             with gr.Column(elem_classes="panel", min_width=320, scale=4):
-                widgets = controls.build(entries)
+                widgets = inputs.build(entries)
                 with widgets.manage:
-                    shop = models.component({"busy": False, "locked": False, "models": []})
+                    shop = downloads.component({"busy": False, "locked": False, "models": []})
             with gr.Column(elem_classes="stage", min_width=320, scale=8):
-                sides = form.default_form(spec).named_sides(spec)
-                parts = stage.build(gauge.planned(spec, sides, spec.default_blocks, 0, None), steer)
-                past = lists.history()
-        screen = stage.Stage(
+                sides = values.default_form(spec).named_sides(spec)
+                parts = build_outputs(gauge_view.planned(spec, sides, spec.default_blocks, 0, None), steer)
+                past = lists_view.history()
+        screen = Stage(
             **parts,
             history=past,
             run_id=gr.State(""),
@@ -263,9 +255,9 @@ def build(worker: WorkerLike, outputs: Path, runs_per_visitor: int = RUNS_PER_VI
         _connect_form(widgets, screen, forms)
         _connect_runs(widgets, screen, tries, runs)
 
-        stock = models.Models(lambda: desk.shared)
+        stock = downloads.Models(lambda: desk.shared)
         while_loading = gr.Timer(1.0, active=False)
-        events = models.ModelEvents(stock, widgets, shop, while_loading)
+        events = downloads.ModelEvents(stock, widgets, shop, while_loading)
         looked_after = [shop, while_loading, widgets.model, widgets.about]
         shop.pick(events.pick, widgets.model, looked_after, **_EVERY)
         while_loading.tick(events.look, widgets.model, looked_after, **_QUIET)

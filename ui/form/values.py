@@ -15,11 +15,12 @@ from backends.runtime.hardware import DeviceInfo
 from backends.validation import MAX_SEED, check
 from qvg.config import PRESETS, BF16Config, CodecConfig, PRQConfig
 from qvg.policy import CachePolicy
-from ui import pose, text
-from ui.budget import MIB, Fate, TooSmall, WhenFull, live_within
-from ui.clips import read_clip
-from ui.commission import Commission, NamedSide
-from ui.pictures import read_picture
+from ui import text
+from ui.components import camera
+from ui.form.budget import MIB, Fate, TooSmall, WhenFull, live_within
+from ui.form.clips import read_clip
+from ui.form.pictures import read_picture
+from ui.form.run_spec import Commission, NamedSide
 
 QUANTISED = tuple(name for name, config in PRESETS.items() if not isinstance(config, BF16Config))
 MAX_STAGES, MAX_ITERATIONS = 16, 64  # beyond, an encode takes minutes and cannot be stopped
@@ -244,7 +245,7 @@ def default_form(spec: BackendSpec, preset: str = QUANTISED[0], mode: str = "") 
     return Form(
         prompt=spec.examples[0] if spec.examples else "",
         seed=FIRST_SEED,
-        path=pose.FIRST if "camera" in spec.inputs else "",
+        path=camera.FIRST if "camera" in spec.inputs else "",
         memory="quantised",
         sides=(BF16_NAME, QUANTISED[0]),
         budget=0,

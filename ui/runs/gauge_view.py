@@ -18,11 +18,11 @@ from backends.runtime.hardware import DeviceInfo
 from qvg.config import BF16, BF16Config, CodecConfig
 from qvg.policy import CachePolicy
 from ui import text
-from ui.budget import MIB
-from ui.commission import NamedSide
-from ui.reel import Figures, thinned
+from ui.form.budget import MIB
+from ui.form.run_spec import NamedSide
+from ui.runs.side import Figures, thinned
 
-_TEMPLATE = (Path(__file__).parent / "gauge.html").read_text(encoding="utf-8")
+_TEMPLATE = (Path(__file__).parents[1] / "components" / "gauge.html").read_text(encoding="utf-8")
 _GROUPS = (
     ("codes", "codes", ("codes",)),
     ("scales", "scales", ("scales", "zeros")),

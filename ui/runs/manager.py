@@ -30,12 +30,13 @@ from backends.camera import CameraMove
 from backends.runtime.hardware import DeviceInfo
 from backends.runtime.jobs import Job
 from backends.validation import check
-from ui import history, text
-from ui.budget import TooSmall
-from ui.commission import Commission, as_moves, longer
-from ui.folder import RunFolder
-from ui.form import FormError
-from ui.live import Live, View
+from ui import text
+from ui.form.budget import TooSmall
+from ui.form.run_spec import Commission, as_moves, longer
+from ui.form.values import FormError
+from ui.runs import history
+from ui.runs.folder import RunFolder
+from ui.runs.presenter import Live, View
 
 HEARTBEAT_S = 1.0  # the longest a run that nobody watches goes unnoticed between events
 ABANDONED_S = 60.0  # a shared program stops a run that nobody has watched for so long

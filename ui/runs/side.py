@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple, TypedDict
 import numpy as np
 
 from qvg.stats import CacheStats
-from ui.commission import NamedSide
-from ui.revisit import Revisit, Seen
-from ui.similarity import Likeness, likeness, pooled
+from ui.form.run_spec import NamedSide
+from ui.runs.quality import Likeness, likeness, pooled
+from ui.runs.revisit import Revisit, Seen
 
 Decibels = float | Literal["equal"] | None
 # Seconds a likeness is told over: sides drift apart, and the end says less about a codec than the beginning.

@@ -15,9 +15,10 @@ from backends.camera import CameraMove, parse_path
 from backends.registry import Entry
 from backends.validation import MAX_PROMPT
 from qvg.config import PRESETS
-from ui import chips, dial, pose, text
-from ui.form import CODEC_NUMBERS, FIRST_SEED, MAX_SIDES, POLICY_NUMBERS, QUANTISED, default_form
-from ui.pictures import small_jpeg
+from ui import text
+from ui.components import budget_slider, camera, chips
+from ui.form.pictures import small_jpeg
+from ui.form.values import CODEC_NUMBERS, FIRST_SEED, MAX_SIDES, POLICY_NUMBERS, QUANTISED, default_form
 
 MAX_PATH_CHARACTERS = 400_000  # of a trajectory pasted as JSON
 MAX_BUDGET_MIB = 1 << 20
@@ -28,7 +29,7 @@ Choice = str | int | float | tuple[str | I18nData, str | int | float]
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """The widgets of the form, named as in `ui.form.Form` where they end up there."""
+    """The widgets of the form, named as in `ui.form.values.Form` where they end up there."""
 
     model: gr.Dropdown
     about: gr.HTML
@@ -251,7 +252,7 @@ def build(entries: tuple[Entry, ...]) -> Controls:
             info=text.BUDGET_INFO,
             elem_id="budget",
         )
-        budgets = dial.component(spec)
+        budgets = budget_slider.component(spec)
         when_full = gr.Radio(
             [(text.DROP_CHOICE, "drop"), (text.STOP_CHOICE, "stop")],
             value="drop",
@@ -342,7 +343,7 @@ def path_note(moves: Sequence[CameraMove]) -> str:
 
 def _camera(spec: BackendSpec) -> tuple[gr.Textbox, gr.HTML, gr.HTML]:
     path = gr.Textbox(
-        pose.FIRST,
+        camera.FIRST,
         label=text.PATH,
         placeholder=text.PATH_HINT,
         lines=1,
@@ -350,8 +351,8 @@ def _camera(spec: BackendSpec) -> tuple[gr.Textbox, gr.HTML, gr.HTML]:
         max_length=MAX_PATH_CHARACTERS,
         elem_id="path",
     )
-    said = gr.HTML(path_note(parse_path(pose.FIRST)), apply_default_css=False, elem_id="path-note")
-    return path, said, pose.component(spec)
+    said = gr.HTML(path_note(parse_path(camera.FIRST)), apply_default_css=False, elem_id="path-note")
+    return path, said, camera.component(spec)
 
 
 def _advanced(spec: BackendSpec) -> dict[str, gr.Number]:

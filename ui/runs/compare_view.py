@@ -12,9 +12,9 @@ from typing import Any, Literal
 import gradio as gr
 
 from ui import text
-from ui.reel import SPANS_S, Decibels, Figures
+from ui.runs.side import SPANS_S, Decibels, Figures
 
-_TEMPLATE = (Path(__file__).parent / "compare.html").read_text(encoding="utf-8")
+_TEMPLATE = (Path(__file__).parents[1] / "components" / "compare.html").read_text(encoding="utf-8")
 _WIDTH, _HEIGHT = 320.0, 84.0  # as in compare.html
 _PSNR, _SSIM = (15.0, 60.0), (0.5, 1.0)  # what the charts show; equal pictures are drawn at the top
 

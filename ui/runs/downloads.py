@@ -21,11 +21,12 @@ from backends import registry
 from backends.base import BackendUnavailable
 from backends.hub import artifacts
 from backends.registry import Entry
-from ui import controls, text
-from ui.controls import Controls
+from ui import text
+from ui.widgets import inputs
+from ui.widgets.inputs import Controls
 
 Changes = dict[Any, Any]
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).parents[1] / "components"
 _log = logging.getLogger(__name__)
 
 
@@ -194,11 +195,11 @@ class ModelEvents:
         """How things are; asked every second while something is being downloaded."""
         entries = registry.entries()
         # None, where a program names a generator that there is not.
-        abouts = [controls.about(entry) for entry in entries if entry.spec.id == model]
+        abouts = [inputs.about(entry) for entry in entries if entry.spec.id == model]
         changes: Changes = {
             self._shown: self._models.listing(),
             self._timer: gr.Timer(active=self._models.busy),
-            self._widgets.model: gr.Dropdown(controls.choices(entries)),
+            self._widgets.model: gr.Dropdown(inputs.choices(entries)),
         }
         if abouts:
             changes[self._widgets.about] = abouts[0]

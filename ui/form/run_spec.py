@@ -13,10 +13,10 @@ from backends.memory_plan import blocks_within, most_bytes
 from backends.runtime.jobs import Job, Side
 from qvg.config import CodecConfig
 from ui import text
-from ui.budget import MIB, Fate, TooSmall, first_miss, windowed
+from ui.form.budget import MIB, Fate, TooSmall, first_miss, windowed
 
 if TYPE_CHECKING:
-    from ui.form import Form
+    from ui.form.values import Form
 
 Keys = tuple[str, ...]  # held during one latent frame
 

@@ -9,7 +9,7 @@ import gradio as gr
 
 from backends.base import BackendSpec
 from ui import text
-from ui.budget import CARDS, MIB, bf16_bytes
+from ui.form.budget import CARDS, MIB, bf16_bytes
 
 _HERE = Path(__file__).parent
 ALL = 100  # per cent of what BF16 would take: no limit

@@ -11,7 +11,7 @@ import numpy as np
 
 from backends.base import BackendSpec
 from backends.camera import CameraMove
-from ui.pose import Pose, trace
+from ui.components.camera import Pose, trace
 
 _PEAK = 255.0
 

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ui import media, sound, text
+from ui import safe_json, text
+from ui.runs import mp4
 
 LINGER_S = 60.0  # for a slow viewer to fetch the last segments before they are removed
 RECORD, PICTURE, CLIP, THUMBNAIL = "run.json", "picture.png", "clip.video", "thumbnail.jpg"
@@ -66,7 +67,7 @@ class RunFolder:
         final, partial = self.path / f"{name}.mp4", self.path / f".{name}.mp4"
 
         def write() -> None:
-            media.join(segments, partial, fps, settings)
+            mp4.join(segments, partial, fps, settings)
             os.replace(partial, final)
 
         return final if self._try(write, partial) else None
@@ -169,7 +170,7 @@ class RunFolder:
 def read_record(folder: Path) -> dict[str, Any] | None:
     """What a run's folder says it is; None where it says nothing readable."""
     try:
-        found = sound.loads((folder / RECORD).read_text(encoding="utf-8"))
+        found = safe_json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None

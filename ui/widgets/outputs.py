@@ -1,4 +1,4 @@
-"""Where a run is shown, and what can be done with it: widgets here, behaviour in `ui.runs`."""
+"""Where a run is shown, and what can be done with it: widgets here, behaviour in `ui.events.runs`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from ui import compare, gauge, lists, player, status, text
+from ui import text
+from ui.runs import compare_view, gauge_view, lists_view, player_view, status_view
 
 MAX_MORE = 64  # blocks that Extend adds at once
 
@@ -36,10 +37,10 @@ class Stage(NamedTuple):
     visitor: gr.BrowserState
 
 
-def build(planned: dict[str, Any], steer: Any) -> dict[str, Any]:
+def build_outputs(planned: dict[str, Any], steer: Any) -> dict[str, Any]:
     """The widgets beside the form, in the Gradio context it is called in; `history` and below come later."""
-    screen = player.component(steer)
-    line = status.component(text.IDLE)
+    screen = player_view.component(steer)
+    line = status_view.component(text.IDLE)
     with gr.Row(elem_classes="after", visible=False) as actions:
         again = gr.Button(text.AGAIN, size="sm", elem_id="again")
         with gr.Row(elem_classes="extend"):
@@ -60,10 +61,10 @@ def build(planned: dict[str, Any], steer: Any) -> dict[str, Any]:
         video = gr.Button(text.EXPORT_VIDEO, size="sm", elem_id="export-video")
         gif = gr.Button(text.EXPORT_GIF, size="sm", elem_id="export-gif")
         json = gr.Button(text.EXPORT_JSON, size="sm", elem_id="export-json")
-    saved = lists.saver()
-    table = compare.component(compare.nothing())
-    meter = gauge.component(planned)
-    waiting = lists.queue()
+    saved = lists_view.saver()
+    table = compare_view.component(compare_view.nothing())
+    meter = gauge_view.component(planned)
+    waiting = lists_view.queue()
     return {
         "player": screen,
         "status": line,

@@ -18,16 +18,19 @@ from starlette.concurrency import run_in_threadpool
 from backends import registry
 from backends.camera import PathError, parse_path
 from backends.validation import MAX_SEED
-from ui import controls, examples, export, history, lists, text
-from ui.clips import ClipError
-from ui.commission import Commission
-from ui.controls import Controls
-from ui.desk import HEARTBEAT_S, Desk, Record
-from ui.form import FormError
-from ui.forms import ASKED, Changes, filled, read
-from ui.live import Live, View
-from ui.pictures import PictureError
-from ui.stage import Stage
+from ui import text
+from ui.events.form import ASKED, Changes, filled, read
+from ui.form import examples
+from ui.form.clips import ClipError
+from ui.form.pictures import PictureError
+from ui.form.run_spec import Commission
+from ui.form.values import FormError
+from ui.runs import export, history, lists_view
+from ui.runs.manager import HEARTBEAT_S, Desk, Record
+from ui.runs.presenter import Live, View
+from ui.widgets import inputs
+from ui.widgets.inputs import Controls
+from ui.widgets.outputs import Stage
 
 _TABS = 256  # whose begun runs wait for `watch`
 _STREAMS = 16  # open ones of a visitor to a shared page, more than anyone has tabs
@@ -166,7 +169,7 @@ class Runs:
                 self._desk.stop(record)
             else:
                 self._desk.move(record, -1 if event.action == "up" else 1)
-        return {self._stage.queue: lists.queue_of(self._desk.waiting(owner))}
+        return {self._stage.queue: lists_view.queue_of(self._desk.waiting(owner))}
 
     def history(
         self, request: gr.Request, event: gr.EventData, visitor: str, run_id: str, shown: dict[str, Any]
@@ -180,7 +183,7 @@ class Runs:
                 yield from self._show(request, owner, picked)
             case "recall":
                 past = self._past(owner, picked)
-                gone = {self._widgets.problem: controls.note(text.GONE, "bad")}
+                gone = {self._widgets.problem: inputs.note(text.GONE, "bad")}
                 yield gone if past is None else self._recall(past.settings)
             case "delete":
                 try:
@@ -189,7 +192,7 @@ class Runs:
                     gr.Warning(str(error))
                 yield self._lists(owner, run_id, len(shown.get("runs", ())))
             case "more":
-                yield self._lists(owner, run_id, len(shown.get("runs", ())) + lists.PAGE)
+                yield self._lists(owner, run_id, len(shown.get("runs", ())) + lists_view.PAGE)
             case _:
                 yield self._nothing
 
@@ -201,7 +204,7 @@ class Runs:
         try:
             return self._recall(history.read_settings(Path(file)))
         except ValueError as error:
-            return {ui.problem: controls.note(str(error), "bad")}
+            return {ui.problem: inputs.note(str(error), "bad")}
 
     def export_video(self, request: gr.Request, visitor: str, run_id: str) -> Iterator[Changes]:
         yield from self._export(request, visitor, run_id, "mp4")
@@ -222,7 +225,7 @@ class Runs:
         try:
             return filled(ui, *history.form_of(settings)) | {ui.problem: ""}
         except ValueError as error:
-            return {ui.problem: controls.note(str(error), "bad")}
+            return {ui.problem: inputs.note(str(error), "bad")}
 
     def _submit(
         self,
@@ -238,10 +241,10 @@ class Runs:
             commission = made()
             self._desk.submit(owner, commission)
         except (FormError, PictureError, ClipError) as error:
-            return {ui.problem: controls.note(str(error), "bad")}
+            return {ui.problem: inputs.note(str(error), "bad")}
         except Exception:
             _log.exception("a run could not be started")
-            return {ui.problem: controls.note(text.UNEXPECTED, "bad")}
+            return {ui.problem: inputs.note(text.UNEXPECTED, "bad")}
         self._begun[request.session_hash] = None
         while len(self._begun) > _TABS:
             self._begun.popitem(last=False)
@@ -348,7 +351,7 @@ class Runs:
             stage.player: view.player
             | {"steerable": not over and "camera" in spec.inputs, "visitor": visitor},
             stage.compare: view.compare,
-            stage.queue: lists.queue_of(self._desk.waiting(record.owner)),
+            stage.queue: lists_view.queue_of(self._desk.waiting(record.owner)),
             stage.actions: gr.Row(visible=over),
             stage.export: gr.Row(visible=over and several),
             stage.more: gr.Number(visible=True),
@@ -362,10 +365,13 @@ class Runs:
         return changes if view.gauge is None else changes | {stage.gauge: view.gauge}
 
     def _lists(self, owner: str, shown: str, count: int = 0) -> Changes:
-        count = max(count, lists.PAGE)
+        count = max(count, lists_view.PAGE)
         found = self._desk.past(owner, count + 1)
-        listed = lists.history_of(found[:count], shown, len(found) > count)
-        return {self._stage.history: listed, self._stage.queue: lists.queue_of(self._desk.waiting(owner))}
+        listed = lists_view.history_of(found[:count], shown, len(found) > count)
+        return {
+            self._stage.history: listed,
+            self._stage.queue: lists_view.queue_of(self._desk.waiting(owner)),
+        }
 
     def _past(self, owner: str, run_id: str) -> history.Past | None:
         return next((past for past in self._desk.past(owner, history.ALL) if past.id == run_id), None)
@@ -376,7 +382,7 @@ class Runs:
             return self._submit(request, owner, past.commission)
         if record is not None:
             return self._submit(request, owner, lambda: record.commission)
-        return {self._widgets.problem: controls.note(text.GONE, "bad")}
+        return {self._widgets.problem: inputs.note(text.GONE, "bad")}
 
     async def _go_on(
         self, request: gr.Request, visitor: str, run_id: str, go_on: Callable[[Record], None]
@@ -388,7 +394,7 @@ class Runs:
                 raise FormError(text.ONLY_AGAIN)
             await run_in_threadpool(go_on, record)
         except (FormError, PathError) as error:
-            yield {ui.problem: controls.note(str(error), "bad")}
+            yield {ui.problem: inputs.note(str(error), "bad")}
             return
         async for changes in self._watch(request, visitor, {ui.problem: ""}):
             yield changes
@@ -404,7 +410,7 @@ class Runs:
         owner = self._owner(request, visitor)
         record = self._desk.find(owner, run_id)
         if record is None or not possible(record.live):
-            return {self._widgets.problem: controls.note(text.ONLY_AGAIN, "bad")}
+            return {self._widgets.problem: inputs.note(text.ONLY_AGAIN, "bad")}
         self._desk.change(record, do)
         return self._end_of(record) | {self._widgets.problem: ""}
 
@@ -417,7 +423,7 @@ class Runs:
             return
         past = self._past(owner, run_id)
         if past is None:
-            yield {self._widgets.problem: controls.note(text.GONE, "bad")} | self._lists(owner, "")
+            yield {self._widgets.problem: inputs.note(text.GONE, "bad")} | self._lists(owner, "")
             return
         self._look_back(request.session_hash, owner)
         view = past.view(self._desk.worker.info)
@@ -443,13 +449,13 @@ class Runs:
         ui, stage, owner = self._widgets, self._stage, self._owner(request, visitor)
         past = self._past(owner, run_id)
         if past is None:
-            yield {ui.problem: controls.note(text.NOT_ON_DISK, "bad")}
+            yield {ui.problem: inputs.note(text.NOT_ON_DISK, "bad")}
             return
-        yield {ui.problem: controls.note(text.WRITING)}
+        yield {ui.problem: inputs.note(text.WRITING)}
         try:
             target = export.write(past, kind)
         except (OSError, ValueError) as error:
             _log.exception("an export failed")
-            yield {ui.problem: controls.note(text.not_exported(str(error)), "bad")}
+            yield {ui.problem: inputs.note(text.not_exported(str(error)), "bad")}
             return
-        yield {ui.problem: "", stage.saved: lists.file_to_save(target, next(self._numbers))}
+        yield {ui.problem: "", stage.saved: lists_view.file_to_save(target, next(self._numbers))}

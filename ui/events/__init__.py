@@ -1,0 +1,1 @@
+"""Event handlers: the only modules that know widgets and runs."""

@@ -1,0 +1,1 @@
+"""Runs: queue, progress, files, history, and the values that the page shows of them."""

@@ -1,0 +1,1 @@
+"""HTTP: which host names, origins, logins and files are answered, and how refusals read."""

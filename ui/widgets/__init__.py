@@ -1,0 +1,1 @@
+"""Gradio widgets in their layout: inputs and outputs."""
