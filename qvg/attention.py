@@ -14,12 +14,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from qvg.layer import LayerCache, Stretch
+from qvg.layer import LayerCache
 from qvg.ops.attention import Partial, Total, partial_attention
 from qvg.ops.eight_bit import eight_bit_attention
 from qvg.ops.eight_bit import query as eight_bit_query
 from qvg.ops.rotate import rotate as apply_rope
 from qvg.rope import Rope
+from qvg.spans import HistorySlice
 from qvg.streams import on, two_lanes
 
 Rotate = Rope | Callable[[Tensor, int], Tensor]
@@ -73,7 +74,7 @@ def attend(
 def _some_heads(
     query: Tensor,
     layer: LayerCache,
-    stretches: Sequence[Stretch],
+    stretches: Sequence[HistorySlice],
     rotate: Rotate | None,
     working: tuple[Tensor, Tensor] | None,
     copies: int,
@@ -145,7 +146,7 @@ def attend_chosen(
     return [total.out.to(q.dtype) for total, q in zip(totals, queries, strict=True)]
 
 
-def _head_groups(q: Tensor, stretches: Sequence[Stretch]) -> list[slice]:
+def _head_groups(q: Tensor, stretches: Sequence[HistorySlice]) -> list[slice]:
     """Heads that go through the history together: all, unless what a lane decodes would be too large."""
     heads = q.shape[1]
     longest = max((stretch.tokens for stretch in stretches), default=0)

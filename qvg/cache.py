@@ -12,7 +12,7 @@ from torch import Tensor
 from qvg.codecs import build_codec
 from qvg.config import BF16, QVG, CacheGeometry, CodecConfig
 from qvg.device import choose
-from qvg.layer import LayerCache, LayerSnapshot, encode_pair
+from qvg.layer import LayerCache, encode_pair
 from qvg.offload import Offload
 from qvg.ops.eight_bit import supports as eight_bit_support
 from qvg.payload import Payload, joined_codebooks
@@ -20,6 +20,7 @@ from qvg.payload import split as payload_split
 from qvg.policy import CachePolicy, Layout
 from qvg.resources import CacheResources, CacheSettings
 from qvg.scratch import Scratch
+from qvg.spans import LayerSnapshot
 from qvg.stats import CacheStats
 
 DEFAULT_POLICY = CachePolicy()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,59 +22,10 @@ from qvg.policy import Layout
 from qvg.resources import CacheResources, CacheSettings
 from qvg.rope import Rope
 from qvg.scratch import Scratch
+from qvg.spans import DecodedSlice, EncodedSpan, HistorySlice, LayerSnapshot, Prefix
 from qvg.streams import on, two_lanes
 
 EVERY = slice(None)
-
-
-class Span(NamedTuple):
-    """Blocks encoded together."""
-
-    blocks: range
-    k: Payload
-    v: Payload
-    host: HostSpan | None = None  # where k and v are, if not on the device: then they are without numbers
-
-
-class Context(NamedTuple):
-    """History given whole, encoded together: the frames before block 0."""
-
-    frames: int
-    k: Payload
-    v: Payload
-    host: HostSpan | None = None
-
-
-class Piece(NamedTuple):
-    """Keys before rotation and values of consecutive frames, decoded."""
-
-    first_frame: int
-    k: Tensor  # [B, H, S, D]
-    v: Tensor  # [B, H, S, D]
-
-
-class Stretch(NamedTuple):
-    """Keys before rotation and values of consecutive frames as they are held, encoded or not."""
-
-    first_frame: int
-    k: Payload | Tensor
-    v: Payload | Tensor
-    start: int = 0  # tokens at the beginning that are out of the window
-    host: HostSpan | None = None
-
-    @property
-    def tokens(self) -> int:
-        return self.k.shape[2] - self.start
-
-
-class LayerSnapshot(NamedTuple):
-    """A layer's history: what is encoded, which never changes, and copies of its full-precision blocks."""
-
-    layout: Layout
-    context: Context | None
-    spans: tuple[Span, ...]
-    k: Tensor | None  # [B, H, S, D]; None where there is no such block
-    v: Tensor | None
 
 
 class LayerCache:
@@ -99,8 +50,8 @@ class LayerCache:
         self._resources = resources
         # k and v [B, H, capacity * block, D], this layer's part of it, from the first `stage` on.
         self._buffers: tuple[Tensor, Tensor] | None = None
-        self._context: Context | None = None
-        self._spans: list[Span] = []
+        self._context: Prefix | None = None
+        self._spans: list[EncodedSpan] = []
 
     def reset(self, resources: CacheResources) -> None:
         """Forgets everything and frees its memory."""
@@ -148,12 +99,12 @@ class LayerCache:
         last = self._context if self._context and self._context.k.shape == k.shape else None
         with self._resources.encode_clock.running():
             pair = self._encode(k.contiguous(), v.contiguous(), last)
-            self._context = Context(frames, *pair)
+            self._context = Prefix(frames, *pair)
             self._forget_blocks()
             self._settle([])
         self.preloaded = frames
 
-    def _encode(self, k: Tensor, v: Tensor, near: Span | Context | None) -> tuple[Payload, Payload]:
+    def _encode(self, k: Tensor, v: Tensor, near: EncodedSpan | Prefix | None) -> tuple[Payload, Payload]:
         return encode_pair(self._codecs, k, v, *self._start(near))
 
     @torch.no_grad()
@@ -179,7 +130,7 @@ class LayerCache:
         assert self._buffers is not None
         if due is not None and pair is not None:
             first = len(layout.sink)
-            self._spans.append(Span(due, *pair))
+            self._spans.append(EncodedSpan(due, *pair))
             # Block by block: source and destination of one copy never overlap.
             for slot in range(first, first + len(layout.recent)):
                 for buffer in self._buffers:
@@ -193,13 +144,13 @@ class LayerCache:
     def rewrite(self, k: Tensor, v: Tensor, layout: Layout) -> None:
         """Replaces the history, preloaded frames included, by the blocks of k, v as `layout` places them."""
         self._context, self.preloaded = None, 0
-        spans: list[Span] = []
+        spans: list[EncodedSpan] = []
         for blocks in layout.spans:
             # What stood in the same place is the best start for k-means: keys change little when made anew.
             near = [*self._spans[len(spans) : len(spans) + 1], *spans[-1:]]
             part = slice(blocks.start * self._block, blocks.stop * self._block)
             pair = self._encode(k[:, :, part], v[:, :, part], near[0] if near else None)
-            spans = self._settle([*spans, Span(blocks, *pair)])
+            spans = self._settle([*spans, EncodedSpan(blocks, *pair)])
         if self._buffers is None:
             self._buffers = self._resources.staging.of(self._index)
         for slot, block in enumerate((*layout.sink, *layout.recent)):
@@ -233,14 +184,14 @@ class LayerCache:
         for buffer, saved in zip(self._buffers, (snapshot.k, snapshot.v), strict=True):
             buffer[:, :, : saved.shape[2]].copy_(saved)
 
-    def stretches(self, staged: bool = True) -> Iterator[Stretch]:
+    def stretches(self, staged: bool = True) -> Iterator[HistorySlice]:
         """Visible history and, with `staged`, the staged block, as they are held."""
         if self._context is not None:
-            yield Stretch(0, self._context.k, self._context.v, host=self._context.host)
+            yield HistorySlice(0, self._context.k, self._context.v, host=self._context.host)
         for span in self._spans:
             hidden = max(0, self._layout.first_visible - span.blocks.start)
             first_frame = self._context_frames + (span.blocks.start + hidden) * self._frames_per_block
-            yield Stretch(first_frame, span.k, span.v, hidden * self._block, span.host)
+            yield HistorySlice(first_frame, span.k, span.v, hidden * self._block, span.host)
         sinks, stop = len(self._layout.sink), self._full_precision_blocks + (self.staged and staged)
         # Before anything is encoded the sinks and what follows them are consecutive frames: one stretch.
         apart = self._layout.recent.start > sinks
@@ -253,7 +204,7 @@ class LayerCache:
 
     def read(
         self,
-        stretch: Stretch,
+        stretch: HistorySlice,
         dtype: torch.dtype,
         heads: slice = EVERY,
         rope: Rope | None = None,
@@ -284,12 +235,12 @@ class LayerCache:
         )
         return k, codec_v.decode(span_v, dtype, stretch.start, out=v_out)
 
-    def pieces(self, dtype: torch.dtype, staged: bool = True) -> Iterator[Piece]:
+    def pieces(self, dtype: torch.dtype, staged: bool = True) -> Iterator[DecodedSlice]:
         """`stretches`, decoded to `dtype` in turn. Not to be written to."""
         for stretch in self.stretches(staged):
-            yield Piece(stretch.first_frame, *self.read(stretch, dtype))
+            yield DecodedSlice(stretch.first_frame, *self.read(stretch, dtype))
 
-    def chosen(self, blocks: Sequence[int], dtype: torch.dtype) -> Iterator[Piece]:
+    def chosen(self, blocks: Sequence[int], dtype: torch.dtype) -> Iterator[DecodedSlice]:
         """`blocks` of the history and the staged block, decoded to `dtype` in turn. Not to be written to.
 
         Frames are counted among the chosen, from 0 and without gaps; the staged block comes last. Only spans
@@ -316,12 +267,12 @@ class LayerCache:
             k, v = codec_k.decode(span_k, dtype, start), codec_v.decode(span_v, dtype, start)
             for place, run in runs:
                 part = slice((run.start - first) * self._block, (run.stop - first) * self._block)
-                yield Piece(place * self._frames_per_block, k[:, :, part], v[:, :, part])
+                yield DecodedSlice(place * self._frames_per_block, k[:, :, part], v[:, :, part])
         for slot, home in ((0, sink), (len(sink), range(recent.start, recent.stop + self.staged))):
             for place, run in _runs(wanted, home):
                 slots = range(slot + run.start - home.start, slot + run.stop - home.start)
                 stretch = self._stretch(place * self._frames_per_block, slots)
-                yield Piece(stretch.first_frame, *self.read(stretch, dtype))
+                yield DecodedSlice(stretch.first_frame, *self.read(stretch, dtype))
 
     def whole_blocks(self, k: Tensor, v: Tensor) -> int:
         """How many blocks k and v are. Raises ValueError unless they are whole ones of this cache's shape."""
@@ -380,7 +331,7 @@ class LayerCache:
         batch, heads, head_dim = self.heads_shape
         return 2 * batch * heads * self._block * head_dim * self._dtype.itemsize
 
-    def _settle(self, spans: list[Span]) -> list[Span]:
+    def _settle(self, spans: list[EncodedSpan]) -> list[EncodedSpan]:
         """`spans`, and the context before them, with the oldest in the host's memory as the policy says."""
         if self._policy.device_bytes is None:
             return spans
@@ -388,18 +339,18 @@ class LayerCache:
         stay = self._policy.on_device(map(_nbytes, newest_first), self._layer_count)
         if self._context is not None and stay < len(newest_first) and self._context.host is None:
             host = self._resources.offload.store(self._context.k, self._context.v)
-            self._context = Context(self._context.frames, host.k, host.v, host)
+            self._context = Prefix(self._context.frames, host.k, host.v, host)
         for index, span in enumerate(spans[: max(0, len(spans) - stay)]):
             if span.host is None:
                 host = self._resources.offload.store(span.k, span.v)
-                spans[index] = Span(span.blocks, host.k, host.v, host)
+                spans[index] = EncodedSpan(span.blocks, host.k, host.v, host)
         return spans
 
     def start(self) -> tuple[Payload | None, Payload | None]:
         """What k-means of the next blocks' keys and values start from."""
         return self._start(self._spans[-1] if self._spans else None)
 
-    def _start(self, near: Context | Span | None) -> tuple[Payload | None, Payload | None]:
+    def _start(self, near: Prefix | EncodedSpan | None) -> tuple[Payload | None, Payload | None]:
         """What k-means of keys and of values start from: those of `near`, wherever they are."""
         # Nothing but codebooks is started from: other spans are not worth fetching.
         if near is None or "centroids" not in near.k.parts:
@@ -417,12 +368,12 @@ class LayerCache:
         k, v = self._resources.offload.load(host)
         return some_heads(k, heads), some_heads(v, heads)
 
-    def _stretch(self, first_frame: int, slots: range) -> Stretch:
+    def _stretch(self, first_frame: int, slots: range) -> HistorySlice:
         """Returns the full-precision blocks in `slots` of the buffer; `first_frame` is their first frame."""
         assert self._buffers is not None
         first, last = slots.start * self._block, slots.stop * self._block
         k, v = (buffer[:, :, first:last] for buffer in self._buffers)
-        return Stretch(first_frame, k, v)
+        return HistorySlice(first_frame, k, v)
 
     def _check_heads(self, name: str, x: Tensor) -> None:
         batch, heads, head_dim = self.heads_shape
@@ -454,7 +405,7 @@ def encode_pair(
     return encoded_k, encoded_v
 
 
-def _nbytes(held: Context | Span) -> int:
+def _nbytes(held: Prefix | EncodedSpan) -> int:
     return held.k.stored_bytes + held.v.stored_bytes
 
 

@@ -39,12 +39,13 @@ from qvg.bench.table import markdown
 from qvg.cache import KVCache
 from qvg.config import BF16, PRESETS, CodecConfig
 from qvg.device import AttentionName
-from qvg.layer import LayerCache, Stretch
+from qvg.layer import LayerCache
 from qvg.ops.attention import partial_attention
 from qvg.ops.attention.fastest import fused_names
 from qvg.policy import CachePolicy
 from qvg.rope import Rope
 from qvg.scratch import Scratch
+from qvg.spans import HistorySlice
 
 LATENTS = (21, 60, 180, 600, 1000)
 LATENTS_CPU = (24, 48, 96)
@@ -277,7 +278,7 @@ def _decode_ms(case: Case, rotate: Rotate, seconds: float) -> float:
 
 
 def _read(
-    layer: LayerCache, stretch: Stretch, rotate: Rotate, out: tuple[Tensor, Tensor] | None = None
+    layer: LayerCache, stretch: HistorySlice, rotate: Rotate, out: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
     """Keys, rotated, and values of a stretch, as `attend` reads them."""
     if isinstance(rotate, Rope):
