@@ -307,8 +307,8 @@ def _kernels(place: Place) -> Part:
         *refused(),
         keeps,
     ]
-    quantised = [check for check in whole if not isinstance(PRESETS[check.name], BF16Config)]
-    return Part("kernels", "Kernels", tuple(sentences), facts, works=any(check.passed for check in quantised))
+    quantized = [check for check in whole if not isinstance(PRESETS[check.name], BF16Config)]
+    return Part("kernels", "Kernels", tuple(sentences), facts, works=any(check.passed for check in quantized))
 
 
 def _number(value: float) -> float | None:

@@ -62,11 +62,11 @@ class BF16Config:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PRQConfig:
-    """Progressive residual quantisation: `stages` k-means codebooks, then small codes for what is left.
+    """Progressive residual quantization: `stages` k-means codebooks, then small codes for what is left.
 
     Quant VideoGen, arXiv 2602.02958, section 4. A value is a sum of one centroid per stage and `level *
     scale`. "int2" and "int4" are the paper's codes: whole levels, the scale from the largest magnitude.
-    "sign", "trit" and "quad" have two, three and four levels and an unbiased scale (`quantise_groups`);
+    "sign", "trit" and "quad" have two, three and four levels and an unbiased scale (`quantize_groups`);
     "quad" takes the bytes of "int2".
     """
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from qvg.codecs import build_codec
 from qvg.config import CodecConfig
 from qvg.ops.affine import (
-    dequantise_affine,
-    dequantise_affine_reference,
-    quantise_affine,
-    quantise_affine_reference,
+    dequantize_affine,
+    dequantize_affine_reference,
+    quantize_affine,
+    quantize_affine_reference,
 )
 from qvg.ops.attention import Partial, Total, merge
 from qvg.ops.finite import largest, largest_reference
@@ -28,7 +28,7 @@ from qvg.ops.hadamard import hadamard, hadamard_reference
 from qvg.ops.kmeans import Clusters, kmeans, kmeans_reference
 from qvg.ops.pack.reference import Bits, Code
 from qvg.ops.reconstruct import reconstruct, reconstruct_reference
-from qvg.ops.residual import quantise_residual, quantise_residual_reference, subtract, subtract_reference
+from qvg.ops.residual import quantize_residual, quantize_residual_reference, subtract, subtract_reference
 from qvg.ops.rotate import rotate, rotate_reference
 from qvg.ops.seeding import seed_centroids, seed_centroids_reference
 from qvg.rope import grid_rope
@@ -133,7 +133,7 @@ def _rotations(device: torch.device) -> Iterator[tuple[str, Comparison]]:
 
     def decoding() -> tuple[float, float]:
         labels, centroids = _clusters(x)
-        parts = (*quantise_residual_reference(x, labels, centroids, 64, "int2"), labels, centroids, "int2")
+        parts = (*quantize_residual_reference(x, labels, centroids, 64, "int2"), labels, centroids, "int2")
         expected = rotate_reference(reconstruct_reference(*parts, torch.float32), rope, 5)
         return _apart(reconstruct(*parts, torch.bfloat16, rope=rope, first_frame=5), expected), 4e-3
 
@@ -172,31 +172,31 @@ def _kernels(device: torch.device, count: int) -> Iterator[tuple[str, Comparison
 
 def _residuals(x: Tensor, code: Code, group: int, stages: int) -> Iterator[tuple[str, Comparison]]:
     labels, centroids = _clusters(x, stages)
-    right = quantise_residual_reference(x, labels, centroids, group, code)
+    right = quantize_residual_reference(x, labels, centroids, group, code)
     rest = (labels, centroids, code, torch.float32)
     expected = reconstruct_reference(*right, *rest)
 
-    def quantised() -> tuple[float, float]:
-        found = quantise_residual(x, labels, centroids, group, code)
+    def quantized() -> tuple[float, float]:
+        found = quantize_residual(x, labels, centroids, group, code)
         # Sums in another order move a scale, or a value across a boundary, now and then.
         return abs(_apart(reconstruct_reference(*found, *rest), x) - _apart(expected, x)), 1e-3
 
-    yield "quantise_residual", quantised
+    yield "quantize_residual", quantized
     yield "reconstruct", lambda: (_apart(reconstruct(*right, *rest), expected), 1e-5)
 
 
 def _affine(x: Tensor, bits: Bits, axis: Literal["channels", "tokens"]) -> Iterator[tuple[str, Comparison]]:
-    right = quantise_affine_reference(x, 64, bits, axis)
+    right = quantize_affine_reference(x, 64, bits, axis)
     rest = (64, bits, axis, torch.float32)
-    expected = dequantise_affine_reference(*right, *rest)
+    expected = dequantize_affine_reference(*right, *rest)
     yield (
-        "quantise_affine",
+        "quantize_affine",
         lambda: (
-            _apart(dequantise_affine_reference(*quantise_affine(x, 64, bits, axis), *rest), expected),
+            _apart(dequantize_affine_reference(*quantize_affine(x, 64, bits, axis), *rest), expected),
             0.02,
         ),
     )
-    yield "dequantise_affine", lambda: (_apart(dequantise_affine(*right, *rest), expected), 1e-5)
+    yield "dequantize_affine", lambda: (_apart(dequantize_affine(*right, *rest), expected), 1e-5)
 
 
 def _merged(x: Tensor) -> tuple[float, float]:

@@ -28,7 +28,7 @@ from ui.form.values import (
     FIRST_SEED,
     MAX_SIDES,
     POLICY_NUMBERS,
-    QUANTISED,
+    QUANTIZED,
     Form,
     FormError,
     Memory,
@@ -242,9 +242,9 @@ class Api:
         settings: dict[str, Any] | None,
     ) -> AsyncIterator[Answer]:
         spec = registry.find(model)
-        quantised = next((name for name in codecs if name in QUANTISED), QUANTISED[0])
+        quantized = next((name for name in codecs if name in QUANTIZED), QUANTIZED[0])
         form = replace(
-            default_form(spec, quantised, mode),
+            default_form(spec, quantized, mode),
             prompt=prompt,
             memory=memory,
             sides=tuple(codecs),
@@ -357,10 +357,10 @@ def connect(desk: Desk) -> None:
         ]
         files = gr.File(None, file_count="multiple", label="videos")
         made = gr.JSON(label="made")
-        codec = gr.Dropdown(list(PRESETS), value=QUANTISED[0], label="codec")
+        codec = gr.Dropdown(list(PRESETS), value=QUANTIZED[0], label="codec")
         codecs = gr.Dropdown(
             list(PRESETS),
-            value=[BF16_NAME, QUANTISED[0]],
+            value=[BF16_NAME, QUANTIZED[0]],
             multiselect=True,
             max_choices=MAX_SIDES,
             label="codecs",

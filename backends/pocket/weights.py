@@ -27,7 +27,7 @@ def save(folder: Path, autoencoder: Autoencoder, transformer: Transformer) -> No
     shards: list[dict[str, Tensor]] = [{}]
     filled = 0
     for name, value in transformer.state_dict().items():
-        entry = _quantise(name, value) if value.ndim == 2 else {name: _half(value)}
+        entry = _quantize(name, value) if value.ndim == 2 else {name: _half(value)}
         size = sum(tensor.nbytes for tensor in entry.values())
         if filled + size > SHARD_BYTES:
             shards.append({})
@@ -93,7 +93,7 @@ def _half(value: Tensor) -> Tensor:
     return value.detach().cpu().contiguous().to(torch.bfloat16 if value.is_floating_point() else value.dtype)
 
 
-def _quantise(name: str, value: Tensor) -> dict[str, Tensor]:
+def _quantize(name: str, value: Tensor) -> dict[str, Tensor]:
     """[out, in] to int8 with the scale of each row's largest magnitude."""
     value = value.detach().float().cpu()
     scale = (value.abs().amax(dim=1) / 127).clamp_min(1e-8)

@@ -29,18 +29,18 @@ class Reference:
             settings = import_module("quant_videogen.sim.quant.quantize_config")
         except ModuleNotFoundError as error:
             raise SystemExit(f"The authors' code needs {error.name}: pip install {error.name}") from None
-        self._dequantise = functions.triton_prq_dequantize_tensor
+        self._dequantize = functions.triton_prq_dequantize_tensor
         self._config = settings.QuantizeConfig(
             quant_type=f"triton-nstages-kmeans-int{BITS}",
             num_prq_stages=1,
             quant_block_size=GROUP,
             kmeans_max_iters=iterations,
         )
-        self._quantise = self._compress.get_quantize_fn(self._config.quant_type, self._config)
+        self._quantize = self._compress.get_quantize_fn(self._config.quant_type, self._config)
 
     def encode(self, k: Tensor, v: Tensor) -> tuple[Any, Any]:
         """k, v: [B, H, S, D]"""
-        return self._compress.compress_kv_cache(k, v, self._config.quant_type, self._config, self._quantise)
+        return self._compress.compress_kv_cache(k, v, self._config.quant_type, self._config, self._quantize)
 
     def decode(self, encoded: Any) -> Tensor:
-        return self._dequantise(encoded, GROUP, BITS)
+        return self._dequantize(encoded, GROUP, BITS)

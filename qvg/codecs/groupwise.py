@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qvg.config import GroupwiseConfig
-from qvg.ops.affine import dequantise_affine, quantise_affine
+from qvg.ops.affine import dequantize_affine, quantize_affine
 from qvg.ops.finite import finite
 from qvg.payload import GroupwisePayload
 from qvg.rope import Rope
@@ -31,7 +31,7 @@ class GroupwiseCodec:
         config = self.config
         config.check_head_dim(x.shape[-1])
         values, limit = finite(x)
-        parts = quantise_affine(values, config.group, config.bits, self.axis, limit)
+        parts = quantize_affine(values, config.group, config.bits, self.axis, limit)
         return GroupwisePayload(*parts, config, self.axis, x.dtype)
 
     def decode(
@@ -45,7 +45,7 @@ class GroupwiseCodec:
         out: Tensor | None = None,
     ) -> Tensor:
         """[B, H, S - start, D]; see `Codec`."""
-        return dequantise_affine(
+        return dequantize_affine(
             payload.codes,
             payload.scales,
             payload.zeros,

@@ -13,14 +13,14 @@ from qvg.ops.finite import finite
 from qvg.ops.interrupt import checkpoint
 from qvg.ops.kmeans import kmeans
 from qvg.ops.reconstruct import reconstruct
-from qvg.ops.residual import quantise_residual, subtract
+from qvg.ops.residual import quantize_residual, subtract
 from qvg.payload import PRQPayload
 from qvg.rope import Rope
 
 
 @dataclass(frozen=True, slots=True)
 class PRQCodec:
-    """Progressive residual quantisation (arXiv 2602.02958). Same input, seed and device: same bits."""
+    """Progressive residual quantization (arXiv 2602.02958). Same input, seed and device: same bits."""
 
     config: PRQConfig
     seed: int
@@ -51,7 +51,7 @@ class PRQCodec:
             centroids, powers = to_fp8(centroids)
             codebooks = centroids.bfloat16() * powers
         group = config.group_of(x.shape[-1])
-        codes, scales = quantise_residual(values, labels, codebooks, group, config.code, limit)
+        codes, scales = quantize_residual(values, labels, codebooks, group, config.code, limit)
         return PRQPayload(codes, scales, labels, centroids, powers, config, x.dtype)
 
     def decode(

@@ -52,7 +52,7 @@ def test_every_generator_says_what_it_launches(backend_id: str) -> None:
     assert {"_largest", "_kept", "_reconstruct", "_merge"} <= usual
     assert ("_turn" in usual) == (backend_id == "worldplay")
     both = names(warmup.launches(use(backend_id, "BF16", "KIVI INT2"), CARD))
-    assert both >= plain and "_dequantise" in both and "_kept" not in both
+    assert both >= plain and "_dequantize" in both and "_kept" not in both
 
 
 @pytest.mark.parametrize("mode", [mode.id for mode in registry.find("worldplay").modes])

@@ -1,4 +1,4 @@
-"""Quantisation with zero points, bit for bit."""
+"""Quantization with zero points, bit for bit."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from qvg.ops.affine import dequantise_affine, quantise_affine
+from qvg.ops.affine import dequantize_affine, quantize_affine
 from qvg.ops.pack import unpack
 
 
 def round_trip(x: Tensor, group: int, bits, axis, dtype: torch.dtype = torch.float32) -> Tensor:
-    return dequantise_affine(*quantise_affine(x, group, bits, axis), group, bits, axis, dtype)
+    return dequantize_affine(*quantize_affine(x, group, bits, axis), group, bits, axis, dtype)
 
 
 def test_groups_by_hand() -> None:
     # A third of 6.4 is 2.13, and that above -6 is -3.87: both are stored as the nearest E4M3 number.
     x = torch.tensor([[1.0, 2.0, 3.0, 4.0, -6.0, 0.0, 0.4, -1.0]])
-    codes, scales, zeros = quantise_affine(x, 4, 2, "channels")
+    codes, scales, zeros = quantize_affine(x, 4, 2, "channels")
     assert (scales.tolist(), zeros.tolist()) == ([[1.0, 2.25]], [[2.0, -3.75]])
     assert unpack(codes, "int2").tolist() == [[-1, 0, 1, 2, -1, 2, 2, 1]]
-    codes, scales, zeros = quantise_affine(torch.arange(16.0).unsqueeze(0), 16, 4, "channels")
+    codes, scales, zeros = quantize_affine(torch.arange(16.0).unsqueeze(0), 16, 4, "channels")
     assert (scales.tolist(), zeros.tolist()) == ([[1.0]], [[7.0]])
     assert unpack(codes, "int4").tolist() == [list(range(-7, 9))]
 
@@ -35,7 +35,7 @@ def test_groups_along_tokens_are_groups_of_the_transposed() -> None:
 @pytest.mark.parametrize("tokens", [1, 63, 65, 130])
 def test_the_last_group_may_be_of_fewer_tokens(tokens: int) -> None:
     x = torch.randn(tokens, 8, generator=torch.Generator().manual_seed(tokens))
-    codes, scales, zeros = quantise_affine(x, 64, 2, "tokens")
+    codes, scales, zeros = quantize_affine(x, 64, 2, "tokens")
     assert codes.shape == (tokens, 2)
     assert scales.shape == zeros.shape == (-(-tokens // 64), 8)
     whole = tokens // 64 * 64

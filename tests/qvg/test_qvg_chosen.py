@@ -76,7 +76,7 @@ def test_any_choice_of_blocks_is_read_and_numbered_without_gaps(policy: CachePol
                 torch.testing.assert_close(each, wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_all_blocks_chosen_is_plain_attention_of_a_quantised_cache() -> None:
+def test_all_blocks_chosen_is_plain_attention_of_a_quantized_cache() -> None:
     cache = make_cache(CachePolicy(every=2), SMALL)
     k, v = random_blocks(3, 6)
     for block_k, block_v in zip(k.split(BLOCK, 2), v.split(BLOCK, 2), strict=True):

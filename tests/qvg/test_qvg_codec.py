@@ -13,7 +13,7 @@ from qvg.config import BF16Config, CodecConfig, PRQConfig, RotatedConfig, Tensor
 from qvg.metrics import relative_error
 from qvg.payload import PRQPayload
 
-QUANTISED = {name: config for name, config in PRESETS.items() if not isinstance(config, BF16Config)}
+QUANTIZED = {name: config for name, config in PRESETS.items() if not isinstance(config, BF16Config)}
 SMALL = PRQConfig(stages=2, clusters=8, group=16, iterations=2)
 
 
@@ -81,10 +81,10 @@ TOLERANCE = {
 }
 
 
-@pytest.mark.parametrize("name", QUANTISED)
+@pytest.mark.parametrize("name", QUANTIZED)
 def test_error_on_clustered_tokens(name: str) -> None:
     x = tokens(2, 1000)
-    codec = build_codec(QUANTISED[name])
+    codec = build_codec(QUANTIZED[name])
     error = relative_error(codec.decode(codec.encode(x)).float().numpy(), x.float().numpy())
     assert 0.8 * TOLERANCE[name] < error < TOLERANCE[name]
 
@@ -120,7 +120,7 @@ def test_bf16_is_exact_and_a_copy() -> None:
     assert torch.equal(codec.decode(payload), expected)
 
 
-@pytest.mark.parametrize("config", QUANTISED.values(), ids=QUANTISED)
+@pytest.mark.parametrize("config", QUANTIZED.values(), ids=QUANTIZED)
 def test_encoding_repeats_bit_for_bit_and_touches_no_global_generator(config: CodecConfig) -> None:
     x = tokens(4)
     state = torch.get_rng_state()
@@ -130,7 +130,7 @@ def test_encoding_repeats_bit_for_bit_and_touches_no_global_generator(config: Co
         assert torch.equal(part.view(torch.uint8), second.parts[name].view(torch.uint8)), name
 
 
-@pytest.mark.parametrize("config", [*QUANTISED.values(), SMALL], ids=[*QUANTISED, "small"])
+@pytest.mark.parametrize("config", [*QUANTIZED.values(), SMALL], ids=[*QUANTIZED, "small"])
 def test_zeros_and_constants(config: CodecConfig) -> None:
     codec = build_codec(config)
     zeros = torch.zeros(1, 2, 40, 128)
@@ -144,7 +144,7 @@ def test_zeros_and_constants(config: CodecConfig) -> None:
 
 
 @pytest.mark.parametrize("magnitude", [1e-30, 1e-4, 1e3, 1e6, 1e20, 3e38])
-@pytest.mark.parametrize("config", [*QUANTISED.values(), SMALL], ids=[*QUANTISED, "small"])
+@pytest.mark.parametrize("config", [*QUANTIZED.values(), SMALL], ids=[*QUANTIZED, "small"])
 def test_any_finite_input_decodes_to_finite_numbers(config: CodecConfig, magnitude: float) -> None:
     x = torch.randn(1, 2, 50, 128, generator=torch.Generator().manual_seed(5)).clamp(-1, 1) * magnitude
     codec = build_codec(config)
@@ -185,7 +185,7 @@ def test_a_bad_token_does_not_spoil_the_others(config: CodecConfig) -> None:
     assert spoilt[0, 0, 7, 3].abs() < 0.2
 
 
-@pytest.mark.parametrize("config", QUANTISED.values(), ids=QUANTISED)
+@pytest.mark.parametrize("config", QUANTIZED.values(), ids=QUANTIZED)
 def test_nothing_but_bad_tokens(config: CodecConfig) -> None:
     codec = build_codec(config)
     x = torch.full((1, 1, 4, 128), float("nan"))

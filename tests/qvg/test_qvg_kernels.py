@@ -16,10 +16,10 @@ from qvg import PRESETS, QVG, QVG_PLUS, build_codec
 from qvg.config import BF16Config, PRQConfig, SplitConfig
 from qvg.ops import kernels as dispatch
 from qvg.ops.affine import (
-    dequantise_affine,
-    dequantise_affine_reference,
-    quantise_affine,
-    quantise_affine_reference,
+    dequantize_affine,
+    dequantize_affine_reference,
+    quantize_affine,
+    quantize_affine_reference,
 )
 from qvg.ops.attention import Partial, Total, merge
 from qvg.ops.card import ROOMY, TIGHT, Card
@@ -29,7 +29,7 @@ from qvg.ops.kmeans import Clusters, assigned, kmeans, kmeans_reference
 from qvg.ops.pack import unpack
 from qvg.ops.pack.reference import Bits, Code
 from qvg.ops.reconstruct import reconstruct, reconstruct_reference
-from qvg.ops.residual import quantise_residual, quantise_residual_reference, subtract, subtract_reference
+from qvg.ops.residual import quantize_residual, quantize_residual_reference, subtract, subtract_reference
 from qvg.ops.rotate import rotate, rotate_reference
 from qvg.ops.seeding import seed_centroids, seed_centroids_reference
 from qvg.ops.triton import launch
@@ -194,11 +194,11 @@ def test_subtracting_centroids(count: int) -> None:
     [("int2", 64, 1), ("int2", 16, 4), ("int4", 64, 1), ("quad", 64, 1), ("trit", 128, 1), ("sign", 128, 2)],
 )
 @pytest.mark.parametrize("count", LENGTHS)
-def test_quantising_residuals(count: int, code: Code, group: int, stages: int) -> None:
+def test_quantizing_residuals(count: int, code: Code, group: int, stages: int) -> None:
     x = tokens(count)
     labels, centroids = clusters_of(x, stages)
-    found = quantise_residual(x, labels, centroids, group, code)
-    expected = quantise_residual_reference(x, labels, centroids, group, code)
+    found = quantize_residual(x, labels, centroids, group, code)
+    expected = quantize_residual_reference(x, labels, centroids, group, code)
     for part, right in zip(found, expected, strict=True):
         assert (part.shape, part.dtype) == (right.shape, right.dtype)
     # Sums in another order move a scale, or a value across a boundary, now and then.
@@ -227,7 +227,7 @@ def test_quantising_residuals(count: int, code: Code, group: int, stages: int) -
 def test_decoding(count: int, code: Code, group: int, stages: int, head_dim: int) -> None:
     x = tokens(count, head_dim)
     labels, centroids = clusters_of(x, stages)
-    parts = quantise_residual_reference(x, labels, centroids, group, code)
+    parts = quantize_residual_reference(x, labels, centroids, group, code)
     parts = (*parts, labels, centroids, code)
     precise = reconstruct(*parts, torch.float32)
     expected = reconstruct_reference(*parts, torch.float32)
@@ -248,7 +248,7 @@ def test_decoding_with_rotation_into_a_given_place(rows: int) -> None:
     count = 3 * rows * 26
     x = tokens(count)
     labels, centroids = clusters_of(x)
-    parts = quantise_residual_reference(x, labels, centroids, 64, "int2")
+    parts = quantize_residual_reference(x, labels, centroids, 64, "int2")
     parts = (*parts, labels, centroids, "int2", torch.bfloat16)
     plain = reconstruct(*parts)
     expected = rotate_reference(plain.float(), rope, 5)
@@ -273,16 +273,16 @@ def test_decoding_with_rotation_into_a_given_place(rows: int) -> None:
 @pytest.mark.parametrize("count", LENGTHS)
 def test_groups_with_a_zero_point(count: int, bits: Bits, axis: Any) -> None:
     x = tokens(count) + 2
-    found, expected = quantise_affine(x, 64, bits, axis), quantise_affine_reference(x, 64, bits, axis)
+    found, expected = quantize_affine(x, 64, bits, axis), quantize_affine_reference(x, 64, bits, axis)
     for part, right in zip(found, expected, strict=True):
         assert (part.shape, part.dtype) == (right.shape, right.dtype)
     settings = (64, bits, axis, torch.float32)
-    decoded, right = dequantise_affine(*found, *settings), dequantise_affine_reference(*found, *settings)
+    decoded, right = dequantize_affine(*found, *settings), dequantize_affine_reference(*found, *settings)
     torch.testing.assert_close(decoded, right, atol=1e-5, rtol=1e-5)
     # Halfway between two levels or two FP8 numbers, the last bit of a product decides.
-    assert relative(decoded, dequantise_affine_reference(*expected, *settings)) < 0.02
-    assert abs(relative(decoded, x) - relative(dequantise_affine(*expected, *settings), x)) < 2e-3
-    assert torch.equal(dequantise_affine(*found, *settings, count // 2), decoded[:, :, count // 2 :])
+    assert relative(decoded, dequantize_affine_reference(*expected, *settings)) < 0.02
+    assert abs(relative(decoded, x) - relative(dequantize_affine(*expected, *settings), x)) < 2e-3
+    assert torch.equal(dequantize_affine(*found, *settings, count // 2), decoded[:, :, count // 2 :])
 
 
 @pytest.mark.parametrize(("count", "head_dim"), [*((count, 128) for count in LENGTHS), (63, 64)])

@@ -16,10 +16,10 @@ from qvg import PRESETS, build_codec
 from qvg.config import BF16Config, with_clusters
 from qvg.ops import kernels
 from qvg.ops.affine import (
-    dequantise_affine,
-    dequantise_affine_reference,
-    quantise_affine,
-    quantise_affine_reference,
+    dequantize_affine,
+    dequantize_affine_reference,
+    quantize_affine,
+    quantize_affine_reference,
 )
 from qvg.ops.attention import Partial, Total, merge, partial_attention_reference
 from qvg.ops.eight_bit import as_bf16, eight_bit_attention, query
@@ -27,7 +27,7 @@ from qvg.ops.finite import largest, largest_reference
 from qvg.ops.hadamard import hadamard, hadamard_reference
 from qvg.ops.kmeans import Clusters, kmeans, kmeans_reference
 from qvg.ops.reconstruct import reconstruct, reconstruct_reference
-from qvg.ops.residual import quantise_residual, quantise_residual_reference, subtract, subtract_reference
+from qvg.ops.residual import quantize_residual, quantize_residual_reference, subtract, subtract_reference
 from qvg.ops.rotate import rotate, rotate_reference
 from qvg.ops.seeding import seed_centroids, seed_centroids_reference
 from qvg.rope import grid_rope
@@ -94,11 +94,11 @@ def start() -> Tensor:
 
 def encoded() -> tuple[Any, ...]:
     labels, centroids = (x.unsqueeze(0) for x in clusters())
-    return *quantise_residual_reference(tokens(), labels, centroids, 64, "int2"), labels, centroids, "int2"
+    return *quantize_residual_reference(tokens(), labels, centroids, 64, "int2"), labels, centroids, "int2"
 
 
 def grouped() -> tuple[Any, ...]:
-    return *quantise_affine_reference(tokens(), 64, 2, "channels"), 64, 2, "channels"
+    return *quantize_affine_reference(tokens(), 64, 2, "channels"), 64, 2, "channels"
 
 
 def total(kernel: bool) -> Tensor:
@@ -160,9 +160,9 @@ OPS: list[tuple[str, str, Callable[[], Any], Callable[[], Any]]] = [
     ),
     (
         "qvg.ops.residual.triton",
-        "_quantise",
-        lambda: quantise_residual(tokens(), *(x.unsqueeze(0) for x in clusters()), 64, "trit"),
-        lambda: quantise_residual_reference(tokens(), *(x.unsqueeze(0) for x in clusters()), 64, "trit"),
+        "_quantize",
+        lambda: quantize_residual(tokens(), *(x.unsqueeze(0) for x in clusters()), 64, "trit"),
+        lambda: quantize_residual_reference(tokens(), *(x.unsqueeze(0) for x in clusters()), 64, "trit"),
     ),
     (
         "qvg.ops.reconstruct.triton",
@@ -172,15 +172,15 @@ OPS: list[tuple[str, str, Callable[[], Any], Callable[[], Any]]] = [
     ),
     (
         "qvg.ops.affine.triton",
-        "_quantise",
-        lambda: quantise_affine(tokens(), 64, 2, "tokens"),
-        lambda: quantise_affine_reference(tokens(), 64, 2, "tokens"),
+        "_quantize",
+        lambda: quantize_affine(tokens(), 64, 2, "tokens"),
+        lambda: quantize_affine_reference(tokens(), 64, 2, "tokens"),
     ),
     (
         "qvg.ops.affine.triton",
-        "_dequantise",
-        lambda: dequantise_affine(*grouped(), torch.bfloat16, 35, rope=ROPE),
-        lambda: dequantise_affine_reference(*grouped(), torch.bfloat16, 35, rope=ROPE),
+        "_dequantize",
+        lambda: dequantize_affine(*grouped(), torch.bfloat16, 35, rope=ROPE),
+        lambda: dequantize_affine_reference(*grouped(), torch.bfloat16, 35, rope=ROPE),
     ),
     (
         "qvg.ops.rotate.triton",

@@ -16,7 +16,7 @@ from qvg.config import BF16, PRESETS, PRQConfig
 from tests.ui.fake_worker import counter, painted
 from ui.form.clips import ClipError, read_clip
 from ui.form.pictures import PictureError
-from ui.form.values import QUANTISED, Form, FormError, default_form
+from ui.form.values import QUANTIZED, Form, FormError, default_form
 from ui.runs import mp4
 
 POCKET = registry.find("pocket")
@@ -56,7 +56,7 @@ def test_zero_on_the_card_is_all_of_it():
     assert filled(attention_bits=8).policy().attention_bits == 8
 
 
-@pytest.mark.parametrize("preset", QUANTISED)
+@pytest.mark.parametrize("preset", QUANTIZED)
 def test_every_preset_makes_a_job(preset):
     config = PRESETS[preset]
     values = {}

@@ -37,7 +37,7 @@ def measured(made: Commission, blocks: int, device=INFO) -> dict:
     )  # fmt: skip
 
 
-def test_a_quantised_run():
+def test_a_quantized_run():
     view = measured(commission(), 12)
     (row,) = view["rows"]
     assert (row["held"], row["ratio"], row["smaller"]) == ("6.7 MiB", "6.2×", "smaller than BF16")

@@ -18,7 +18,7 @@ from ui.components import budget_slider, camera, chips
 from ui.form import budget
 from ui.form.clips import ClipError, read_clip
 from ui.form.pictures import PictureError, read_picture
-from ui.form.values import CODEC_NUMBERS, POLICY_NUMBERS, QUANTISED, Form, FormError, default_form
+from ui.form.values import CODEC_NUMBERS, POLICY_NUMBERS, QUANTIZED, Form, FormError, default_form
 from ui.runs import gauge_view
 from ui.runs.manager import Lender, WorkerLike
 from ui.widgets import inputs
@@ -58,7 +58,7 @@ def _number(value: Any) -> Any:
 
 def filled(ui: Controls, spec: BackendSpec, form: Form) -> Changes:
     """The widgets as `form` has them, for its model."""
-    preset = form.preset or QUANTISED[0]
+    preset = form.preset or QUANTIZED[0]
     return model_changes(ui, spec, form) | {
         ui.model: spec.id,
         ui.prompt: form.prompt,
@@ -75,7 +75,7 @@ def filled(ui: Controls, spec: BackendSpec, form: Form) -> Changes:
             multiselect=True,
             visible=form.memory == inputs.COMPARE,
         ),
-        ui.preset: gr.Dropdown(list(QUANTISED), value=preset, visible=form.memory == inputs.QUANTISED_CHOICE),
+        ui.preset: gr.Dropdown(list(QUANTIZED), value=preset, visible=form.memory == inputs.QUANTIZED_CHOICE),
         ui.advanced: gr.Accordion(label=text.advanced(preset)),
         ui.budget: form.budget,
         ui.when_full: gr.Radio(value=form.when_full, visible=bool(form.budget)),
@@ -149,7 +149,7 @@ class Forms:
         ui = self._widgets
         return {
             ui.sides: gr.Dropdown(visible=memory == inputs.COMPARE),
-            ui.preset: gr.Dropdown(visible=memory == inputs.QUANTISED_CHOICE),
+            ui.preset: gr.Dropdown(visible=memory == inputs.QUANTIZED_CHOICE),
         }
 
     def choose_budget(self, memory: float | None) -> Changes:

@@ -22,7 +22,7 @@ from ui.form.clips import read_clip
 from ui.form.pictures import read_picture
 from ui.form.run_spec import Commission, NamedSide
 
-QUANTISED = tuple(name for name, config in PRESETS.items() if not isinstance(config, BF16Config))
+QUANTIZED = tuple(name for name, config in PRESETS.items() if not isinstance(config, BF16Config))
 MAX_STAGES, MAX_ITERATIONS = 16, 64  # beyond, an encode takes minutes and cannot be stopped
 MAX_SIDES = 4
 # Names of the form's numbers, in the order of the page.
@@ -232,12 +232,12 @@ class Form:
             kept.pop("memory", None)
         if kept.get("when_full") not in get_args(WhenFull):
             kept.pop("when_full", None)
-        if kept.get("preset") not in QUANTISED:
+        if kept.get("preset") not in QUANTIZED:
             kept.pop("preset", None)
         return replace(form, picture=picture, clip=clip, **kept)
 
 
-def default_form(spec: BackendSpec, preset: str = QUANTISED[0], mode: str = "") -> Form:
+def default_form(spec: BackendSpec, preset: str = QUANTIZED[0], mode: str = "") -> Form:
     """What the form says for a model, and one of its modes or the first, before anyone changes it."""
     chosen = next((each for each in spec.modes if each.id == mode), spec.modes[0] if spec.modes else None)
     config, policy = codec_for(spec, preset), chosen.policy if chosen else spec.policy
@@ -247,7 +247,7 @@ def default_form(spec: BackendSpec, preset: str = QUANTISED[0], mode: str = "") 
         seed=FIRST_SEED,
         path=camera.FIRST if "camera" in spec.inputs else "",
         memory="quantised",
-        sides=(BF16_NAME, QUANTISED[0]),
+        sides=(BF16_NAME, QUANTIZED[0]),
         budget=0,
         when_full="drop",
         preset=preset,

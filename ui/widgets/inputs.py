@@ -18,12 +18,12 @@ from qvg.config import PRESETS
 from ui import text
 from ui.components import budget_slider, camera, chips
 from ui.form.pictures import small_jpeg
-from ui.form.values import CODEC_NUMBERS, FIRST_SEED, MAX_SIDES, POLICY_NUMBERS, QUANTISED, default_form
+from ui.form.values import CODEC_NUMBERS, FIRST_SEED, MAX_SIDES, POLICY_NUMBERS, QUANTIZED, default_form
 
 MAX_PATH_CHARACTERS = 400_000  # of a trajectory pasted as JSON
 MAX_BUDGET_MIB = 1 << 20
 MOST_OPTIONS = 4
-BF16, QUANTISED_CHOICE, COMPARE = "bf16", "quantised", "compare"
+BF16, QUANTIZED_CHOICE, COMPARE = "bf16", "quantised", "compare"
 Choice = str | int | float | tuple[str | I18nData, str | int | float]
 
 
@@ -125,7 +125,7 @@ def choices(entries: tuple[Entry, ...]) -> list[Choice]:
 
 
 def memory_choices(preset: str) -> list[Choice]:
-    return [(preset, QUANTISED_CHOICE), (text.BF16_CHOICE, BF16), (text.COMPARE_CHOICE, COMPARE)]
+    return [(preset, QUANTIZED_CHOICE), (text.BF16_CHOICE, BF16), (text.COMPARE_CHOICE, COMPARE)]
 
 
 def modes(spec: BackendSpec, chosen: str = "") -> gr.Dropdown:
@@ -224,8 +224,8 @@ def build(entries: tuple[Entry, ...]) -> Controls:
         path, path_note, path_map = _camera(spec)
     with gr.Column(elem_classes="card"):
         memory = gr.Radio(
-            memory_choices(QUANTISED[0]),
-            value=QUANTISED_CHOICE,
+            memory_choices(QUANTIZED[0]),
+            value=QUANTIZED_CHOICE,
             label=text.MEMORY,
             elem_id="memory",
             elem_classes="segmented",
@@ -240,7 +240,7 @@ def build(entries: tuple[Entry, ...]) -> Controls:
             elem_id="sides",
         )
         preset = gr.Dropdown(
-            list(QUANTISED), value=QUANTISED[0], label=text.PRESET, filterable=False, elem_id="preset"
+            list(QUANTIZED), value=QUANTIZED[0], label=text.PRESET, filterable=False, elem_id="preset"
         )
         memory_note = gr.HTML("", apply_default_css=False, elem_id="memory-note")
         budget = gr.Number(
@@ -280,7 +280,7 @@ def build(entries: tuple[Entry, ...]) -> Controls:
         with gr.Row(elem_classes="pair"):
             seed = gr.Number(value=FIRST_SEED, precision=0, label=text.SEED, min_width=90, elem_id="seed")
             randomize = gr.Checkbox(label=text.RANDOMIZE, value=False, min_width=90, elem_id="randomize")
-        with gr.Accordion(text.advanced(QUANTISED[0]), open=False, elem_classes="fold") as advanced:
+        with gr.Accordion(text.advanced(QUANTIZED[0]), open=False, elem_classes="fold") as advanced:
             numbers = _advanced(spec)
         dropped = gr.File(
             label=text.DROP,

@@ -1,4 +1,4 @@
-"""Asymmetric quantisation of small groups of channels or tokens with an FP8 scale and an FP8 zero point."""
+"""Asymmetric quantization of small groups of channels or tokens with an FP8 scale and an FP8 zero point."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qvg.ops.affine.reference import Axis, dequantise_affine_reference, quantise_affine_reference
+from qvg.ops.affine.reference import Axis, dequantize_affine_reference, quantize_affine_reference
 from qvg.ops.kernels import or_reference, use_kernels
 from qvg.ops.pack.reference import Bits
 from qvg.rope import Rope
 
 __all__ = [
-    "dequantise_affine",
-    "dequantise_affine_reference",
-    "quantise_affine",
-    "quantise_affine_reference",
+    "dequantize_affine",
+    "dequantize_affine_reference",
+    "quantize_affine",
+    "quantize_affine_reference",
 ]
 
 
-def quantise_affine(
+def quantize_affine(
     x: Tensor, group: int, bits: Bits, axis: Axis, limit: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `quantise_affine_reference`."""
+    """See `quantize_affine_reference`."""
     if x.ndim == 4 and use_kernels(x, x.shape[-1], group):
-        from qvg.ops.affine.triton import quantise_affine as kernel
+        from qvg.ops.affine.triton import quantize_affine as kernel
 
         return or_reference(
             lambda: kernel(x, group, bits, axis, limit),
-            lambda: quantise_affine_reference(x, group, bits, axis, limit),
+            lambda: quantize_affine_reference(x, group, bits, axis, limit),
         )
-    return quantise_affine_reference(x, group, bits, axis, limit)
+    return quantize_affine_reference(x, group, bits, axis, limit)
 
 
-def dequantise_affine(
+def dequantize_affine(
     codes: Tensor,
     scales: Tensor,
     zeros: Tensor,
@@ -48,13 +48,13 @@ def dequantise_affine(
     first_frame: int = 0,
     out: Tensor | None = None,
 ) -> Tensor:
-    """See `dequantise_affine_reference`."""
+    """See `dequantize_affine_reference`."""
     encoded = (codes, scales, zeros, group, bits, axis, dtype, start)
     place: dict[str, Any] = {"rope": rope, "first_frame": first_frame, "out": out}
     if codes.ndim == 4 and use_kernels(codes, codes.shape[-1] * 8 // bits, group) and start < codes.shape[2]:
-        from qvg.ops.affine.triton import dequantise_affine as kernel
+        from qvg.ops.affine.triton import dequantize_affine as kernel
 
         return or_reference(
-            lambda: kernel(*encoded, **place), lambda: dequantise_affine_reference(*encoded, **place)
+            lambda: kernel(*encoded, **place), lambda: dequantize_affine_reference(*encoded, **place)
         )
-    return dequantise_affine_reference(*encoded, **place)
+    return dequantize_affine_reference(*encoded, **place)

@@ -1,4 +1,4 @@
-"""Asymmetric quantisation in plain torch.
+"""Asymmetric quantization in plain torch.
 
 The zero point is not the least value of a group but the value of level 0, a third (7 / 15 at 4 bits) up the
 range: it is nearer to zero, and so is its rounding error in FP8.
@@ -21,7 +21,7 @@ from qvg.rope import Rope
 Axis = Literal["channels", "tokens"]
 
 
-def quantise_affine_reference(
+def quantize_affine_reference(
     x: Tensor, group: int, bits: Bits, axis: Axis, limit: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x: [B, H, S, D], finite or with a `limit` -> codes uint8 [B, H, S, D * bits / 8], scales, zeros.
@@ -48,7 +48,7 @@ def quantise_affine_reference(
     return pack(levels + top, code_of(bits)), scales, zeros
 
 
-def dequantise_affine_reference(
+def dequantize_affine_reference(
     codes: Tensor,
     scales: Tensor,
     zeros: Tensor,

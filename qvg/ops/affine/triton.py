@@ -1,4 +1,4 @@
-"""Asymmetric quantisation on a GPU."""
+"""Asymmetric quantization on a GPU."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from qvg.rope import Rope
 BLOCK = 64  # tokens of a program where groups are of channels
 
 
-def quantise_affine(
+def quantize_affine(
     x: Tensor, group: int, bits: Bits, axis: Axis, limit: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See the reference."""
@@ -41,7 +41,7 @@ def quantise_affine(
     scales, zeros = (torch.empty(batch, heads, *shape, dtype=torch.uint8, device=x.device) for _ in range(2))
     block = group if along_tokens else BLOCK
     launch(
-        _quantise,
+        _quantize,
         (tiles(tokens, block), batch * heads, 1),
         (x, limit, codes, scales, zeros),
         (tokens, heads),
@@ -51,7 +51,7 @@ def quantise_affine(
     return codes, scales.view(torch.float8_e4m3fn), zeros.view(torch.float8_e4m3fn)
 
 
-def dequantise_affine(
+def dequantize_affine(
     codes: Tensor,
     scales: Tensor,
     zeros: Tensor,
@@ -78,7 +78,7 @@ def dequantise_affine(
     else:
         frame, place, places, turned = rope.frame, rope.place, rope.place.shape[0], 2 * rope.frame.shape[1]
     launch(
-        _dequantise,
+        _dequantize,
         (tiles(tokens - start, BLOCK), batch * heads, 1),
         (codes, scales.view(torch.uint8), zeros.view(torch.uint8), out, frame, place),
         (tokens, start, heads, places, first_frame),
@@ -114,7 +114,7 @@ def ends(low, high, TOP: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["S", "H"])
-def _quantise(
+def _quantize(
     p_x,
     p_limit,
     p_codes,
@@ -162,7 +162,7 @@ def _quantise(
 
 
 @triton.jit(do_not_specialize=["S", "start", "H", "P", "first_frame"])
-def _dequantise(
+def _dequantize(
     p_codes,
     p_scales,
     p_zeros,

@@ -1,4 +1,4 @@
-"""Symmetric quantisation in plain torch."""
+"""Symmetric quantization in plain torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZES = {"sign": (1.0, 1.0), "trit": (0.0, 1.0), "quad": LLOYD_MAX}
 BOUNDARY = {"sign": 0.0, "trit": 0.6120, "quad": 0.9816}
 
 
-def quantise_groups(x: Tensor, group: int, code: Code) -> tuple[Tensor, Tensor]:
+def quantize_groups(x: Tensor, group: int, code: Code) -> tuple[Tensor, Tensor]:
     """x: fp32 [..., S, D], finite -> codes uint8 as `pack` makes them, scales e4m3 [..., S, D / group].
 
     "int2" and "int4": the scale of a group is its largest magnitude over the top level t (1 or 7), as in the

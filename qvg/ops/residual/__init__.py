@@ -1,4 +1,4 @@
-"""What is left of tokens without their centroids: subtracted, or at once quantised."""
+"""What is left of tokens without their centroids: subtracted, or at once quantized."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor
 from qvg.ops.kernels import or_reference, use_kernels
 from qvg.ops.kmeans import Clusters
 from qvg.ops.pack.reference import Code
-from qvg.ops.residual.reference import quantise_residual_reference, subtract_reference
+from qvg.ops.residual.reference import quantize_residual_reference, subtract_reference
 
-__all__ = ["quantise_residual", "quantise_residual_reference", "subtract", "subtract_reference"]
+__all__ = ["quantize_residual", "quantize_residual_reference", "subtract", "subtract_reference"]
 
 
 def subtract(x: Tensor, clusters: Clusters, limit: Tensor | None = None) -> Tensor:
@@ -23,7 +23,7 @@ def subtract(x: Tensor, clusters: Clusters, limit: Tensor | None = None) -> Tens
     return subtract_reference(x, clusters, limit)
 
 
-def quantise_residual(
+def quantize_residual(
     x: Tensor,
     labels: Tensor,
     centroids: Tensor,
@@ -31,12 +31,12 @@ def quantise_residual(
     code: Code,
     limit: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """See `quantise_residual_reference`."""
+    """See `quantize_residual_reference`."""
     if use_kernels(x, x.shape[-1], group):
-        from qvg.ops.residual.triton import quantise_residual as kernel
+        from qvg.ops.residual.triton import quantize_residual as kernel
 
         return or_reference(
             lambda: kernel(x, labels, centroids, group, code, limit),
-            lambda: quantise_residual_reference(x, labels, centroids, group, code, limit),
+            lambda: quantize_residual_reference(x, labels, centroids, group, code, limit),
         )
-    return quantise_residual_reference(x, labels, centroids, group, code, limit)
+    return quantize_residual_reference(x, labels, centroids, group, code, limit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from qvg.ops.finite import cleaned
-from qvg.ops.groups import quantise_groups
+from qvg.ops.groups import quantize_groups
 from qvg.ops.kmeans import Clusters, assigned
 from qvg.ops.pack.reference import Code
 
@@ -15,7 +15,7 @@ def subtract_reference(x: Tensor, clusters: Clusters, limit: Tensor | None = Non
     return cleaned(x, limit) - assigned(clusters)
 
 
-def quantise_residual_reference(
+def quantize_residual_reference(
     x: Tensor,
     labels: Tensor,
     centroids: Tensor,
@@ -23,7 +23,7 @@ def quantise_residual_reference(
     code: Code,
     limit: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """x: [B, H, S, D], finite or with a `limit`, minus the centroids of all stages, as `quantise_groups`.
+    """x: [B, H, S, D], finite or with a `limit`, minus the centroids of all stages, as `quantize_groups`.
 
     labels: uint8 [N, B, H, S]; centroids: bf16 [N, B, H, K, D] -> codes uint8 (see `pack`), scales e4m3
     [B, H, S, D / group].
@@ -31,4 +31,4 @@ def quantise_residual_reference(
     residual = cleaned(x, limit)
     for stage in range(len(labels)):
         residual = residual - assigned(Clusters(labels[stage], centroids[stage]))
-    return quantise_groups(residual, group, code)
+    return quantize_groups(residual, group, code)

@@ -41,7 +41,7 @@ def subtract(x: Tensor, clusters: Clusters, limit: Tensor | None = None) -> Tens
     return out
 
 
-def quantise_residual(
+def quantize_residual(
     x: Tensor, labels: Tensor, centroids: Tensor, group: int, code: Code, limit: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """See the reference."""
@@ -55,7 +55,7 @@ def quantise_residual(
     scales = torch.empty(batch, heads, tokens, head_dim // group, dtype=torch.uint8, device=x.device)
     inner, outer = SIZES.get(code, (0.0, 0.0))
     launch(
-        _quantise,
+        _quantize,
         (tiles(rows, block), batch * heads, 1),
         (x, limit, labels.contiguous(), centroids.contiguous(), codes, scales),
         (tokens, rows, heads, centroids.shape[3]),
@@ -116,7 +116,7 @@ def _subtract(
 
 
 @triton.jit(do_not_specialize=["S", "R", "H", "K"])
-def _quantise(
+def _quantize(
     p_x,
     p_limit,
     p_labels,
