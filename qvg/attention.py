@@ -2,7 +2,7 @@
 
 The history never exists decoded all at once: each span is decoded, its keys are rotated, attended to and let
 go, and the partial results are merged by their log-sum-exp. On a GPU some heads at a time go through all
-spans, in two lanes: while one attends to a span, the other decodes, and the little room each decodes to is
+spans, in two streams: while one attends to a span, the other decodes, and the little room each decodes to is
 used again for every span and every layer.
 """
 
@@ -21,13 +21,13 @@ from qvg.ops.eight_bit import query as eight_bit_query
 from qvg.ops.rotate import rotate as apply_rope
 from qvg.rope import Rope
 from qvg.spans import HistorySlice
-from qvg.streams import on, two_lanes
+from qvg.streams import on, two_streams
 
 Rotate = Rope | Callable[[Tensor, int], Tensor]
 # k, v [B, H, S, D] as they were staged, and their first frame's number; keys and values of each attention
 Prepare = Callable[[Tensor, Tensor, int], Sequence[tuple[Tensor, Tensor]]]
 
-LANE_BYTES = 60 << 20  # decoded keys and values of some heads of a span, in each of two lanes
+STREAM_BYTES = 60 << 20  # decoded keys and values of some heads of a span, in each of two streams
 
 
 @torch.no_grad()
@@ -60,13 +60,11 @@ def attend(
         if len(groups) == 1:
             return _some_heads(query, layer, stretches, rotate, working, copies, groups[0], None).to(q.dtype)
         result = torch.empty_like(q)
-        with two_lanes(q.device) as lanes:
+        with two_streams(q.device) as streams:
             for number, heads in enumerate(groups):
-                lane = lanes[number % len(lanes)]
-                with on(lane):
-                    some = _some_heads(
-                        query, layer, stretches, rotate, working, copies, heads, number % len(lanes)
-                    )
+                stream = number % len(streams)
+                with on(streams[stream]):
+                    some = _some_heads(query, layer, stretches, rotate, working, copies, heads, stream)
                     result[:, heads] = some
     return result
 
@@ -79,9 +77,9 @@ def _some_heads(
     working: tuple[Tensor, Tensor] | None,
     copies: int,
     heads: slice,
-    lane: int | None,
+    stream: int | None,
 ) -> Tensor:
-    """Attention of some heads of the query, [B, h, Q, D]. A `lane` decodes to its own scratch memory."""
+    """Attention of some heads of the query, [B, h, Q, D]. A `stream` decodes to its own scratch memory."""
     choice = layer.choice
     query = query[:, heads]
     together = _fold(query, copies)
@@ -89,13 +87,13 @@ def _some_heads(
     total = Total()
     rope = rotate if isinstance(rotate, Rope) else None
     room = None
-    if lane is not None:
+    if stream is not None:
         batch, count, _, head_dim = together.shape
         longest = max(stretch.tokens for stretch in stretches)
-        room = layer.scratch.take(query.device, lane, torch.Size((batch, count, longest, head_dim)))
+        room = layer.scratch.take(query.device, stream, torch.Size((batch, count, longest, head_dim)))
     for stretch in stretches:
         out = None if room is None else (room[0][:, :, : stretch.tokens], room[1][:, :, : stretch.tokens])
-        k, v = layer.read(stretch, choice.dtype, heads, rope, out, lane or 0)
+        k, v = layer.read(stretch, choice.dtype, heads, rope, out, stream or 0)
         if rotate is not None and rope is None:
             k = rotate(k, stretch.first_frame).to(choice.dtype)
         attention = partial(partial_attention, together, k, v, choice.attention)
@@ -147,13 +145,13 @@ def attend_chosen(
 
 
 def _head_groups(q: Tensor, stretches: Sequence[HistorySlice]) -> list[slice]:
-    """Heads that go through the history together: all, unless what a lane decodes would be too large."""
+    """Heads that go through the history together: all, unless what a stream decodes would be too large."""
     heads = q.shape[1]
     longest = max((stretch.tokens for stretch in stretches), default=0)
     bytes_per_head = 2 * q.shape[0] * longest * q.shape[3] * q.element_size()
-    if q.device.type == "cpu" or heads * bytes_per_head <= LANE_BYTES:
+    if q.device.type == "cpu" or heads * bytes_per_head <= STREAM_BYTES:
         return [slice(0, heads)]
-    size = max(1, min(LANE_BYTES // bytes_per_head, -(-heads // 2)))
+    size = max(1, min(STREAM_BYTES // bytes_per_head, -(-heads // 2)))
     return [slice(first, min(first + size, heads)) for first in range(0, heads, size)]
 
 

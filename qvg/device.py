@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-AttentionName = Literal["cpu-flash", "cuda-flash", "cudnn", "flash-attn-2", "flash-attn-3", "math"]
-
-
-CUDNN_SINCE = (12, 9)  # CUDA versions from which torch itself uses cuDNN attention
+from qvg.ops.attention.fastest import fastest
+from qvg.ops.attention.names import AttentionName, cudnn_refused
 
 
 class Choice(NamedTuple):
@@ -26,9 +24,6 @@ def choose(device: torch.device, head_dim: int) -> Choice:
         usual = _choose_cuda(torch.cuda.get_device_capability(device), head_dim)
         if usual.attention == "math":
             return usual
-        # It needs what is imported here.
-        from qvg.ops.attention.fastest import fastest
-
         return Choice(usual.dtype, *fastest(device, head_dim, usual.attention))
     if device.type == "meta":
         return Choice(torch.bfloat16, "cuda-flash", "stands for a GPU: nothing is computed")
@@ -57,21 +52,3 @@ def _choose_cuda(capability: tuple[int, int], head_dim: int) -> Choice:
     if capability[0] == 9 and head_dim <= 128 and cudnn_refused() is None:
         return Choice(torch.bfloat16, "cudnn", "usually the fastest on Hopper")
     return Choice(torch.bfloat16, "cuda-flash", "usually the fastest")
-
-
-def cudnn_refused() -> str | None:
-    """Returns why cuDNN attention is not used with this torch, as a sentence; None where it may be.
-
-    It is called past torch's own guards. Torch 2.10 turned it off below CUDA 12.9, where compute-sanitizer
-    found it reading out of bounds (pytorch#169849, pytorch#171895); older versions of torch left it on.
-    """
-    if not torch.backends.cudnn.is_available():
-        return "cuDNN attention is not used: this torch has no cuDNN."
-    cuda = tuple(int(part) for part in (torch.version.cuda or "").split(".")[:2] if part.isdigit())
-    if cuda < CUDNN_SINCE:
-        least = ".".join(map(str, CUDNN_SINCE))
-        return f"cuDNN attention is not used: torch for CUDA {torch.version.cuda} has it off, below {least}."
-    enabled = getattr(torch.backends.cuda, "cudnn_sdp_enabled", None)
-    if enabled is not None and not enabled():
-        return "cuDNN attention is not used: it is turned off in torch (`enable_cudnn_sdp`)."
-    return None

@@ -23,7 +23,7 @@ from qvg.resources import CacheResources, CacheSettings
 from qvg.rope import Rope
 from qvg.scratch import Scratch
 from qvg.spans import DecodedSlice, EncodedSpan, HistorySlice, LayerSnapshot, Prefix
-from qvg.streams import on, two_lanes
+from qvg.streams import on, two_streams
 
 EVERY = slice(None)
 
@@ -209,12 +209,12 @@ class LayerCache:
         heads: slice = EVERY,
         rope: Rope | None = None,
         out: tuple[Tensor, Tensor] | None = None,
-        lane: int | None = None,
+        stream: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Keys, rotated by `rope`, and values [B, H, S, D] of some heads of a stretch. Not to be written to.
 
-        What has to be made is made in `out`, where that is given: tensors of that shape. With a `lane` they
-        may share memory with what the next read with that lane gives, as `Offload.stage` says.
+        What has to be made is made in `out`, where that is given: tensors of that shape. With a `stream` they
+        may share memory with what the next read with that stream gives, as `Offload.stage` says.
         """
         k_out, v_out = out or (None, None)
         if isinstance(stretch.k, Tensor) or isinstance(stretch.v, Tensor):
@@ -223,7 +223,7 @@ class LayerCache:
             if rope is not None:
                 k = rotate(k, rope, stretch.first_frame, k_out)
             return k, stretch.v[:, heads].to(dtype)
-        span_k, span_v = self._on_device(stretch.k, stretch.v, stretch.host, heads, lane)
+        span_k, span_v = self._on_device(stretch.k, stretch.v, stretch.host, heads, stream)
         codec_k, codec_v = self._codecs
         k = codec_k.decode(
             span_k,
@@ -263,7 +263,7 @@ class LayerCache:
                 continue
             first = runs[0][1].start
             start = (first - span.blocks.start) * self._block
-            span_k, span_v = self._on_device(span.k, span.v, span.host, EVERY, lane=0)
+            span_k, span_v = self._on_device(span.k, span.v, span.host, EVERY, stream=0)
             k, v = codec_k.decode(span_k, dtype, start), codec_v.decode(span_v, dtype, start)
             for place, run in runs:
                 part = slice((run.start - first) * self._block, (run.stop - first) * self._block)
@@ -358,13 +358,13 @@ class LayerCache:
         return (near.k, near.v) if near.host is None else self._resources.offload.load(near.host)
 
     def _on_device(
-        self, k: Payload, v: Payload, host: HostSpan | None, heads: slice, lane: int | None
+        self, k: Payload, v: Payload, host: HostSpan | None, heads: slice, stream: int | None
     ) -> tuple[Payload, Payload]:
-        """Some heads of a span: with a `lane`, in its memory; see `Offload`."""
+        """Some heads of a span: with a `stream`, in its memory; see `Offload`."""
         if host is None:
             return some_heads(k, heads), some_heads(v, heads)
-        if lane is not None:
-            return self._resources.offload.stage(host, heads, lane)
+        if stream is not None:
+            return self._resources.offload.stage(host, heads, stream)
         k, v = self._resources.offload.load(host)
         return some_heads(k, heads), some_heads(v, heads)
 
@@ -397,10 +397,10 @@ def encode_pair(
 ) -> tuple[Payload, Payload]:
     """Both [B, H, S, D], side by side: placing centroids keeps little of a GPU busy."""
     codec_k, codec_v = codecs
-    with two_lanes(k.device) as (lane_k, lane_v):
-        with on(lane_k):
+    with two_streams(k.device) as (stream_k, stream_v):
+        with on(stream_k):
             encoded_k = codec_k.encode(k, start_k)
-        with on(lane_v):
+        with on(stream_v):
             encoded_v = codec_v.encode(v, start_v)
     return encoded_k, encoded_v
 

@@ -1,9 +1,9 @@
 """Encoded spans in the host's memory: on their way there once, and back whenever they are read.
 
-A span lies in pinned memory head by head: whatever heads a lane of `qvg.attention` reads, their keys and
-values are one stretch of it, and one copy, to memory of that lane which all layers share. It is issued to the
-lane's own stream, like the decoding and the attention that follow it: nothing can overtake anything, and a
-copy runs under the attention of the other lane.
+A span lies in pinned memory head by head: whatever heads a stream of `qvg.attention` reads, their keys and
+values are contiguous, and one copy brings them to that stream's buffer, which all layers share. The copy is
+issued to the same stream as the decoding and the attention that follow it: nothing can overtake anything,
+and it runs under the attention of the other stream.
 
 Counted for Self-Forcing: a span of 24 latents is 31.5 MiB a layer in QVG INT2, 0.66 ms at 50 GB/s (PCIe 5
 x16), 1.3 at 25 (PCIe 4). Attention of a block to it is 1.08 TFLOP: 2.0 ms at 543 TFLOP/s, 7 at 150. So copies
@@ -133,7 +133,7 @@ class HostMemory:
 
 
 class Room(NamedTuple):
-    """Memory of a lane, and what a span's heads are in it: their rows, and keys and values of these."""
+    """Memory of a stream, and what a span's heads are in it: their rows, and keys and values of these."""
 
     memory: Tensor  # uint8
     views: weakref.WeakKeyDictionary[HostSpan, dict[int, tuple[Tensor, tuple[Payload, Payload]]]]
@@ -147,11 +147,11 @@ class Offload:
 
     def __init__(self, device: torch.device) -> None:
         self._memory = HostMemory(device.type == "cuda", "meta" if device.type == "meta" else "cpu")
-        self._rooms: dict[tuple[torch.device, int], Room] = {}  # of each lane
+        self._rooms: dict[tuple[torch.device, int], Room] = {}  # of each stream
 
     @property
     def nbytes(self) -> int:
-        """On the device, of all lanes."""
+        """On the device, of all streams."""
         return sum(room.memory.nbytes for room in self._rooms.values())
 
     def store(self, k: Payload, v: Payload) -> HostSpan:
@@ -164,18 +164,18 @@ class Offload:
             span.copy_to(torch.empty(span.rows.shape, dtype=torch.uint8, device=span.device))
         )
 
-    def stage(self, span: HostSpan, heads: slice, lane: int) -> tuple[Payload, Payload]:
-        """Some heads, in memory of `lane`, for what is issued to the current stream from here on.
+    def stage(self, span: HostSpan, heads: slice, stream: int) -> tuple[Payload, Payload]:
+        """Some heads, in memory of `stream`, for what is issued to the current stream from here on.
 
-        They are good for all of it that is issued before the next call with this lane.
+        They are good for all of it that is issued before the next call with this stream.
         """
         shape = span.rows[heads].shape
-        room = self._rooms.get((span.device, lane))
+        room = self._rooms.get((span.device, stream))
         if room is None or len(room.memory) < shape.numel():
             # A tensor made in inference mode could not be written to outside of it.
             with torch.inference_mode(False):
                 memory = torch.empty(shape.numel(), dtype=torch.uint8, device=span.device)
-            room = self._rooms[span.device, lane] = Room(memory, weakref.WeakKeyDictionary())
+            room = self._rooms[span.device, stream] = Room(memory, weakref.WeakKeyDictionary())
         if room.memory.is_cuda:
             # Whoever made it, it must not be given away while this stream reads.
             room.memory.record_stream(torch.cuda.current_stream(span.device))

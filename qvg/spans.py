@@ -53,7 +53,7 @@ class HistorySlice(NamedTuple):
 
 
 class LayerSnapshot(NamedTuple):
-    """A layer's history: its encoded spans, shared because they never change, and copies of its other blocks."""
+    """A layer's history: its encoded spans, which never change, and copies of its full-precision blocks."""
 
     layout: Layout
     context: Prefix | None

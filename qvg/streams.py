@@ -1,4 +1,4 @@
-"""Two streams of a GPU that work side by side, joined at both ends."""
+"""Two CUDA streams that work side by side, joined at both ends."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from functools import lru_cache
 
 import torch
 
-Lane = torch.cuda.Stream | None  # None: no GPU
+Stream = torch.cuda.Stream | None  # None without a GPU
 
 
 @contextmanager
-def two_lanes(device: torch.device) -> Iterator[tuple[Lane, Lane]]:
-    """The current stream and another that begins here and is waited for at the end.
+def two_streams(device: torch.device) -> Iterator[tuple[Stream, Stream]]:
+    """Yields the current stream and another that begins here and is waited for at the end.
 
-    What is allocated in the other lane may be let go outside: it is given out again only in that lane, after
-    it has waited for all that came before.
+    Memory allocated in the other stream may be freed outside: the allocator gives it out again only in that
+    stream, which by then has waited for all earlier work.
     """
     if device.type != "cuda":
         yield None, None
@@ -29,9 +29,9 @@ def two_lanes(device: torch.device) -> Iterator[tuple[Lane, Lane]]:
         here.wait_stream(beside)
 
 
-def on(lane: Lane) -> AbstractContextManager[object]:
-    """What is launched inside goes to `lane`."""
-    return nullcontext() if lane is None else torch.cuda.stream(lane)
+def on(stream: Stream) -> AbstractContextManager[object]:
+    """Sends the kernels launched inside to `stream`; does nothing without one."""
+    return nullcontext() if stream is None else torch.cuda.stream(stream)
 
 
 @lru_cache(maxsize=16)

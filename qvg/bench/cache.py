@@ -38,10 +38,10 @@ from qvg.bench.settings import SETTINGS, Setting, chosen, parse_policy, policy_n
 from qvg.bench.table import markdown
 from qvg.cache import KVCache
 from qvg.config import BF16, PRESETS, CodecConfig
-from qvg.device import AttentionName
 from qvg.layer import LayerCache
 from qvg.ops.attention import partial_attention
 from qvg.ops.attention.fastest import fused_names
+from qvg.ops.attention.names import AttentionName
 from qvg.policy import CachePolicy
 from qvg.rope import Rope
 from qvg.scratch import Scratch

@@ -16,6 +16,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from qvg.ops.ahead import notebook
+from qvg.ops.errors import KernelUnavailable
 
 DEVICES = ("cuda",)
 HEAD_DIMS = (16, 32, 64, 128, 256)
@@ -23,10 +24,6 @@ HEAD_DIMS = (16, 32, 64, 128, 256)
 T = TypeVar("T")
 _refused: dict[str, None] = {}
 _log = logging.getLogger(__name__)
-
-
-class KernelUnavailable(RuntimeError):
-    """A kernel was not launched, and never will be here; nothing was written. The message is a sentence."""
 
 
 def use_kernels(x: Tensor, head_dim: int, group: int = 1) -> bool:

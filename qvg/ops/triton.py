@@ -18,7 +18,7 @@ from triton.errors import TritonError
 from triton.runtime.errors import InterpreterError, OutOfResources
 
 from qvg.ops.ahead import note, notebook
-from qvg.ops.kernels import KernelUnavailable
+from qvg.ops.errors import KernelUnavailable
 
 _compiled: dict[tuple[object, ...], Any] = {}
 

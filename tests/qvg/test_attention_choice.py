@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qvg import device as choosing
 from qvg.ops.attention import Partial, fastest, partial_attention_reference
+from qvg.ops.attention.names import cudnn_refused
 
 DEVICE = torch.device("cpu")
 NO_PLAN = "cuDNN Frontend error: [cudnn_frontend] Error: No execution plans support the graph."
@@ -187,7 +188,7 @@ def torch_for(monkeypatch: pytest.MonkeyPatch):
 )
 def test_cudnn_is_used_only_where_torch_would(torch_for, cuda, cudnn, enabled, words) -> None:
     torch_for(cuda, cudnn, enabled)
-    why = choosing.cudnn_refused()
+    why = cudnn_refused()
     usual = choosing._choose_cuda((9, 0), 128)
     if words is None:
         assert why is None

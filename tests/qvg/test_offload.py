@@ -198,20 +198,20 @@ def test_chosen_blocks_and_some_heads(codec: CodecConfig) -> None:
         assert one.first_frame == other.first_frame
         assert torch.equal(one.k, other.k)
         assert torch.equal(one.v, other.v)
-    # As two lanes read them in turn.
+    # As two streams read them in turn.
     stretches = list(zip(here.stretches(), away.stretches(), strict=True))
     assert [there.host is not None for _, there in stretches] == [True, True, False, False]
-    for lane, heads in ((0, slice(0, 1)), (1, slice(1, 3)), (0, slice(2, 3))):
+    for stream, heads in ((0, slice(0, 1)), (1, slice(1, 3)), (0, slice(2, 3))):
         for at, there in stretches:
             for x, y in zip(
                 here.read(at, torch.float32, heads),
-                away.read(there, torch.float32, heads, lane=lane),
+                away.read(there, torch.float32, heads, stream=stream),
                 strict=True,
             ):
                 assert x.shape == (1, heads.stop - heads.start, at.tokens, 64)
                 assert torch.equal(x, y)
     (span,) = {there.host.rows.nbytes for _, there in stretches if there.host is not None}
-    # Lane 0 has read one head at a time, lane 1 two of the three; `chosen` reads all, in lane 0.
+    # Stream 0 has read one head at a time, stream 1 two of the three; `chosen` reads all, in stream 0.
     assert 3 * caches[1].offload.nbytes == (3 + 2) * span
 
 

@@ -27,7 +27,7 @@ pytestmark = [
 HEADS, HEAD_DIM = 5, 128
 GEOMETRY = CacheGeometry(layers=3, heads=HEADS, head_dim=HEAD_DIM, tokens_per_frame=30)
 BLOCK = 90
-LANE_BYTES = 2 * 180 * HEAD_DIM * 2 * 2  # keys and values of two heads of a span: three groups, two lanes
+STREAM_BYTES = 2 * 180 * HEAD_DIM * 2 * 2  # keys and values of two heads of a span: three groups, two streams
 CYCLES = 300_000  # a few tenths of a millisecond: many times what a copy or a decoding takes here
 
 
@@ -95,16 +95,16 @@ def as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("pace", [as_it_comes, slow_copies, slow_reads])
-@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("streams", [1, 2])
 @pytest.mark.parametrize("codec", [BF16, QVG, QVG_PRO, QVG_MAX, KIVI, QUAROT], ids=str)
 def test_what_is_read_is_the_same_to_the_bit(
     codec: CodecConfig,
-    lanes: int,
+    streams: int,
     pace: Callable[[pytest.MonkeyPatch], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if lanes == 2:
-        monkeypatch.setattr("qvg.attention.LANE_BYTES", LANE_BYTES)
+    if streams == 2:
+        monkeypatch.setattr("qvg.attention.STREAM_BYTES", STREAM_BYTES)
     turn, q = rope(), queries()
     for policy in (CachePolicy(every=2, sink=1, recent=1), CachePolicy(every=2, window=7)):
         here, away = (
@@ -128,7 +128,7 @@ def test_what_is_read_is_the_same_to_the_bit(
 def test_it_is_the_same_from_other_streams_and_while_the_history_grows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("qvg.attention.LANE_BYTES", LANE_BYTES // 2)
+    monkeypatch.setattr("qvg.attention.STREAM_BYTES", STREAM_BYTES // 2)
     turn = grid_rope(72, 5, 6, (22, 21, 21), device="cuda")
     here, away = (
         KVCache(

@@ -20,8 +20,9 @@ from qvg import (
     build_codec,
 )
 from qvg.config import CodecConfig
-from qvg.device import AttentionName, choose
+from qvg.device import choose
 from qvg.ops.attention import Partial, merge, partial_attention, partial_attention_reference
+from qvg.ops.attention.names import AttentionName
 from qvg.ops.eight_bit import supports as eight_bit_support
 from qvg.rope import grid_rope
 
@@ -88,7 +89,7 @@ def test_the_cache_on_a_gpu_agrees_with_the_cache_on_a_cpu(codec: CodecConfig) -
 
 
 @pytest.mark.parametrize("codec", [BF16, QVG, QVG_PLUS, QVG_MAX, KIVI, QUAROT], ids=str)
-def test_heads_in_two_lanes_see_what_all_heads_see(
+def test_heads_in_two_streams_see_what_all_heads_see(
     codec: CodecConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rope = grid_rope(64, 5, 6, (22, 21, 21), device="cuda")
@@ -107,12 +108,12 @@ def test_heads_in_two_lanes_see_what_all_heads_see(
     expected = partial_attention_reference(q.float(), keys, values).out
     together = attend(q, cache.layer(0), rope)
     assert (together - expected).norm() < 0.01 * expected.norm()
-    lane = 2 * 270 * 128 * 2  # one head of the longest stretch: the blocks that are not encoded
-    monkeypatch.setattr("qvg.attention.LANE_BYTES", lane)
+    size = 2 * 270 * 128 * 2  # one head of the longest stretch: the blocks that are not encoded
+    monkeypatch.setattr("qvg.attention.STREAM_BYTES", size)
     for _ in range(5):
         apart = attend(q, cache.layer(0), rope)
         assert (apart - expected).norm() < 0.01 * expected.norm()
-    assert cache.scratch.nbytes == 2 * lane
+    assert cache.scratch.nbytes == 2 * size
     elsewhere = attend(q, cache.layer(0), lambda k, first_frame: rope(k, first_frame))
     assert (elsewhere - expected).norm() < 0.01 * expected.norm()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qvg.device import AttentionName
+from qvg.ops.attention.names import AttentionName
 from qvg.ops.attention.reference import Partial, merge, partial_attention_reference
 from qvg.ops.kernels import or_reference, use_kernels
 

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from qvg.device import AttentionName, cudnn_refused
 from qvg.ops.attention import Partial, partial_attention, partial_attention_reference
 from qvg.ops.attention.flash import installed
+from qvg.ops.attention.names import AttentionName, cudnn_refused
 
 HEADS, QUERIES, KEYS = 4, 4_680, 9_360  # a block of Self-Forcing's queries on six frames
 CHECKED = 64  # queries that are compared, spread evenly

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-from qvg.device import AttentionName
+from qvg.ops.attention.names import AttentionName
 from qvg.ops.attention.reference import Partial
 
 MODULES: Mapping[AttentionName, str] = MappingProxyType(
