@@ -97,7 +97,7 @@ def test_a_length_that_does_not_fit_is_said_and_the_next_codec_goes_on(capsys, m
     info = hardware.inspect(torch.device("cpu"))
     held = TINY_SPEC.working_bytes + 800_000
     small = dataclasses.replace(info, memory_bytes=held)
-    monkeypatch.setattr(bench.machine, "inspect", lambda device: small)
+    monkeypatch.setattr(bench.hardware, "inspect", lambda device: small)
     _, result = run(
         capsys, "--codec", "BF16", "QVG INT2", "--policy", "every=1", "--latents", "18", "--repeat", "1"
     )

@@ -250,7 +250,7 @@ def test_videos_too_short_for_a_codec_are_said_to_be(tmp_path):
 
 
 def test_what_a_cpu_cannot_hold_is_not_begun(tmp_path, monkeypatch):
-    monkeypatch.setattr(run.machine, "ram_bytes", lambda: 1)
+    monkeypatch.setattr(run.hardware, "ram_bytes", lambda: 1)
     backend = Misbehaving()
     found = report(tmp_path, backend, examples=EXAMPLES[:1])
     assert backend.opened == []

@@ -403,9 +403,9 @@ def test_a_page_that_dies_takes_its_busy_process_along(tmp_path):
 PROGRAM = """
 import os
 print("ran", flush=True)
-from backends import child, worker
+from backends.runtime import generator_process, worker
 from tests.backends import says_hello
-child.main = says_hello.main
+generator_process.main = says_hello.main
 process = worker._launch("cpu", LOADERS)
 print(process.pipe.recv(), flush=True)
 process.end()

@@ -222,7 +222,7 @@ def _kernel(
 
 
 def render(scenes: Scenes, poses: Tensor, height: int, width: int) -> Tensor:
-    """As `backends.pocket.render.reference.reference`, on CUDA."""
+    """Returns what `backends.pocket.render.reference.render` does, on CUDA."""
     assert len(SAMPLES) == 4, "the kernel supersamples 2x2"
     pictures = len(scenes)
     out = torch.empty(pictures, 3, height, width, device=poses.device)
@@ -244,7 +244,6 @@ def render(scenes: Scenes, poses: Tensor, height: int, width: int) -> Tensor:
             HARMONICS,
             LOOK_VALUES,
             RIPPLES,
-            SAMPLES,
             TILES,
             RIPPLE_ACROSS,
             RIPPLE_ALONG,
