@@ -19,7 +19,7 @@ from qvg.stats import CacheStats
 if TYPE_CHECKING:
     import torch
 
-    from qvg.cache import KVCache
+    from qvg import KVCache
 
 InputKind = Literal["prompt", "image", "camera", "clip", "changes", "preview"]
 

@@ -55,7 +55,7 @@ MODEL_FOLDER = (
     "backends.wan*",
     "{own}*",
     "qvg",
-    "qvg.*",
+    *PLAIN_QVG,
 )
 
 
@@ -114,7 +114,7 @@ RULES = (
     Rule("backends", ()),
     Rule("backends.plain_text", ()),
     Rule("backends.camera", ("backends.plain_text",)),
-    Rule("backends.base", ("backends.camera", "qvg.cache", *PLAIN_QVG), ("numpy",)),
+    Rule("backends.base", ("backends.camera", "qvg", *PLAIN_QVG), ("numpy",)),
     Rule(
         "backends.*.spec",
         (
@@ -130,8 +130,8 @@ RULES = (
         ),
     ),
     Rule("backends.media*", ("backends.media", "backends.media.*"), ("numpy", "PIL", "av")),
-    Rule("backends.runtime.session", ("backends.*", "qvg", "qvg.*"), ("torch",)),
-    Rule("backends.runtime.hardware", ("qvg", "qvg.device"), (), ("torch",)),
+    Rule("backends.runtime.session", ("backends.*", "qvg", *PLAIN_QVG), ("torch",)),
+    Rule("backends.runtime.hardware", ("qvg",), (), ("torch",)),
     Rule("backends.runtime.peak_memory", (), (), ("torch",)),
     Rule("backends.runtime.warmup", ("backends", "backends.*", "qvg", "qvg.*"), (), ("torch",)),
     Rule("backends.checkup", ("backends", "backends.*", "qvg", "qvg.*"), (), ("torch", "av")),
@@ -175,12 +175,12 @@ RULES = (
         ("torch", "numpy", "PIL", "av", "jinja2"),
     ),
     Rule("backends.longcat.bench", ("backends", "backends.*", "qvg", "qvg.*"), MODEL_LIBRARIES),
-    Rule("backends.pocket.render.triton", ("{own}.*", "qvg.*"), (*MODEL_LIBRARIES, "triton")),
-    Rule(
-        "backends.worldplay.cameras_triton",
-        ("backends.base", "backends.camera", "{own}", "{own}.*", "qvg", "qvg.*"),
-        (*MODEL_LIBRARIES, "triton"),
-    ),
+    # Tools: they list kernels, or measure as `qvg.bench` does.
+    Rule("backends.*.launches", (*MODEL_FOLDER, "qvg.launches", "qvg.ops.*"), MODEL_LIBRARIES),
+    Rule("backends.*.evaluation.*", (*MODEL_FOLDER, "qvg.bench.*"), MODEL_LIBRARIES),
+    # Kernels of a generator's own.
+    Rule("backends.pocket.render*", (*MODEL_FOLDER, "qvg.ops.*"), (*MODEL_LIBRARIES, "triton")),
+    Rule("backends.worldplay.cameras*", (*MODEL_FOLDER, "qvg.ops.*"), (*MODEL_LIBRARIES, "triton")),
     Rule("backends.lingbot*", (*MODEL_FOLDER, "backends.self_forcing.transformer"), MODEL_LIBRARIES),
     Rule("backends.*", MODEL_FOLDER, MODEL_LIBRARIES, ("torchao", "accelerate")),
 )
@@ -337,6 +337,9 @@ def test_modules_import_only_what_the_table_allows():
         ("backends.pocket.model", "from backends.longcat import model", "backends.longcat"),
         ("backends.pocket.model", "import ui.text", "ui.text"),
         ("backends.pocket.model", "import av", "may not import av at all"),
+        ("backends.pocket.model", "from qvg.rope import Rope", "qvg.rope"),
+        ("backends.pocket.model", "from qvg.ops.kernels import use_kernels", "qvg.ops.kernels"),
+        ("backends.runtime.session", "from qvg.offload import empty_host_cache", "qvg.offload"),
         ("backends.media.clips", "import torch", "may not import torch at all"),
         (
             "backends.pocket.render.reference",
@@ -361,6 +364,9 @@ def test_a_violation_is_noticed(module, source, words):
         "backends.longcat.model": "",
         "qvg.cache": "",
         "qvg.codecs.__init__": "",
+        "qvg.offload": "",
+        "qvg.ops.kernels": "",
+        "qvg.rope": "",
     }
     (found,) = violations({**beside, module: source})
     assert found.startswith(module)

@@ -12,11 +12,7 @@ import torch
 from torch import Tensor
 
 from backends.longcat.transformer import TOKENS_AT_ONCE
-from qvg import KVCache, attend
-from qvg.device import choose
-from qvg.ops.attention import partial_attention
-from qvg.ops.rotate import rotate
-from qvg.rope import Rope, grid_rope
+from qvg import KVCache, Rope, attend, choose, grid_rope, partial_attention, rotate
 
 MAX_FRAMES = 1024  # latents in a window; it was trained with 24
 

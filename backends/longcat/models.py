@@ -20,7 +20,7 @@ from backends.longcat.weights import Precision
 from backends.wan import text, vae
 from backends.wan.text import TextEncoder
 from backends.wan.vae import VAE
-from qvg.device import choose
+from qvg import choose
 
 _ENCODER_BYTES = 12_500_000_000  # the text encoder in BF16 and its activations
 

@@ -20,7 +20,7 @@ from backends.longcat.tiny import TINY_SETTINGS, TINY_SPEC
 from backends.longcat.transformer import LongCatConfig, Transformer
 from backends.longcat.weights import Precision
 from backends.wan import checkpoint, vae
-from qvg.device import choose
+from qvg import choose
 
 RANK = 128  # of the published adapter
 TINY = LongCatConfig(

@@ -19,8 +19,7 @@ from backends.longcat.schedule import Schedule
 from backends.longcat.settings import FPS, FULL, LATENT_FRAMES, Settings, latents_of
 from backends.longcat.spec import SPEC
 from backends.longcat.transformer import Text
-from qvg import BF16, KVCache
-from qvg.clock import Clock
+from qvg import BF16, Clock, KVCache
 
 _SEED_STEP = 1_000_003  # a prime: blocks of neighbouring seeds draw different noise
 

@@ -23,8 +23,7 @@ from backends.pocket.scene import OBJECTS, advance
 from backends.pocket.spec import BLOCK_FRAMES, FPS, HEIGHT, SPEC, WIDTH
 from backends.pocket.transformer import Rotary, Transformer, ray_features
 from backends.pocket.vocabulary import parse_prompt
-from qvg import KVCache, attend
-from qvg.device import choose
+from qvg import KVCache, attend, choose
 
 
 def noise_levels(steps: int, shift: float) -> tuple[float, ...]:

@@ -48,9 +48,9 @@ def inspect(device: torch.device) -> DeviceInfo:
     """Describes `device` in the process that computes on it."""
     import torch
 
-    from qvg import device as reading
+    from qvg import choose
 
-    choice = reading.choose(device, HEAD_DIM)
+    choice = choose(device, HEAD_DIM)
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         name, memory = properties.name, properties.total_memory

@@ -36,10 +36,7 @@ from backends.runtime.errors import explain
 from backends.runtime.jobs import Side
 from backends.runtime.peak_memory import PeakMemory, memory_now
 from backends.validation import check
-from qvg.cache import KVCache, Snapshot
-from qvg.offload import empty_host_cache
-from qvg.ops.interrupt import interruptible
-from qvg.stats import CacheStats
+from qvg import CacheStats, KVCache, Snapshot, empty_host_cache, interruptible
 
 MARKS = 2  # blocks that can be taken back without making the video again
 MARK_BYTES = 256 << 20  # the largest copy of a cache's full-precision blocks that is worth that

@@ -12,7 +12,7 @@ from backends.self_forcing.spec import SPEC
 from backends.self_forcing.tiny import HEAD_DIM, HEADS, LAYERS, TINY_SPEC
 from backends.self_forcing.transformer import Transformer, WanConfig
 from backends.wan import checkpoint, taehv, vae
-from qvg.device import choose
+from qvg import choose
 
 TINY = WanConfig(
     width=HEADS * HEAD_DIM,

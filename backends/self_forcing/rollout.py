@@ -21,10 +21,7 @@ from backends.self_forcing.spec import SPEC
 from backends.self_forcing.transformer import PATCH, TextMemory, Transformer
 from backends.wan import taehv, text, vae
 from backends.wan.decode import Decoding
-from qvg import KVCache
-from qvg.clock import Clock
-from qvg.device import choose
-from qvg.rope import Rope, grid_rope
+from qvg import Clock, KVCache, Rope, choose, grid_rope
 
 ROPE_FRAMES = 1024  # rows of Wan's rotary table
 COMPILE = "QVG_STUDIO_COMPILE"  # environment: 1 compiles the model, a minute more before the first block

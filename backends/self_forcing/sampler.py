@@ -15,9 +15,7 @@ from torch import Tensor
 from backends.base import Tick
 from backends.self_forcing.transformer import TextMemory, Transformer
 from backends.wan.schedule import TRAIN_STEPS, add_noise, clean_latents, warped_steps
-from qvg import KVCache, attend
-from qvg.clock import Clock
-from qvg.rope import Rope
+from qvg import Clock, KVCache, Rope, attend
 
 SHIFT = 5.0
 SIGMAS = tuple(warped_steps((1000, 750, 500, 250), SHIFT))  # timesteps 1000, 937.5, 833.3, 625

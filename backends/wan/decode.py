@@ -14,7 +14,7 @@ from torch import Tensor
 
 from backends.base import NoPicture
 from backends.wan.vae import to_pixels
-from qvg.clock import Clock
+from qvg import Clock
 
 
 class Decoder(Protocol):

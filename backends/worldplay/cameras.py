@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from backends.worldplay.poses import Views
+from qvg import Rope
 from qvg.ops.kernels import or_reference, use_kernels
-from qvg.rope import Rope
 
 
 @dataclass(frozen=True, eq=False, slots=True)

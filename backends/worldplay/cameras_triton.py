@@ -10,9 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from qvg import Rope
 from qvg.ops.rotate.triton import rotated
 from qvg.ops.triton import launch, load_tokens, rows_contiguous, tiles, token_rows
-from qvg.rope import Rope
 
 TOKENS = 16  # of a program
 

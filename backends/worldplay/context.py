@@ -12,11 +12,7 @@ from torch import Tensor
 
 from backends.worldplay.cameras import Projections, project, rotate_and_project
 from backends.worldplay.model import Mixed
-from qvg.attention import attend_chosen
-from qvg.device import Choice
-from qvg.layer import LayerCache
-from qvg.ops.attention import partial_attention
-from qvg.rope import Rope
+from qvg import Choice, LayerCache, Rope, attend_chosen, partial_attention
 
 
 @dataclass(frozen=True, eq=False, slots=True)

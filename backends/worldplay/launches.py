@@ -9,9 +9,9 @@ from backends.base import BackendSpec
 from backends.worldplay.cameras import Projections
 from backends.worldplay.context import Context
 from backends.worldplay.rollout import MEMORIES, POSITIONS
+from qvg import LayerCache
 from qvg.config import CodecConfig
 from qvg.launches import META, launches_of_blocks, launches_of_rewriting, rope_like
-from qvg.layer import LayerCache
 from qvg.ops.ahead import Launch
 from qvg.ops.card import Card
 from qvg.policy import CachePolicy

@@ -21,10 +21,7 @@ from backends.worldplay.memory import FieldOfView, Memory
 from backends.worldplay.model import ModelConfig, Transformer
 from backends.worldplay.poses import Pose, Views, advance, start
 from backends.worldplay.sampler import LEVELS, Sampler, gaussian
-from qvg import KVCache
-from qvg.clock import Clock
-from qvg.device import choose
-from qvg.rope import Rope, grid_rope
+from qvg import Clock, KVCache, Rope, choose, grid_rope
 
 ENCODER_BYTES = 12_500_000_000  # the text encoder in BF16 and its activations
 POSITIONS = 1024  # frames the model knows (transformer/config.json, rope_max_seq_len)

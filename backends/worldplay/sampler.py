@@ -17,9 +17,7 @@ from backends.worldplay.context import Context
 from backends.worldplay.memory import FieldOfView, Memory, choose
 from backends.worldplay.model import Mixed, Transformer
 from backends.worldplay.poses import Views
-from qvg import KVCache
-from qvg.clock import Clock
-from qvg.rope import Rope
+from qvg import Clock, KVCache, Rope
 
 # wan/inference/pipeline_wan_w_mem_relative_rope.py: four uniform steps shifted by 8, out of 1000
 LEVELS = (1000.0, 960.0, 888.8889, 727.2728)
