@@ -25,8 +25,7 @@ class ServedFiles:
 
     def __init__(self, app: ASGIApp, outputs: Path) -> None:
         self._app = app
-        # Gradio does not follow links in a requested path.
-        self._outputs = os.path.abspath(outputs)
+        self._outputs = os.path.realpath(outputs)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._is_kept_back(scope["path"]):
@@ -40,7 +39,12 @@ class ServedFiles:
 
     def _hides(self, asked: str) -> bool:
         # With and without the first slash: Gradio has a route for each.
-        for file in {os.path.abspath(asked), os.path.abspath(f"/{asked}")}:
+        for named in (asked, f"/{asked}"):
+            try:
+                # As Gradio does: "..", then links. One may lead here from anywhere, as /proc/self/cwd.
+                file = os.path.realpath(os.path.abspath(named))
+            except (OSError, ValueError):
+                continue  # no file has such a name
             # On a file system that ignores case, too.
             inside = os.path.normcase(file).lower().startswith(self._outputs.lower() + os.sep)
             if inside and not is_served(Path(file[len(self._outputs) + 1 :])):
@@ -53,4 +57,9 @@ def is_served(file: Path) -> bool:
     what was exported."""
     if any(part.startswith(".") for part in file.parts):
         return False
-    return file.suffix == ".mp4" or file.name == THUMBNAIL or file.parent.name == _EXPORTS
+    match file.parts:
+        case (_, name):
+            return file.suffix == ".mp4" or name == THUMBNAIL
+        case (_, folder, _):
+            return folder == _EXPORTS
+    return False
