@@ -192,7 +192,8 @@ def decodable(video: Path) -> int:
 
 def test_a_damaged_block_on_the_disk_does_not_take_the_others_along(tmp_path: Path, tell: Tell):
     """What a program that was killed left behind, with bytes of one block changed or missing."""
-    from ui.runs import folder, history
+    from ui.runs import folder, recovery
+    from ui.runs.run_index import RunIndex
 
     times, dice = 50 if FULL else 5, random.Random(2)
     blocks = [np.full((4, 32, 32, 3), 40 * n, np.uint8) for n in range(4)]
@@ -210,8 +211,9 @@ def test_a_damaged_block_on_the_disk_does_not_take_the_others_along(tmp_path: Pa
             data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
         broken.write_bytes(bytes(data[: dice.choice([len(data), dice.randrange(len(data)), 0])]))
         kept.release()  # as the system does when a program ends
-        history.take_up(tmp_path)
-        (past,) = history.read(tmp_path, 1)
+        index = RunIndex(tmp_path)
+        recovery.take_up(index)
+        (past,) = index.newest(1)
         assert past.state == "done"
         assert decodable(past.videos[0]) >= 12, "the other three blocks"
         shutil.rmtree(run)

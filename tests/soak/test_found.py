@@ -22,8 +22,9 @@ from tests.ui.page import Page
 from ui import text
 from ui.components import camera
 from ui.form.values import Form, FormError, default_form
-from ui.runs import export, history, lists_view, mp4
+from ui.runs import export, lists_view, mp4
 from ui.runs.manager import Desk
+from ui.runs.run_index import RunIndex
 
 POCKET, WAN = registry.find("pocket"), registry.find("self_forcing")
 
@@ -101,7 +102,7 @@ def test_one_run_folder_does_not_keep_the_page_from_loading(page: Page, state: s
     later = Page(Desk(FakeWorker(block_seconds=0.0), page.desk.outputs))
     later.watch(later.runs.arrive(later.request, later.visitor))
     assert page.run_id in [card["id"] for card in later.history]
-    for past in history.read(page.desk.outputs, 9):
+    for past in RunIndex(page.desk.outputs).newest(9):
         json.dumps([lists_view.history_of([past], "", False), past.view(INFO)]).encode()
 
 

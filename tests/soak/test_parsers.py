@@ -45,7 +45,8 @@ from ui.events.form import PLANNED, Forms, filled
 from ui.form import budget
 from ui.form.pictures import PictureError
 from ui.form.values import Form, FormError, default_form
-from ui.runs import history, lists_view, mp4
+from ui.runs import history, lists_view, mp4, recovery
+from ui.runs.run_index import RunIndex
 
 SPECS = registry.specs()
 POCKET = registry.find("pocket")
@@ -278,14 +279,14 @@ def test_the_file_of_a_run_may_hold_anything(tmp_path_factory: Any, run: Any, na
         run["made"]["sides"] = [{**SIDE, name: value}]
     (folder / "run.json").write_text(json.dumps(run))
     with Bounded():
-        for past in history.read(outputs, 4):
+        for past in RunIndex(outputs).newest(4):
             sendable(lists_view.history_of([past], "", False))
             sendable(list(past.view(INFO)))
             try:
                 past.commission()
             except ValueError as error:
                 sendable(str(error))
-        for _, held in history.take_up(outputs):
+        for _, held in recovery.take_up(RunIndex(outputs)):
             held.release()
 
 

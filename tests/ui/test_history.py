@@ -299,8 +299,18 @@ def test_a_dropped_file_fills_the_form(page, tmp_path):
         assert "holds no settings" in page.problem
 
 
-def test_reading_goes_no_further_than_it_must(page):
-    for _ in range(3):
-        page.run(blocks=1)
-    assert len(history.read(page.desk.outputs, 2)) == 2
-    assert history.read(page.desk.outputs / "nowhere", 2) == []
+def test_no_file_that_is_handed_on_says_whose_it_is(page, worker):
+    """Nor one that was put together after the program had ended, or exported."""
+    other = Page(page.desk)
+    other.run(memory="compare", sides=["BF16", "QVG INT2"], blocks=1)
+    other.watch(other.runs.export_json(other.request, other.visitor, other.run_id))
+    running, *_ = waiting_behind_a_slow_one(page)
+    worker.kill()
+    arrive(restarted(page))
+    cut_off = next(page.desk.outputs.glob(f"*{running}"))
+    files = [*page.desk.outputs.rglob("*-seed-*.mp4"), *page.desk.outputs.rglob("export/*.json")]
+    files = [file for file in files if not file.name.startswith("segment-")]
+    assert {file.suffix for file in files} == {".mp4", ".json"}
+    assert any(file.parent == cut_off for file in files)
+    for file in files:
+        assert not {"id", "owner", "order", "state"} & set(history.read_settings(file)), file

@@ -182,7 +182,7 @@ class Runs:
             case "show":
                 yield from self._show(request, owner, picked)
             case "recall":
-                past = self._past(owner, picked)
+                past = self._desk.find_past(owner, picked)
                 gone = {self._widgets.problem: inputs.note(text.GONE, "bad")}
                 yield gone if past is None else self._recall(past.settings)
             case "delete":
@@ -373,11 +373,8 @@ class Runs:
             self._stage.queue: lists_view.queue_of(self._desk.waiting(owner)),
         }
 
-    def _past(self, owner: str, run_id: str) -> history.Past | None:
-        return next((past for past in self._desk.past(owner, history.ALL) if past.id == run_id), None)
-
     def _submit_again(self, request: gr.Request, owner: str, run_id: str) -> Changes:
-        record, past = self._desk.find(owner, run_id), self._past(owner, run_id)
+        record, past = self._desk.find(owner, run_id), self._desk.find_past(owner, run_id)
         if past is not None:
             return self._submit(request, owner, past.commission)
         if record is not None:
@@ -421,7 +418,7 @@ class Runs:
             self._look_back(request.session_hash, owner)
             yield self._end_of(record, watched=False)
             return
-        past = self._past(owner, run_id)
+        past = self._desk.find_past(owner, run_id)
         if past is None:
             yield {self._widgets.problem: inputs.note(text.GONE, "bad")} | self._lists(owner, "")
             return
@@ -447,7 +444,7 @@ class Runs:
     def _export(self, request: gr.Request, visitor: str, run_id: str, kind: export.Kind) -> Iterator[Changes]:
         """A file for the browser to keep."""
         ui, stage, owner = self._widgets, self._stage, self._owner(request, visitor)
-        past = self._past(owner, run_id)
+        past = self._desk.find_past(owner, run_id)
         if past is None:
             yield {ui.problem: inputs.note(text.NOT_ON_DISK, "bad")}
             return

@@ -20,8 +20,6 @@ from ui.runs import history, mp4
 from ui.runs.history import Past
 from ui.runs.side import Figures
 
-# What a run is called here and whose it is: a file is handed on.
-_OWN = ("id", "owner", "order", "state")
 Kind = Literal["mp4", "gif", "json"]
 _GAP = 8
 _MIN_WIDTH = 320  # of a side: below, its label would not fit
@@ -45,7 +43,7 @@ def write(past: Past, kind: Kind) -> Path:
     name = past.videos[0].stem if past.videos else "comparison"
     target = past.folder / "export" / f"{name}-side-by-side.{kind}"
     target.parent.mkdir(exist_ok=True)
-    settings = {name: value for name, value in past.settings.items() if name not in _OWN}
+    settings = history.for_others(past.settings)
     try:
         if kind == "json":
             target.write_text(json.dumps(settings, ensure_ascii=False, indent=1), encoding="utf-8")

@@ -1,11 +1,10 @@
-"""Runs of the past, read from their folders: to look at, to make again, to hand in again."""
+"""Runs of the past as their folders describe them: to look at, to make again, to hand in again."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -19,14 +18,13 @@ from ui import safe_json, text
 from ui.form.run_spec import Commission
 from ui.form.values import Form, FormError
 from ui.runs import compare_view, gauge_view, mp4, player_view, status_view
-from ui.runs.folder import CLIP, PICTURE, RECORD, THUMBNAIL, RunFolder, read_record
+from ui.runs.folder import CLIP, PICTURE, THUMBNAIL
 from ui.runs.presenter import View
 from ui.runs.side import Figures
 
-ALL = 1 << 30
+# What a run is called here and whose it is.
+_OWN = ("id", "owner", "order", "state")
 _COUNTS = ("blocks", "frames", "fps", "peak_bytes")
-_SEGMENTS = "segment-*.mp4"
-_SEGMENT = re.compile(r"segment-(\d+)-(.+)-(\d{5}|before)\.mp4\Z")
 _log = logging.getLogger(__name__)
 
 
@@ -67,7 +65,8 @@ class Past:
     def videos(self) -> list[Path]:
         """One a side, in their order."""
         found = [file for file in self.folder.glob("*.mp4") if not file.name.startswith((".", "segment-"))]
-        return sorted(found, key=lambda file: _side_of(file))
+        # Which side a video shows is in the file.
+        return sorted(found, key=_side_of) if len(found) > 1 else found
 
     @property
     def thumbnail(self) -> Path | None:
@@ -148,6 +147,11 @@ def _track(sides: list[Figures], number: int, spec: BackendSpec | None, file: Pa
     return player_view.track(side["codec"], note, compare_view.headline(side), seconds, file.stem)
 
 
+def for_others(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a record says of how its run was made, for a file that may be handed on."""
+    return {name: value for name, value in settings.items() if name not in _OWN}
+
+
 def spec_of(settings: Mapping[str, Any]) -> BackendSpec | None:
     try:
         return registry.find(str(settings.get("model")))
@@ -185,86 +189,6 @@ def recalled(settings: Mapping[str, Any], picture: str | None = None, clip: str 
         raise FormError(text.NO_SETTINGS)
     pairs = tuple((block, seed) for block, seed in reseeds)
     return replace(commission, request=replace(commission.request, reseeds=pairs))
-
-
-def read(outputs: Path, most: int, owner: str | None = None) -> list[Past]:
-    """The newest runs in a folder, of one owner or of all."""
-    found: list[Past] = []
-    for past in _folders(outputs):
-        if len(found) == most:
-            break
-        if owner is None or past.owner == owner:
-            found.append(past)
-    return found
-
-
-def take_up(outputs: Path) -> list[tuple[Past, RunFolder]]:
-    """Returns runs that were waiting when their program ended, in their order, with their folders locked.
-
-    What ran then is finished from what there is, and blocks that are in a finished video are removed. Leaves
-    alone what another program has locked.
-    """
-    waiting: list[tuple[Past, RunFolder]] = []
-    for past in _folders(outputs):
-        unfinished = past.state in ("waiting", "running")
-        if not (unfinished or any(past.folder.glob(_SEGMENTS))):
-            continue
-        folder = RunFolder(past.folder)
-        # What it says may have changed before it could be locked.
-        settings = read_record(past.folder) if folder.hold() else None
-        if settings is None:
-            folder.release()
-            continue
-        past = replace(past, settings=settings)
-        if past.state == "waiting" and not past.made.get("blocks"):
-            waiting.append((past, folder))
-            continue
-        try:
-            if past.state in ("waiting", "running"):
-                _salvage(past, folder)
-            elif past.state == "done":
-                # A run is only done once its video is written.
-                _remove_segments(past.folder)
-        except (OSError, ValueError):
-            _log.exception("what there is of %s could not be put together", past.folder)
-        folder.release()
-    return sorted(waiting, key=lambda found: found[0].order)
-
-
-def _folders(outputs: Path) -> Iterator[Past]:
-    if not outputs.is_dir():
-        return
-    for folder in sorted(outputs.iterdir(), key=lambda path: path.name, reverse=True):
-        if (folder / RECORD).is_file() and (settings := read_record(folder)) is not None:
-            yield Past(folder, settings)
-
-
-def _salvage(past: Past, folder: RunFolder) -> None:
-    """Puts the blocks of a run that was cut off behind what was finished of it before."""
-    pieces: dict[tuple[int, str], list[Path]] = {}
-    for file in sorted(past.folder.glob(_SEGMENTS)):
-        if (match := _SEGMENT.match(file.name)) and match[3] != "before":
-            pieces.setdefault((int(match[1]), match[2]), []).append(file)
-    fps = int(past.made.get("fps") or 1)
-    frames = int(past.made.get("frames") or 0)
-    for view, name in sorted(pieces):
-        final, partial = past.folder / f"{name}.mp4", past.folder / f".{name}.mp4"
-        before = [final.read_bytes()] if view > 1 and final.exists() else []
-        segments = [*before, *(file.read_bytes() for file in pieces[view, name])]
-        # What was cut off as it was written, or damaged since, takes nothing else along.
-        segments = [data for data in segments if mp4.is_whole(data)]
-        if not segments:
-            continue
-        frames = max(frames, mp4.join(segments, partial, fps, past.settings))
-        partial.replace(final)
-    _remove_segments(past.folder)
-    made = {**past.made, "failed": text.INTERRUPTED, "frames": frames, "sides": []}
-    folder.record({**past.settings, "state": "done", "made": made})
-
-
-def _remove_segments(folder: Path) -> None:
-    for file in folder.glob(_SEGMENTS):
-        file.unlink()
 
 
 def _side_of(video: Path) -> int:

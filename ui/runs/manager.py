@@ -34,9 +34,11 @@ from ui import text
 from ui.form.budget import TooSmall
 from ui.form.run_spec import Commission, as_moves, longer
 from ui.form.values import FormError
-from ui.runs import history
+from ui.runs import recovery
 from ui.runs.folder import RunFolder
+from ui.runs.history import Past
 from ui.runs.presenter import Live, View
+from ui.runs.run_index import RunIndex
 
 HEARTBEAT_S = 1.0  # the longest a run that nobody watches goes unnoticed between events
 ABANDONED_S = 60.0  # a shared program stops a run that nobody has watched for so long
@@ -147,6 +149,7 @@ class Desk:
     def __init__(self, worker: WorkerLike, outputs: Path, runs_per_visitor: int = RUNS_PER_VISITOR) -> None:
         self.worker = worker
         self.outputs = outputs
+        self._index = RunIndex(outputs)
         self.shared = False  # whether visitors are strangers to each other
         self.runs_per_visitor = runs_per_visitor
         self._arriving: list[str] = []  # askers whose runs are being handed in
@@ -188,7 +191,7 @@ class Desk:
                 return
             self._opened = True
             atexit.register(self.close)
-            waiting = history.take_up(self.outputs)
+            waiting = recovery.take_up(self._index)
         for past, folder in waiting:
             try:
                 commission = past.commission()
@@ -354,16 +357,20 @@ class Desk:
             ended = [r for r in self._records.values() if r.owner == owner and r.ended]
         return max(ended, key=lambda record: record.order, default=None)
 
-    def past(self, owner: str, most: int) -> list[history.Past]:
+    def past(self, owner: str, most: int) -> list[Past]:
         """Ended runs, the newest first, from their folders."""
-        return [past for past in history.read(self.outputs, most, owner) if past.state == "done"]
+        return self._index.newest(most, owner, "done")
+
+    def find_past(self, owner: str, run_id: str) -> Past | None:
+        """Returns an ended run as its folder describes it; None where `owner` has none with that id."""
+        return self._index.find(owner, run_id)
 
     def forget(self, owner: str, run_id: str) -> None:
         """With its files. Raises FormError where that cannot be."""
         record = self.find(owner, run_id)
         if record is not None and not record.ended:
             raise FormError(text.STILL_RUNNING)
-        past = next((each for each in self.past(owner, history.ALL) if each.id == run_id), None)
+        past = self.find_past(owner, run_id)
         try:
             if past is not None:
                 folder = RunFolder(past.folder) if record is None else record.live.folder

@@ -1,0 +1,106 @@
+"""An index of the outputs folder: the little of every record that it takes to find a run, kept in memory.
+
+A list of runs reads the records of the runs it shows, and no others. The index relies on no word from this
+program, because other programs write to the same folder, too: with every look it compares the names in the
+folder with those it knows and looks at the files of runs that have not ended; and it reads what it returns.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from ui.runs.folder import RECORD, read_record
+from ui.runs.history import Past
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the index knows of a folder."""
+
+    folder: Path
+    stamp: tuple[int, int, int] | None = None  # of the record's file; None where there is none
+    id: str = ""
+    owner: str = ""
+    state: str | None = None  # None: the folder has no readable record
+
+    @property
+    def written_at(self) -> float:
+        """When the record was last written, in seconds since 1970."""
+        return self.stamp[0] / 1e9 if self.stamp else 0.0
+
+
+class RunIndex:
+    """The runs in an outputs folder, the newest first. Threads may share it.
+
+    Every method raises OSError where the folder is there and cannot be listed.
+    """
+
+    def __init__(self, outputs: Path) -> None:
+        self._outputs = outputs
+        self._lock = threading.Lock()
+        self._entries: dict[str, Entry] = {}  # by the folder's name, which begins with its date; last first
+
+    def entries(self) -> list[Entry]:
+        """Returns every run. One that was done the last time it was read may have gone on since."""
+        return [entry for entry in self._look() if entry.state is not None]
+
+    def newest(self, most: int | None, owner: str | None = None, state: str | None = None) -> list[Past]:
+        """Returns up to `most` runs as their records are now; None stands for any."""
+        wanted = self._matching(lambda entry: owner in (None, entry.owner) and state in (None, entry.state))
+        return list(islice(wanted, most))
+
+    def find(self, owner: str, run_id: str) -> Past | None:
+        """Returns the newest run of `owner` with that id that is done; None where there is none."""
+        wanted = (run_id, owner, "done")
+        return next(self._matching(lambda entry: (entry.id, entry.owner, entry.state) == wanted), None)
+
+    def _matching(self, wanted: Callable[[Entry], bool]) -> Iterator[Past]:
+        for entry in self._look():
+            if entry.state is None or not wanted(entry):
+                continue
+            entry, past = _read(entry.folder, _stamp(entry.folder))
+            with self._lock:
+                if entry.folder.name in self._entries:
+                    self._entries[entry.folder.name] = entry
+            if past is not None and wanted(entry):
+                yield past
+
+    def _look(self) -> list[Entry]:
+        """Returns all entries, after reading what is new and what has changed of the runs not done."""
+        with self._lock:
+            try:
+                names = os.listdir(self._outputs)
+            except (FileNotFoundError, NotADirectoryError):
+                names = []
+            known = self._entries
+            if known.keys() != set(names):
+                names.sort(reverse=True)
+                known = {name: known.get(name) or Entry(self._outputs / name) for name in names}
+            self._entries = known
+            for name, entry in known.items():
+                if entry.state != "done" and (stamp := _stamp(entry.folder)) != entry.stamp:
+                    known[name], _ = _read(entry.folder, stamp)
+            return list(known.values())
+
+
+def _stamp(folder: Path) -> tuple[int, int, int] | None:
+    """Returns what is another for another record: `RunFolder.record` makes a new file each time."""
+    try:
+        found = os.stat(folder / RECORD)
+    except (OSError, ValueError):
+        return None
+    return (found.st_mtime_ns, found.st_ino, found.st_size) if stat.S_ISREG(found.st_mode) else None
+
+
+def _read(folder: Path, stamp: tuple[int, int, int] | None) -> tuple[Entry, Past | None]:
+    settings = read_record(folder) if stamp else None
+    if settings is None:
+        return Entry(folder, stamp), None
+    past = Past(folder, settings)
+    return Entry(folder, stamp, past.id, past.owner, past.state), past
