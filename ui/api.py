@@ -1,6 +1,7 @@
 """The page for programs: named endpoints over HTTP, and the tools of an MCP server.
 
-A run that a program asks for is its own: it is stopped when the program leaves.
+A run that a program asks for is its own: it is stopped when the program leaves, and on a shared page also
+where nobody reads the answer.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.components.api_component import Api as ApiValue
+from gradio.context import LocalContext
 from starlette.concurrency import run_in_threadpool
 
 from backends import registry
@@ -266,7 +268,8 @@ class Api:
             raise gr.Error(str(error), print_exception=False) from error
         live = record.live
         try:
-            with self._desk.watching(record.owner):
+            # A single call has no session, and its event's name instead.
+            with self._desk.watching(record.owner, request.session_hash, LocalContext.event_id.get(None)):
                 seen = -1
                 while not record.ended:
                     await record.news(seen, HEARTBEAT_S)

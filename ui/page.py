@@ -11,6 +11,7 @@ from typing import Any
 
 import gradio as gr
 import httpx
+from gradio.exceptions import InvalidPathError
 from gradio.themes import Base
 from gradio.utils import colab_check, is_hosted_notebook
 from starlette.middleware import Middleware
@@ -25,7 +26,8 @@ from ui.events.runs import Runs
 from ui.form import examples, values
 from ui.runs import downloads, gauge_view, lists_view
 from ui.runs.manager import RUNS_PER_VISITOR, Desk, WorkerLike
-from ui.server import environment, guard, http_errors
+from ui.server import environment, guard, http_errors, served_files
+from ui.server.event_streams import CountedStreams, EventStreams
 from ui.server.guard import Guard, Policy
 from ui.server.login_throttle import LoginThrottle
 from ui.server.served_files import ServedFiles
@@ -103,10 +105,12 @@ class Studio(gr.Blocks):
             self.close(verbose=False)
             raise OSError(f"it does not answer there ({error})") from error
 
-    async def preprocess_data(self, *args: Any, **kwargs: Any) -> Any:
-        """`gr.Blocks.preprocess_data`. Raises gr.Error where it fails."""
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> Any:
+        """`gr.Blocks.preprocess_data`. Raises gr.Error where it fails, and for files of runs."""
         try:
-            return await super().preprocess_data(*args, **kwargs)
+            if any(served_files.is_of(self._desk.outputs, each) for each in inputs):
+                raise InvalidPathError("a file of the outputs folder was named as an input")
+            return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
         except (gr.Error, *http_errors.OF_INPUT) as error:
             raise http_errors.of_input(error) from None
 
@@ -139,8 +143,13 @@ class Studio(gr.Blocks):
                 yield state
 
         handlers = {**http_errors.handlers(), **given.get("exception_handlers", {})}
-        served = Middleware(ServedFiles, outputs=self._desk.outputs)
-        middleware = [served, *given.get("middleware", ())]
+        streams = EventStreams()
+        self._desk.is_read = streams.is_open
+        ours = [
+            Middleware(ServedFiles, outputs=self._desk.outputs),
+            Middleware(CountedStreams, streams=streams),
+        ]
+        middleware = [*ours, *given.get("middleware", ())]
         return {**given, "exception_handlers": handlers, "lifespan": lifespan, "middleware": middleware}
 
 

@@ -17,10 +17,13 @@ from PIL import Image
 from backends import registry
 from qvg.config import PRESETS
 from tests.ui.fake_worker import FakeWorker
+from tests.ui.page import Page
 from ui import api
 from ui.form.values import FormError, default_form
 from ui.page import build
-from ui.runs import mp4
+from ui.runs import manager, mp4
+from ui.runs.manager import Desk
+from ui.server.event_streams import CountedStreams, EventStreams
 
 POCKET = registry.find("pocket")
 
@@ -198,6 +201,115 @@ def test_programs_of_one_address_have_two_runs_at_once(public):
         desk.stop(record)
     (video,), _ = waiting.result(20)
     assert Path(video).exists()
+
+
+def asked_without_reading(address: str, **asked) -> str:
+    """The event of a run that was asked for; nobody fetches its answer."""
+    return httpx.post(f"{address}gradio_api/call/v2/generate", json=asked, timeout=30).json()["event_id"]
+
+
+def until(true, timeout=20.0):
+    deadline = time.monotonic() + timeout
+    while not true():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.02)
+
+
+def test_a_run_of_a_program_is_watched_only_while_its_answer_is_read(public, monkeypatch):
+    address, desk = public
+    monkeypatch.setattr(manager, "HEARTBEAT_S", 0.05)
+    read = asked_without_reading(address, prompt="slow", blocks=100, seed=1)
+    with httpx.stream("GET", f"{address}gradio_api/call/v2/generate/{read}", timeout=30) as answer:
+        lines = answer.iter_lines()
+        until(lambda: "running" in next(lines))
+        asked_without_reading(address, prompt="slow", blocks=100, seed=2)
+        monkeypatch.setattr(manager, "ABANDONED_S", 0.2)
+        until(lambda: desk.worker.stopped)
+        first, second = (record.run.id for record in desk._records.values())
+        assert desk.worker.stopped == [second]
+    until(lambda: first in desk.worker.stopped)
+
+
+def test_a_page_that_nobody_reads_watches_nothing(tmp_path, monkeypatch):
+    """Its listeners can be called as endpoints are, too."""
+    monkeypatch.setattr(manager, "ABANDONED_S", 0.3)
+    monkeypatch.setattr(manager, "HEARTBEAT_S", 0.05)
+    desk = Desk(FakeWorker(block_seconds=0.05), tmp_path)
+    desk.shared, desk.is_read = True, EventStreams().is_open
+    page = Page(desk)
+    events = page.start(prompt="slow", blocks=100)
+    page.watch(events)
+    assert page.status["text"].startswith("Stopped")
+
+
+@pytest.mark.parametrize(
+    ("request_for", "names"),
+    [
+        ("/gradio_api/call/generate/abc", ("abc",)),
+        ("/gradio_api/call/v2/generate/abc/", ("abc",)),
+        ("/gradio_api/queue/data?session_hash=abc", ("abc", "def")),
+        ("/gradio_api/queue/data?x=1&session_hash=%61bc", ("abc",)),
+    ],
+)
+def test_streams_are_counted_by_the_names_in_their_addresses(request_for, names):
+    streams, seen = EventStreams(), []
+    path, _, query = request_for.partition("?")
+
+    async def app(scope, receive, send):
+        seen.append((streams.is_open(*names), streams.is_open("", "another")))
+        raise ConnectionError
+
+    async def ask(method: str) -> None:
+        scope = {"type": "http", "method": method, "path": path, "query_string": query.encode()}
+        with pytest.raises(ConnectionError):
+            await CountedStreams(app, streams)(scope, None, None)
+
+    for method in ("GET", "POST"):
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(asyncio.run, ask(method)).result()
+    assert seen == [(True, False), (False, False)]
+    assert not streams.is_open(*names)
+    assert streams.is_open(None, "a call from within")
+
+
+@pytest.mark.parametrize("around", [False, True], ids=["elsewhere", "in the folder of uploads"])
+def test_a_file_of_another_visitor_is_no_input(tmp_path, monkeypatch, around):
+    if around:
+        monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    page = build(FakeWorker(block_seconds=0.0), tmp_path / "outputs")
+    folder = tmp_path / "outputs" / "2026-01-01-000000-000-hers"
+    (folder / "export").mkdir(parents=True)
+    Image.new("RGB", (40, 30), "red").save(folder / "picture.png")
+    (folder / "video.mp4").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(folder)
+    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, server_port=None)
+    meta = {"meta": {"_type": "gradio.FileData"}}
+    picture = str(folder / "picture.png")
+    served = f"{address}gradio_api/file={picture}"
+    with httpx.Client(base_url=address, timeout=30) as client:
+        for given in (
+            {"path": picture, **meta},
+            {"path": picture},
+            {"path": picture, "orig_name": "mine.png", "url": None, **meta},
+            {"path": f"{folder}/export/../picture.png", **meta},
+            {"path": f"{tmp_path}/link/picture.png", **meta},
+            {"path": f"/proc/self/root{picture}", **meta},
+            {"path": f"file://{picture}", **meta},
+            {"path": served, **meta},
+            {"path": "x.png", "url": served, **meta},
+            [{"path": picture, **meta}],
+            picture,
+        ):
+            for name in ("picture", "clip"):
+                asked = {"prompt": "instant", "blocks": 1, name: given}
+                told = client.post("gradio_api/call/v2/generate", json=asked)
+                if told.status_code == 200:
+                    event = told.json()["event_id"]
+                    told = client.get(f"gradio_api/call/v2/generate/{event}")
+                    assert "event: error" in told.text, given
+                    assert "event: complete" not in told.text
+    assert page._desk.worker.jobs == []
+    page.close()
 
 
 def test_a_local_page_takes_all_runs_of_a_program(client, worker):

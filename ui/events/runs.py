@@ -272,7 +272,8 @@ class Runs:
         """
         name = self._desk.visitor(visitor, request.session_hash)
         owner, shown = self._desk.owner(name), None
-        with self._open_stream(request.session_hash, owner) as stream, self._desk.watching(owner):
+        tab = request.session_hash
+        with self._open_stream(tab, owner) as stream, self._desk.watching(owner, tab):
             yield first
             while (record := await run_in_threadpool(self._desk.current, owner)) is not None:
                 seen, view = -1, None

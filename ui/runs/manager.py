@@ -17,7 +17,6 @@ import re
 import secrets
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -153,8 +152,10 @@ class Desk:
         self.shared = False  # whether visitors are strangers to each other
         self.runs_per_visitor = runs_per_visitor
         self._arriving: list[str] = []  # askers whose runs are being handed in
-        self._streams: Counter[str] = Counter()  # open ones, by owner
-        self._streams_lock = threading.Lock()
+        # Whether the stream that answers to one of some names (of a session, or a call) is being read.
+        self.is_read: Callable[..., bool] = lambda *_: True
+        self._watching: list[tuple[str, tuple[str | None, ...]]] = []  # owners, and names of their streams
+        self._watching_lock = threading.Lock()
         self._session_key = secrets.token_bytes(32)
         self._records: dict[str, Record] = {}
         self._lock = threading.RLock()
@@ -251,25 +252,28 @@ class Desk:
                 self._arriving.remove(asker)
 
     @contextmanager
-    def watching(self, owner: str) -> Iterator[None]:
-        """Counts a page or a program that looks at runs of `owner`. It shows one at a time, and stands for
-        those that wait behind it, too."""
-        with self._streams_lock:
-            self._streams[owner] += 1
+    def watching(self, owner: str, *streams: str | None) -> Iterator[None]:
+        """Counts a page or a program that looks at runs of `owner`, while one of `streams` is being read. It
+        shows one run at a time, and stands for those that wait behind it, too."""
+        watcher = (owner, streams)
+        with self._watching_lock:
+            self._watching.append(watcher)
         try:
             yield
         finally:
-            with self._streams_lock:
-                self._streams[owner] -= 1
-                if not self._streams[owner]:
-                    del self._streams[owner]
-            for record in list(self._records.values()):
-                if record.owner == owner:
-                    record.watched_at = time.monotonic()
+            with self._watching_lock:
+                self._watching.remove(watcher)
+
+    def _is_watched(self, owner: str) -> bool:
+        with self._watching_lock:
+            streams = [each for of, each in self._watching if of == owner]
+        return any(self.is_read(*each) for each in streams)
 
     def _unwatched_s(self, record: Record) -> float:
-        """Seconds since anyone looked at a run of its owner."""
-        return 0.0 if self._streams.get(record.owner) else time.monotonic() - record.watched_at
+        """Seconds since anyone looked at a run of its owner, to be asked again and again."""
+        if self._is_watched(record.owner):
+            record.watched_at = time.monotonic()
+        return time.monotonic() - record.watched_at
 
     def go_on(self, record: Record, blocks: int, path: Sequence[CameraMove], seed: int | None = None) -> None:
         """`blocks` more blocks of a video, along `path`. Raises FormError where that cannot be."""

@@ -1,4 +1,4 @@
-"""ASGI middleware: which files of the outputs folder the web server may hand out.
+"""ASGI middleware: which files of the outputs folder the web server may hand out, and that none is an input.
 
 Gradio serves all of an allowed folder. The address of a video names its folder, and may be handed on: beside
 the video lie the prompt, the picture and the clip it was made from, and whose it is.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -62,4 +63,18 @@ def is_served(file: Path) -> bool:
             return file.suffix == ".mp4" or name == THUMBNAIL
         case (_, folder, _):
             return folder == _EXPORTS
+    return False
+
+
+def is_of(outputs: Path, given: Any) -> bool:
+    """Returns whether an input, as Gradio gets it, names a file of the outputs folder.
+
+    Gradio takes what lies in its folder of uploads, and that may be around this one, as the folder of all
+    temporary files is. What another visitor made, or started from, is not for everyone to make a video of.
+    """
+    match given:
+        case {"path": str(path)}:
+            return os.path.realpath(path).startswith(os.path.realpath(outputs) + os.sep)
+        case list():
+            return any(is_of(outputs, each) for each in given if isinstance(each, dict))
     return False
