@@ -24,10 +24,18 @@ if TYPE_CHECKING:
     from ui.page import Studio
 
 
-def make_page(device: str = "auto", outputs: Path | None = None, runs_per_visitor: int = 2) -> Studio:
+def make_page(
+    device: str = "auto",
+    outputs: Path | None = None,
+    runs_per_visitor: int = 2,
+    keep_hours: int = 24,
+    keep_gib: int = 8,
+) -> Studio:
     """Returns the page with its worker; neither starts a process before someone looks.
 
-    Raises ValueError, as a sentence, where Gradio cannot start in this environment.
+    Where it is public, a visitor may have `runs_per_visitor` videos under way, and videos are deleted once
+    they are `keep_hours` old or all of them take more than `keep_gib`; 0 is no limit. Raises ValueError, as a
+    sentence, where Gradio cannot start in this environment.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -46,9 +54,10 @@ def make_page(device: str = "auto", outputs: Path | None = None, runs_per_visito
         from backends.runtime.worker import Worker
 
         worker = Worker(device)
-    from ui.page import build
+    from ui.page import Limits, build
 
-    return build(worker, outputs or _default_outputs(), runs_per_visitor)
+    limits = Limits(keep_hours, keep_gib)
+    return build(worker, outputs or _default_outputs(), runs_per_visitor, limits)
 
 
 def __getattr__(name: str) -> Studio:
@@ -83,7 +92,9 @@ def main() -> None:
     # As docker, systemd and Spaces end a program: it cleans up as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        page = make_page(options.device, options.outputs, options.runs_per_visitor)
+        page = make_page(
+            options.device, options.outputs, options.runs_per_visitor, options.keep_hours, options.keep_gib
+        )
     except KeyboardInterrupt:
         raise SystemExit(0) from None
     outputs = page.outputs
@@ -202,6 +213,21 @@ def _parser() -> argparse.ArgumentParser:
         help="videos a visitor to a public page may have running or waiting (%(default)s)",
     )
     parser.add_argument(
+        "--keep-hours",
+        type=_limit,
+        default=os.environ.get("QVG_STUDIO_KEEP_HOURS", "24"),
+        metavar="N",
+        help="age at which a public page deletes videos; 0 keeps them (%(default)s)",
+    )
+    parser.add_argument(
+        "--keep-gib",
+        type=_limit,
+        default=os.environ.get("QVG_STUDIO_KEEP_GIB", "8"),
+        metavar="N",
+        help="room for the videos of a public page, which deletes the oldest beyond it; 0 is no limit "
+        "(%(default)s)",
+    )
+    parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="what to compute on (%(default)s)"
     )
     parser.add_argument("--check", action="store_true", help="say what works on this machine, and leave")
@@ -234,10 +260,14 @@ def _login(text: str) -> tuple[str, str]:
     return user, password
 
 
-def _count(text: str) -> int:
-    if not (len(text) < 10 and text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError("write a whole number from 1")
+def _count(text: str, least: int = 1) -> int:
+    if not (len(text) < 10 and text.isascii() and text.isdigit() and int(text) >= least):
+        raise argparse.ArgumentTypeError(f"write a whole number from {least}")
     return int(text)
+
+
+def _limit(text: str) -> int:
+    return _count(text, least=0)
 
 
 def _default_outputs() -> Path:

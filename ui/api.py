@@ -36,7 +36,6 @@ from ui.form.values import (
     Memory,
     default_form,
 )
-from ui.runs import export
 from ui.runs.history import Past
 from ui.runs.manager import HEARTBEAT_S, Desk, Record
 from ui.runs.presenter import View
@@ -278,7 +277,7 @@ class Api:
         finally:
             if not record.ended:
                 self._desk.stop(record)
-        yield await run_in_threadpool(_answer, record)
+        yield await run_in_threadpool(self._answer, record)
 
     def _submit(self, form: Form, spec: BackendSpec, settings: Any, asker: str) -> Record:
         # Before pictures and clips are read.
@@ -286,24 +285,23 @@ class Api:
         commission = with_settings(form, spec, settings).commission(spec)
         return self._desk.submit(self._desk.owner(secrets.token_urlsafe(16)), commission, asker)
 
+    def _answer(self, record: Record) -> Answer:
+        """What came of a run. Raises gr.Error where no file did."""
+        live = record.live
+        if not live.blocks or live.folder.problem:
+            raise gr.Error(live.folder.problem or _said(live.view), print_exception=False)
+        past = Past(live.folder.path, live.settings())
+        files = list(past.videos)
+        if len(files) > 1:
+            files.append(self._desk.export(past, "mp4"))
+        said = {"state": record.state, "said": _said(live.view), "camera": past.settings["path"]}
+        return list(map(str, files)), said | {k: v for k, v in past.settings.items() if k not in _UNTOLD}
+
 
 def address_of(request: gr.Request) -> str:
     """Returns whom a program's runs count against: the client's address. Behind a proxy that the web server
     trusts, by default one on this machine, that is the address which the proxy forwards."""
     return f"address {request.client.host if request.client else ''}"
-
-
-def _answer(record: Record) -> Answer:
-    """What came of a run. Raises gr.Error where no file did."""
-    live = record.live
-    if not live.blocks or live.folder.problem:
-        raise gr.Error(live.folder.problem or _said(live.view), print_exception=False)
-    past = Past(live.folder.path, live.settings())
-    files = list(past.videos)
-    if len(files) > 1:
-        files.append(export.write(past, "mp4"))
-    said = {"state": record.state, "said": _said(live.view), "camera": past.settings["path"]}
-    return list(map(str, files)), said | {k: v for k, v in past.settings.items() if k not in _UNTOLD}
 
 
 def _said(view: View) -> str:

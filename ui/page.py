@@ -26,6 +26,7 @@ from ui.events.runs import Runs
 from ui.form import examples, values
 from ui.runs import downloads, gauge_view, lists_view
 from ui.runs.manager import RUNS_PER_VISITOR, Desk, WorkerLike
+from ui.runs.retention import LIMITS, Limits
 from ui.server import environment, guard, http_errors, served_files
 from ui.server.event_streams import CountedStreams, EventStreams
 from ui.server.guard import Guard, Policy
@@ -40,6 +41,7 @@ _CSS = "".join(
     (_HERE / name).read_text(encoding="utf-8")
     for name in ("theme.css", "components/camera.css", "components/stage.css")
 )
+_UPLOADS_HOURS = 24  # at most, of uploads and of what was made for one answer
 _AT_ONCE = 100  # calls of one listener that are answered at once
 # Of all listeners: with room for the streams of all visitors who may have runs under way, and of programs.
 # Streams wait without a thread.
@@ -66,7 +68,10 @@ class Studio(gr.Blocks):
 
     def __init__(self, desk: Desk) -> None:
         super().__init__(
-            title=text.TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 24 * 3600)
+            title=text.TITLE,
+            analytics_enabled=False,
+            fill_width=True,
+            delete_cache=(3600, _UPLOADS_HOURS * 3600),
         )
         self._desk = desk
 
@@ -91,6 +96,9 @@ class Studio(gr.Blocks):
         shared = os.environ.get("SPACE_ID") or self.share_url or _shares(settings.get("share"))
         # Before the first visitor is served.
         self._desk.shared = bool(shared)
+        if self._desk.shared:
+            hours = self._desk.limits.hours or _UPLOADS_HOURS
+            self.delete_cache = (3600, round(min(hours, _UPLOADS_HOURS) * 3600))
         settings["server_name"] = environment.server_name(settings.get("server_name"))
         settings["root_path"] = environment.root_path(settings.get("root_path"))
         named = os.environ.get("QVG_STUDIO_ALLOW_HOST", "").replace(",", " ").split()
@@ -214,13 +222,15 @@ def theme() -> Base:
     )
 
 
-def build(worker: WorkerLike, outputs: Path, runs_per_visitor: int = RUNS_PER_VISITOR) -> Studio:
+def build(
+    worker: WorkerLike, outputs: Path, runs_per_visitor: int = RUNS_PER_VISITOR, limits: Limits = LIMITS
+) -> Studio:
     """The page for `worker`, keeping videos in `outputs`. Makes no file and starts no process."""
     # Unlike `Path.resolve`, of links in a circle, too.
     outputs = Path(os.path.realpath(outputs))
     entries = registry.entries()
     spec = entries[0].spec
-    desk = Desk(worker, outputs, runs_per_visitor)
+    desk = Desk(worker, outputs, runs_per_visitor, limits)
     behaviour: list[Runs] = []
 
     def steer(asked: dict[str, Any]) -> bool:

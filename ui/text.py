@@ -483,6 +483,18 @@ def not_saved(reason: str) -> str:
     return f"The video could not be saved ({reason}). Play or download it before you leave this page."
 
 
+def kept_for(hours: float, gib: float) -> str:
+    """How long a public page keeps videos, by age and by what all of them take; 0 is no limit."""
+    if not hours:
+        return f"The oldest videos are deleted when all of them take more than {gib:g} GiB."
+    sooner = f", the oldest sooner when all of them take more than {gib:g} GiB" if gib else ""
+    return f"Videos are deleted after {hours:g} hour{'' if hours == 1 else 's'}{sooner}."
+
+
+def nearly_full(free_bytes: int) -> str:
+    return f"Only {size(free_bytes)} are free where videos are kept: delete some before the disk is full."
+
+
 def enough_runs(most: int) -> str:
     return (
         f"You have {plural(most, 'video')} running or waiting, as many as one visitor may: "

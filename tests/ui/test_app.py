@@ -99,6 +99,7 @@ def test_a_taken_port_is_a_sentence():
         (["--host", "a" * 70], "There is no address"),
         (["--auth", "user"], "write user:password"),
         (["--auth", "user:"], "write user:password"),
+        (["--keep-gib", "-1"], "write a whole number from 0"),
         (["--device", "tpu"], "invalid choice"),
     ],
 )
@@ -117,6 +118,7 @@ def test_wrong_arguments_are_explained(arguments, words):
         ("GRADIO_NUM_PORTS", "many", "GRADIO_NUM_PORTS is 'many'"),
         ("SSL_CERT_FILE", "/dev/null/nothing", "SSL_CERT_FILE is '/dev/null/nothing'"),
         ("QVG_STUDIO_AUTH", "user", "write user:password"),
+        ("QVG_STUDIO_KEEP_HOURS", "a day", "write a whole number from 0"),
     ],
 )
 def test_a_wrong_environment_is_explained(name, value, words):
@@ -135,6 +137,15 @@ def test_a_login_may_come_from_the_environment(monkeypatch):
     monkeypatch.setenv("QVG_STUDIO_AUTH", "user:pass:word")
     assert app._parser().parse_args([]).auth == ("user", "pass:word")
     assert app._parser().parse_args(["--auth", "other:word"]).auth == ("other", "word")
+
+
+def test_how_long_videos_are_kept_comes_from_the_environment(monkeypatch):
+    options = app._parser().parse_args(["--keep-gib", "0"])
+    assert (options.keep_hours, options.keep_gib) == (24, 0)
+    monkeypatch.setenv("QVG_STUDIO_KEEP_HOURS", "1")
+    monkeypatch.setenv("QVG_STUDIO_KEEP_GIB", "2")
+    options = app._parser().parse_args(["--keep-gib", "3"])
+    assert (options.keep_hours, options.keep_gib) == (1, 3)
 
 
 def test_a_login_may_hold_colons():
@@ -194,6 +205,17 @@ def test_a_page_that_is_shared_stays_so(unopened):
     unopened.share_url = "https://1a2b3c.gradio.live"
     unopened.launch()
     assert unopened._desk.shared is True
+
+
+@pytest.mark.parametrize(
+    ("shared", "hours", "kept"), [(True, 2, 2), (True, 100, 24), (True, 0, 24), (False, 2, 24)]
+)
+def test_uploads_go_with_the_videos_of_a_public_page_and_after_a_day(unopened, shared, hours, kept):
+    from ui.runs.retention import Limits
+
+    unopened._desk.limits = Limits(hours, 8)
+    unopened.launch(share=shared)
+    assert unopened.delete_cache == (3600, kept * 3600)
 
 
 def test_settings_may_be_given_by_position(unopened):

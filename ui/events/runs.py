@@ -26,6 +26,7 @@ from ui.form.pictures import PictureError
 from ui.form.run_spec import Commission
 from ui.form.values import FormError
 from ui.runs import export, history, lists_view
+from ui.runs.folder import LOW_BYTES, free_bytes
 from ui.runs.manager import HEARTBEAT_S, Desk, Record
 from ui.runs.presenter import Live, View
 from ui.widgets import inputs
@@ -250,7 +251,9 @@ class Runs:
             self._begun.popitem(last=False)
         if changes is None:
             changes = filled(ui, commission.spec, commission.asked)
-        return changes | {ui.problem: ""}
+        free = free_bytes(self._desk.outputs)
+        said = text.nearly_full(free) if free is not None and free < LOW_BYTES else ""
+        return changes | {ui.problem: inputs.note(said)}
 
     @property
     def _nothing(self) -> Changes:
@@ -368,7 +371,7 @@ class Runs:
     def _lists(self, owner: str, shown: str, count: int = 0) -> Changes:
         count = max(count, lists_view.PAGE)
         found = self._desk.past(owner, count + 1)
-        listed = lists_view.history_of(found[:count], shown, len(found) > count)
+        listed = lists_view.history_of(found[:count], shown, len(found) > count, self._desk.kept_for)
         return {
             self._stage.history: listed,
             self._stage.queue: lists_view.queue_of(self._desk.waiting(owner)),
@@ -451,7 +454,7 @@ class Runs:
             return
         yield {ui.problem: inputs.note(text.WRITING)}
         try:
-            target = export.write(past, kind)
+            target = self._desk.export(past, kind)
         except (OSError, ValueError) as error:
             _log.exception("an export failed")
             yield {ui.problem: inputs.note(text.not_exported(str(error)), "bad")}

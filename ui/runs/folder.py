@@ -27,6 +27,7 @@ from ui import safe_json, text
 from ui.runs import mp4
 
 LINGER_S = 60.0  # for a slow viewer to fetch the last segments before they are removed
+LOW_BYTES = 1 << 30  # of room on a disk: less is worth a word
 RECORD, PICTURE, CLIP, THUMBNAIL = "run.json", "picture.png", "clip.video", "thumbnail.jpg"
 _THUMBNAIL_SIDE = 320
 
@@ -174,6 +175,15 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def free_bytes(outputs: Path) -> int | None:
+    """Returns the room on the disk of a folder that need not be there yet; None where nobody knows."""
+    there = next((path for path in (outputs, *outputs.parents) if path.exists()), outputs)
+    try:
+        return shutil.disk_usage(there).free
+    except OSError:
+        return None
 
 
 def _try_to_remove(file: Path) -> None:

@@ -63,9 +63,9 @@ def history() -> gr.HTML:
     )
 
 
-def history_of(runs: Sequence[Past], shown: str, more: bool) -> dict[str, Any]:
-    """`shown` is the run on the screen; `more` whether there are others."""
-    return {"runs": [_card(past) for past in runs], "shown": shown, "more": more}
+def history_of(runs: Sequence[Past], shown: str, more: bool, note: str = "") -> dict[str, Any]:
+    """`shown` is the run on the screen; `more` whether there are others; `note` is about all of them."""
+    return {"runs": [_card(past) for past in runs], "shown": shown, "more": more, "note": note}
 
 
 def saver() -> gr.HTML:

@@ -33,11 +33,12 @@ from ui import text
 from ui.form.budget import TooSmall
 from ui.form.run_spec import Commission, as_moves, longer
 from ui.form.values import FormError
-from ui.runs import recovery
+from ui.runs import export, recovery
 from ui.runs.folder import RunFolder
 from ui.runs.history import Past
 from ui.runs.presenter import Live, View
-from ui.runs.run_index import RunIndex
+from ui.runs.retention import LIMITS, Limits, Retention
+from ui.runs.run_index import Entry, RunIndex
 
 HEARTBEAT_S = 1.0  # the longest a run that nobody watches goes unnoticed between events
 ABANDONED_S = 60.0  # a shared program stops a run that nobody has watched for so long
@@ -145,10 +146,19 @@ class Record:
 class Desk:
     """Takes commissions, for as many visitors as there are."""
 
-    def __init__(self, worker: WorkerLike, outputs: Path, runs_per_visitor: int = RUNS_PER_VISITOR) -> None:
+    def __init__(
+        self,
+        worker: WorkerLike,
+        outputs: Path,
+        runs_per_visitor: int = RUNS_PER_VISITOR,
+        limits: Limits = LIMITS,
+    ) -> None:
         self.worker = worker
         self.outputs = outputs
         self._index = RunIndex(outputs)
+        self.limits = limits
+        self._retention = Retention(limits)
+        self._tidying = threading.Lock()
         self.shared = False  # whether visitors are strangers to each other
         self.runs_per_visitor = runs_per_visitor
         self._arriving: list[str] = []  # askers whose runs are being handed in
@@ -184,9 +194,13 @@ class Desk:
         return hashlib.sha256(self.visitor(name, session).encode()).hexdigest()[:16]
 
     def open(self) -> None:
-        """Starts the worker, and hands in what was waiting when the program was last closed. Any number of
-        times."""
+        """Starts the worker, hands in what was waiting when the program was last closed, and removes what is
+        kept no longer. Any number of times."""
         self.worker.start()
+        self._take_up()
+        self.tidy()
+
+    def _take_up(self) -> None:
         with self._lock:
             if self._opened:
                 return
@@ -366,8 +380,23 @@ class Desk:
         return self._index.newest(most, owner, "done")
 
     def find_past(self, owner: str, run_id: str) -> Past | None:
-        """Returns an ended run as its folder describes it; None where `owner` has none with that id."""
-        return self._index.find(owner, run_id)
+        """Returns an ended run as its folder describes it, and keeps it for a while, as its files are wanted;
+        None where `owner` has none with that id."""
+        past = self._index.find(owner, run_id)
+        if past is not None:
+            self._retention.use(past.folder)
+        return past
+
+    def export(self, past: Past, kind: export.Kind) -> Path:
+        """Returns a new file of a run in its own folder. Raises OSError or ValueError."""
+        with self._retention.exporting(past.folder):
+            return export.write(past, kind)
+
+    @property
+    def kept_for(self) -> str:
+        """How long videos are kept, as a sentence; empty where they stay."""
+        limits = self.limits
+        return text.kept_for(limits.hours, limits.gib) if self.shared and limits.any else ""
 
     def forget(self, owner: str, run_id: str) -> None:
         """With its files. Raises FormError where that cannot be."""
@@ -376,16 +405,50 @@ class Desk:
             raise FormError(text.STILL_RUNNING)
         past = self.find_past(owner, run_id)
         try:
-            if past is not None:
-                folder = RunFolder(past.folder) if record is None else record.live.folder
-                if not folder.hold():
-                    raise FormError(text.ANOTHER_PROGRAMS)
-                folder.delete()
+            if past is not None and not self._delete(past.folder, record):
+                raise FormError(text.ANOTHER_PROGRAMS)
         except OSError as error:
             raise FormError(text.not_deleted(error.strerror or str(error))) from error
         if record is not None:
             with self._lock:
                 self._records.pop(run_id, None)
+
+    def tidy(self) -> None:
+        """Removes the runs that a page of strangers keeps no longer, none that is under way or looked at."""
+        if not self.shared or not self.limits.any:
+            return
+        with self._tidying:
+            for entry in self._retention.over(self._index.entries(), self._may_go):
+                record = self._record_in(entry.folder)
+                try:
+                    if self._delete(entry.folder, record) and record is not None:
+                        with self._lock:
+                            self._records.pop(record.id, None)
+                except OSError as error:
+                    _log.warning("%s should go and could not be removed: %s", entry.folder, error)
+
+    def _may_go(self, entry: Entry) -> bool:
+        record = self._record_in(entry.folder)
+        return record is None or (record.ended and not self._is_watched(record.owner))
+
+    def _record_in(self, folder: Path) -> Record | None:
+        with self._lock:
+            records = self._records.values()
+            return next((each for each in records if each.live.folder.path.name == folder.name), None)
+
+    def _delete(self, path: Path, record: Record | None) -> bool:
+        """Returns whether a run's folder is gone: one that another program has stays. Raises OSError."""
+        if record is not None and record.live.folder.path.name == path.name:
+            record.live.folder.delete()
+            return True
+        folder = RunFolder(path)
+        try:
+            if folder.hold():
+                folder.delete()
+                return True
+            return False
+        finally:
+            folder.release()
 
     def _hand_in(
         self,
@@ -450,6 +513,7 @@ class Desk:
             if self._records.pop(record.id, None) is not None:
                 self._records[record.id] = record
             record.notify()
+        self.tidy()
 
     def _clear(self, record: Record) -> None:
         try:
