@@ -1,11 +1,13 @@
 """The page for programs: named endpoints over HTTP, and the tools of an MCP server.
 
+A program may give itself a name, by which it finds its runs again and deletes them.
 A run that a program asks for is its own: it is stopped when the program leaves, and on a shared page also
 where nobody reads the answer.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +23,7 @@ from backends import registry
 from backends.base import BackendSpec
 from backends.plain_text import excerpt, read_number
 from qvg.config import PRESETS
+from ui import text
 from ui.form.budget import WhenFull
 from ui.form.clips import ClipError
 from ui.form.pictures import PictureError
@@ -36,6 +39,7 @@ from ui.form.values import (
     Memory,
     default_form,
 )
+from ui.runs import player_view
 from ui.runs.history import Past
 from ui.runs.manager import HEARTBEAT_S, Desk, Record
 from ui.runs.presenter import View
@@ -52,6 +56,8 @@ _SETTINGS: dict[str, Any] = {
 }
 # Clients take an object with a "path" for a file to fetch; the form is the page's own.
 _UNTOLD = ("path", "form")
+_SECRET = re.compile("[!-~]{16,64}")  # names that a program gives itself on a public page
+_MOST_LISTED = 1000
 
 
 class Api:
@@ -102,6 +108,49 @@ class Api:
             "examples": list(spec.examples),
         }
 
+    def runs(self, visitor: str = "", most: int = 100) -> list[dict[str, Any]]:
+        """Lists runs and their videos, the newest first, whatever became of them.
+
+        Args:
+            visitor: the name that /generate or /compare was given; a page that is not public lists all runs
+            most: how many at most
+
+        Returns:
+            of each run its "id", "state" (waiting, running or done), "created", "model", "prompt", "seed",
+            "frames", "fps", what "failed", and the addresses of its "videos" on this page
+        """
+        found = self._desk.runs_of(self._named(visitor), max(0, min(most or 0, _MOST_LISTED)))
+        return [_listed(past) for past in found]
+
+    def delete(self, run_id: str, visitor: str = "") -> list[dict[str, Any]]:
+        """Deletes a run with its videos. One that has not ended has to be stopped first.
+
+        Args:
+            run_id: "id" of the run, as /runs lists it
+            visitor: as of /runs
+
+        Returns:
+            the runs that are left, as /runs lists them
+        """
+        owner = self._named(visitor)
+        record, past = self._desk.find(owner, run_id), self._desk.find_past(owner, run_id)
+        try:
+            if record is None and past is None:
+                raise FormError(text.GONE)
+            self._desk.forget(owner, run_id)
+        except FormError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        return self.runs(visitor)
+
+    def _named(self, visitor: str) -> str:
+        try:
+            owner = self._owner(visitor)
+            if owner is None:
+                raise FormError(text.NO_VISITOR)
+        except FormError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        return owner
+
     async def generate(
         self,
         request: gr.Request,
@@ -119,6 +168,7 @@ class Api:
         when_full: WhenFull = "drop",
         preview: bool = False,
         settings: dict[str, Any] | None = None,
+        visitor: str = "",
     ) -> AsyncIterator[Answer]:
         """Makes one video with its KV cache in one codec.
 
@@ -139,6 +189,8 @@ class Api:
             settings: numbers of codec and cache policy (clusters, group, stages, iterations, every, sink,
                 recent, window, on_card, attention_bits) and "options", the generator's own by name; what is
                 left out is as usual
+            visitor: a secret name of your own choosing, to find the run again with /runs; without one nobody
+                finds it on a public page
 
         Returns:
             the finished mp4, and how it was made with all that was measured; before that, how far it is
@@ -160,6 +212,7 @@ class Api:
             when_full,
             preview,
             settings,
+            visitor,
         ):
             yield answer
 
@@ -180,6 +233,7 @@ class Api:
         when_full: WhenFull = "drop",
         preview: bool = False,
         settings: dict[str, Any] | None = None,
+        visitor: str = "",
     ) -> AsyncIterator[Answer]:
         """Makes one video two to four times from one seed, in step, each with its KV cache in another codec.
 
@@ -198,6 +252,7 @@ class Api:
             when_full: what happens then, "drop" the oldest frames or "stop"
             preview: decode with the fast, softer decoder
             settings: as of /generate; the codec's numbers are those of the first quantised one
+            visitor: as of /generate
 
         Returns:
             an mp4 of every side and one of all side by side, and how they were made with all that was
@@ -220,6 +275,7 @@ class Api:
             when_full,
             preview,
             settings,
+            visitor,
         ):
             yield answer
 
@@ -241,6 +297,7 @@ class Api:
         when_full: WhenFull,
         preview: bool,
         settings: dict[str, Any] | None,
+        visitor: str,
     ) -> AsyncIterator[Answer]:
         spec = registry.find(model)
         quantized = next((name for name in codecs if name in QUANTIZED), QUANTIZED[0])
@@ -262,7 +319,8 @@ class Api:
             preview=preview,
         )
         try:
-            record = await run_in_threadpool(self._submit, form, spec, settings, address_of(request))
+            owner = self._owner(visitor) or self._desk.owner(secrets.token_urlsafe(16))
+            record = await run_in_threadpool(self._submit, form, spec, settings, owner, address_of(request))
         except (FormError, PictureError, ClipError) as error:
             raise gr.Error(str(error), print_exception=False) from error
         live = record.live
@@ -279,11 +337,24 @@ class Api:
                 self._desk.stop(record)
         yield await run_in_threadpool(self._answer, record)
 
-    def _submit(self, form: Form, spec: BackendSpec, settings: Any, asker: str) -> Record:
+    def _owner(self, visitor: str) -> str | None:
+        """Returns whose runs a program names; None where it names nobody. Raises FormError.
+
+        On a public page the name is all that keeps strangers apart, so that it has to be hard to guess.
+        """
+        if not self._desk.shared:
+            return self._desk.owner(visitor)
+        if not visitor:
+            return None
+        if not _SECRET.fullmatch(visitor):
+            raise FormError(text.NO_VISITOR)
+        return self._desk.owner(visitor)
+
+    def _submit(self, form: Form, spec: BackendSpec, settings: Any, owner: str, asker: str) -> Record:
         # Before pictures and clips are read.
         self._desk.check_room(asker)
         commission = with_settings(form, spec, settings).commission(spec)
-        return self._desk.submit(self._desk.owner(secrets.token_urlsafe(16)), commission, asker)
+        return self._desk.submit(owner, commission, asker)
 
     def _answer(self, record: Record) -> Answer:
         """What came of a run. Raises gr.Error where no file did."""
@@ -302,6 +373,14 @@ def address_of(request: gr.Request) -> str:
     """Returns whom a program's runs count against: the client's address. Behind a proxy that the web server
     trusts, by default one on this machine, that is the address which the proxy forwards."""
     return f"address {request.client.host if request.client else ''}"
+
+
+def _listed(past: Past) -> dict[str, Any]:
+    """Returns what /runs tells of a run."""
+    told = {name: past.settings.get(name) for name in ("created", "model", "prompt", "seed")}
+    made = {name: past.made.get(name) for name in ("frames", "fps", "failed")}
+    videos = [player_view.address(video) for video in past.videos] if past.state == "done" else []
+    return {"id": past.id, "state": past.state, **told, **made, "videos": videos}
 
 
 def _said(view: View) -> str:
@@ -341,6 +420,9 @@ def connect(desk: Desk) -> None:
     def model() -> gr.Dropdown:
         return gr.Dropdown(ids, value=ids[0], label="model")
 
+    def named() -> gr.Textbox:
+        return gr.Textbox("", label="visitor")
+
     with gr.Column(visible=False):
         common: list[Any] = [
             gr.Number(0, precision=0, minimum=0, label="blocks"),
@@ -355,6 +437,7 @@ def connect(desk: Desk) -> None:
             gr.Checkbox(False, label="preview"),
             # What gr.JSON says of itself is no schema that MCP clients take.
             ApiValue({}, _SETTINGS, "settings"),
+            named(),
         ]
         files = gr.File(None, file_count="multiple", label="videos")
         made = gr.JSON(label="made")
@@ -373,6 +456,9 @@ def connect(desk: Desk) -> None:
         watched: dict[str, Any] = {"concurrency_limit": None}
         go.click(api.backends, None, made, api_name="backends", **listed)
         go.click(api.vocabulary, model(), made, api_name="vocabulary", **listed)
+        most = gr.Number(100, precision=0, minimum=0, label="most")
+        go.click(api.runs, [named(), most], made, api_name="runs", **listed)
+        go.click(api.delete, [gr.Textbox("", label="run_id"), named()], made, api_name="delete", **listed)
         one, several = [model(), prompt, codec, *common], [model(), prompt, codecs, *common]
         go.click(api.generate, one, [files, made], api_name="generate", **watched)
         go.click(api.compare, several, [files, made], api_name="compare", **watched)

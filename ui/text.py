@@ -192,6 +192,7 @@ NOT_ON_DISK = "This run could not be saved, and cannot be exported."
 WRITING = "Writing the comparison."
 NO_BLOCKS = "Extend by one block or more."
 STILL_RUNNING = "This video is still being made: stop it first, or wait."
+NO_VISITOR = "Give a visitor: a name of your own, 16 to 64 letters, digits or signs, that nobody can guess."
 NOT_SERVED = "This file is not shown on the page."
 ANOTHER_PROGRAMS = (
     "This run belongs to another QVG Studio that is open: delete it there, or close that one first."

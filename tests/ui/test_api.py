@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
@@ -47,9 +48,9 @@ def client(address, tmp_path_factory) -> Client:
     return Client(address, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))
 
 
-def test_four_endpoints_with_named_and_typed_inputs(client):
+def test_six_endpoints_with_named_and_typed_inputs(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(endpoints) == {"/backends", "/vocabulary", "/generate", "/compare"}
+    assert set(endpoints) == {"/backends", "/vocabulary", "/runs", "/delete", "/generate", "/compare"}
     for name in ("/generate", "/compare"):
         inputs = {each["parameter_name"]: each for each in endpoints[name]["parameters"]}
         assert not any(name.startswith("param_") for name in inputs)
@@ -203,6 +204,65 @@ def test_programs_of_one_address_have_two_runs_at_once(public):
     assert Path(video).exists()
 
 
+HERS, HIS = "hers-0123456789abcdef", "his-0123456789abcdef!"
+
+
+def test_a_program_finds_its_runs_again_by_the_name_it_gave(public):
+    address, desk = public
+    hers, his = (Client(address, verbose=False) for _ in range(2))
+    hers.predict(prompt="instant", blocks=1, seed=5, visitor=HERS, api_name="/generate")
+    hers.predict(prompt="instant", codecs=["BF16", "QVG INT2"], blocks=1, visitor=HERS, api_name="/compare")
+    # Nobody's.
+    his.predict(prompt="instant", blocks=1, api_name="/generate")
+    assert his.predict(visitor=HIS, api_name="/runs") == []
+    compared, single = Client(address, verbose=False).predict(visitor=HERS, api_name="/runs")
+    assert (single["state"], single["seed"], single["frames"], single["prompt"]) == ("done", 5, 4, "instant")
+    assert len(compared["videos"]) == 2
+    assert not any(HERS in file.read_text() for file in desk.outputs.rglob("run.json"))
+    with httpx.Client(base_url=address, timeout=20) as stranger:
+        (served,) = single["videos"]
+        assert stranger.get(served.lstrip("/")).content[4:8] == b"ftyp"
+    assert hers.predict(visitor=HERS, most=1, api_name="/runs") == [compared]
+    assert hers.predict(visitor=HERS, most=0, api_name="/runs") == []
+    # What is hers is not his to delete, nor anyone's without a name.
+    for visitor in (HIS, "", "short", HERS + " ", HERS.upper()):
+        with pytest.raises(AppError):
+            his.predict(run_id=single["id"], visitor=visitor, api_name="/delete")
+    assert hers.predict(run_id=single["id"], visitor=HERS, api_name="/delete") == [compared]
+    with pytest.raises(AppError, match="not here any more"):
+        hers.predict(run_id=single["id"], visitor=HERS, api_name="/delete")
+    assert hers.predict(visitor=HERS, api_name="/runs") == [compared]
+
+
+def test_a_name_that_can_be_guessed_is_nobody(public):
+    address, desk = public
+    client = Client(address, verbose=False)
+    for visitor in ("", "short", "x" * 65, "sixteen letters with spaces", "é" * 20, "x" * 20 + "\n"):
+        for asked in ({"api_name": "/runs"}, {"run_id": "x", "api_name": "/delete"}):
+            with pytest.raises(AppError, match="Give a visitor"):
+                client.predict(visitor=visitor, **asked)
+        if visitor:
+            with pytest.raises(AppError, match="Give a visitor"):
+                client.predict(prompt="x", visitor=visitor, api_name="/generate")
+    assert desk.worker.jobs == []
+    # What is under way is listed, and not deleted.
+    job = client.submit(prompt="slow", blocks=100, visitor=HERS, api_name="/generate")
+    until(lambda: any(told["state"] == "running" for _, told in job.outputs()))
+    (listed,) = client.predict(visitor=HERS, api_name="/runs")
+    assert (listed["state"], listed["videos"]) == ("running", [])
+    with pytest.raises(AppError, match="still being made"):
+        client.predict(run_id=listed["id"], visitor=HERS, api_name="/delete")
+    job.cancel()
+
+
+def test_a_local_page_lists_all_runs_whoever_asks(client):
+    client.predict(prompt="instant", blocks=1, seed=77, api_name="/generate")
+    newest, *_ = client.predict(api_name="/runs")
+    assert newest["seed"] == 77
+    left = client.predict(run_id=newest["id"], visitor="anyone", api_name="/delete")
+    assert newest["id"] not in [each["id"] for each in left]
+
+
 def asked_without_reading(address: str, **asked) -> str:
     """The event of a run that was asked for; nobody fetches its answer."""
     return httpx.post(f"{address}gradio_api/call/v2/generate", json=asked, timeout=30).json()["event_id"]
@@ -312,6 +372,18 @@ def test_a_file_of_another_visitor_is_no_input(tmp_path, monkeypatch, around):
     page.close()
 
 
+def test_uploads_are_among_what_is_deleted_by_age(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    page = build(FakeWorker(), tmp_path / "outputs")
+    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, server_port=None)
+    (upload,) = httpx.post(f"{address}gradio_api/upload", files={"files": ("a.png", b"x")}).json()
+    delete_files_created_by_app(page, 3600)
+    assert Path(upload).exists()
+    delete_files_created_by_app(page, -1)
+    assert not Path(upload).exists()
+    page.close()
+
+
 def test_a_local_page_takes_all_runs_of_a_program(client, worker):
     jobs = [client.submit(prompt="instant", blocks=1, seed=n, api_name="/generate") for n in range(5)]
     assert [job.result(30)[1]["seed"] for job in jobs] == list(range(5))
@@ -351,7 +423,7 @@ def test_the_endpoints_are_tools_of_an_mcp_server(address):
     # In a thread: where the browser's tests ran before, this one has an event loop already.
     with ThreadPoolExecutor(1) as pool:
         tools, listed, made, generate = pool.submit(asyncio.run, talk()).result()
-    assert len(tools) == 4
+    assert len(tools) == 6
     assert "KV cache" in generate.description
     assert "camera moves" in json.dumps(generate.inputSchema)
     assert "pocket" in listed.content[0].text

@@ -379,6 +379,10 @@ class Desk:
         """Ended runs, the newest first, from their folders."""
         return self._index.newest(most, owner, "done")
 
+    def runs_of(self, owner: str, most: int) -> list[Past]:
+        """Returns runs of `owner` in any state, the newest first, as their folders describe them."""
+        return self._index.newest(most, owner)
+
     def find_past(self, owner: str, run_id: str) -> Past | None:
         """Returns an ended run as its folder describes it, and keeps it for a while, as its files are wanted;
         None where `owner` has none with that id."""
