@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -76,7 +77,7 @@ class Past:
     @property
     def sides(self) -> list[Figures]:
         """What was measured; empty where that is not, or not all, written down."""
-        sides, known = self.made.get("sides"), get_type_hints(Figures)
+        sides, known = self.made.get("sides"), _figures()
         if not isinstance(sides, list) or not sides:
             return []
         whole = all(
@@ -137,6 +138,12 @@ class Past:
                 peak_bytes=int(self.made["peak_bytes"]),
             )
         )
+
+
+@cache
+def _figures() -> dict[str, Any]:
+    """The types of what is measured of a side, by name."""
+    return get_type_hints(Figures)
 
 
 def _track(sides: list[Figures], number: int, spec: BackendSpec | None, file: Path) -> dict[str, Any]:

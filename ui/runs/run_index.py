@@ -45,6 +45,7 @@ class RunIndex:
         self._outputs = outputs
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}  # by the folder's name, which begins with its date; last first
+        self._open: set[str] = set()  # names of folders whose runs are not done, or that have no record
 
     def entries(self) -> list[Entry]:
         """Returns every run. One that was done the last time it was read may have gone on since."""
@@ -52,13 +53,19 @@ class RunIndex:
 
     def newest(self, most: int | None, owner: str | None = None, state: str | None = None) -> list[Past]:
         """Returns up to `most` runs as their records are now; None stands for any."""
-        wanted = self._matching(lambda entry: owner in (None, entry.owner) and state in (None, entry.state))
-        return list(islice(wanted, most))
+
+        def wanted(entry: Entry) -> bool:
+            return owner in (None, entry.owner) and state in (None, entry.state)
+
+        return list(islice(self._matching(wanted), most))
 
     def find(self, owner: str, run_id: str) -> Past | None:
         """Returns the newest run of `owner` with that id that is done; None where there is none."""
-        wanted = (run_id, owner, "done")
-        return next(self._matching(lambda entry: (entry.id, entry.owner, entry.state) == wanted), None)
+
+        def wanted(entry: Entry) -> bool:
+            return entry.id == run_id and entry.owner == owner and entry.state == "done"
+
+        return next(self._matching(wanted), None)
 
     def _matching(self, wanted: Callable[[Entry], bool]) -> Iterator[Past]:
         for entry in self._look():
@@ -67,26 +74,38 @@ class RunIndex:
             entry, past = _read(entry.folder, _stamp(entry.folder))
             with self._lock:
                 if entry.folder.name in self._entries:
-                    self._entries[entry.folder.name] = entry
+                    self._put(entry)
             if past is not None and wanted(entry):
                 yield past
 
     def _look(self) -> list[Entry]:
         """Returns all entries, after reading what is new and what has changed of the runs not done."""
         with self._lock:
+            # Not by the folder's date: on some network drives it stays as it is.
             try:
                 names = os.listdir(self._outputs)
             except (FileNotFoundError, NotADirectoryError):
                 names = []
-            known = self._entries
-            if known.keys() != set(names):
+            if self._entries.keys() != set(names):
                 names.sort(reverse=True)
-                known = {name: known.get(name) or Entry(self._outputs / name) for name in names}
-            self._entries = known
-            for name, entry in known.items():
-                if entry.state != "done" and (stamp := _stamp(entry.folder)) != entry.stamp:
-                    known[name], _ = _read(entry.folder, stamp)
-            return list(known.values())
+                self._open.intersection_update(names)
+                self._open.update(name for name in names if name not in self._entries)
+                self._entries = {
+                    name: self._entries.get(name) or Entry(self._outputs / name) for name in names
+                }
+            for name in tuple(self._open):
+                entry = self._entries[name]
+                if (stamp := _stamp(entry.folder)) != entry.stamp:
+                    self._put(_read(entry.folder, stamp)[0])
+            return list(self._entries.values())
+
+    def _put(self, entry: Entry) -> None:
+        name = entry.folder.name
+        self._entries[name] = entry
+        if entry.state == "done":
+            self._open.discard(name)
+        else:
+            self._open.add(name)
 
 
 def _stamp(folder: Path) -> tuple[int, int, int] | None:
