@@ -263,7 +263,7 @@ def load(name: str, device: torch.device, random_weights: bool, tiny: bool) -> B
     """Raises BackendUnavailable for a generator that has no random weights or lacks its own."""
     if not random_weights:
         return registry.load(name, device, lambda text: None)
-    make = getattr(importlib.import_module(f"backends.{name}.rollout"), "load_random", None)
+    make = getattr(importlib.import_module(f"backends.{name}.load"), "load_random", None)
     if make is None:
         raise BackendUnavailable(f"{name} cannot be made of random weights.")
     return make(device, lambda text: None, tiny=tiny)

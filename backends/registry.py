@@ -1,6 +1,6 @@
 """Which generators there are, found without loading any of them.
 
-Each lives in `backends/<id>/`: `spec.py` (SPEC and `missing()`, free of torch) and `rollout.py` (`load`).
+Each lives in `backends/<id>/`: `spec.py` (SPEC and `missing()`, free of torch) and `load.py` (`load`).
 """
 
 from __future__ import annotations
@@ -47,12 +47,15 @@ def find(backend_id: str) -> BackendSpec:
     return _described(backend_id).SPEC
 
 
-def load(backend_id: str, device: torch.device, say: Callable[[str], None]) -> Backend:
-    """Loads a generator, telling `say` what takes long. Raises UnknownBackend, BackendUnavailable."""
+def load(backend_id: str, device: torch.device, on_status: Callable[[str], None]) -> Backend:
+    """Loads a backend, calling `on_status` with a sentence before each slow step.
+
+    Raises UnknownBackend, BackendUnavailable.
+    """
     entry = _entry(backend_id)
     if entry.missing is not None:
         raise BackendUnavailable(f"{entry.spec.title} cannot run here. {entry.missing}")
-    return importlib.import_module(f"backends.{backend_id}.rollout").load(device, say)
+    return importlib.import_module(f"backends.{backend_id}.load").load(device, on_status)
 
 
 def _entry(backend_id: str) -> Entry:

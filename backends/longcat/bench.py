@@ -24,7 +24,7 @@ import torch
 
 from backends.base import BackendUnavailable, Request, Stopped
 from backends.longcat import cli, image_latents, parallel, random_weights
-from backends.longcat.models import load_world
+from backends.longcat.load import load_models
 from backends.longcat.parallel import Team
 from backends.longcat.rollout import LongCatBackend
 from backends.longcat.settings import FULL, latents_of
@@ -104,18 +104,18 @@ class Bench:
 
     def autoencoder(self) -> Row:
         """What the frames of a continuation take to encode, and those of its window to decode."""
-        world, settings = self.backend.world, self.backend.settings
+        models, settings = self.backend.models, self.backend.settings
         frames = self._frames()
         latents = latents_of(settings.window)
-        sides = (side // world.vae.scale for side in frames.shape[1:3])
-        z = torch.randn(1, world.vae.channels, latents, *sides, device=self.device)
+        sides = (side // models.vae.scale for side in frames.shape[1:3])
+        z = torch.randn(1, models.vae.channels, latents, *sides, device=self.device)
         peak, ms = PeakMemory(self.device), {}
         for name, work in (
             (
                 "vae_encode_ms",
-                lambda: image_latents.encode(world.vae, frames, torch.Generator(), torch.float32),
+                lambda: image_latents.encode(models.vae, frames, torch.Generator(), torch.float32),
             ),
-            ("vae_decode_ms", lambda: list(image_latents.decode(world.vae, z, []))),
+            ("vae_decode_ms", lambda: list(image_latents.decode(models.vae, z, []))),
         ):
             for _ in range(2):  # the first one chooses convolutions
                 began = self._now()
@@ -196,7 +196,7 @@ def measure(bench: Bench, options: argparse.Namespace, tell: Callable[[Row], Non
         stages.append(lambda: bench.clip(options.clip_steps))
     if options.steps:
         stages += [lambda codec=codec: bench.continuation(codec, options.steps) for codec in options.codec]
-    if not options.no_autoencoder and bench.backend.world.team.leads:
+    if not options.no_autoencoder and bench.backend.models.team.leads:
         stages.append(bench.autoencoder)
     if options.whole:
         stages += [lambda codec=codec: bench.whole(codec, options.whole) for codec in options.codec]
@@ -216,16 +216,16 @@ def load(
     """Raises BackendUnavailable, and ValueError for what cannot be shared out."""
     beside = [torch.device(name) for name in options.beside]
     if options.random_weights:
-        world, settings, spec = random_weights.make(
+        models, settings, spec = random_weights.make(
             device, options.tiny, precision, team, adapter=options.distilled, beside=beside
         )
     else:
-        world = load_world(device, lambda words: None, precision, team, beside=beside)
+        models = load_models(device, lambda words: None, precision, team, beside=beside)
         settings, spec = FULL, SPEC
     if options.condition_frames:
         settings = dataclasses.replace(settings, condition_frames=options.condition_frames)
-    spec = dataclasses.replace(spec, geometry=cli.sharded(spec.geometry, world))
-    return LongCatBackend(world, settings, spec)
+    spec = dataclasses.replace(spec, geometry=cli.sharded(spec.geometry, models))
+    return LongCatBackend(models, settings, spec)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

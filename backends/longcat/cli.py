@@ -20,11 +20,11 @@ import torch
 
 from backends.base import BackendUnavailable, PromptChange, Request, Segment
 from backends.longcat import parallel, random_weights
-from backends.longcat.models import World, load_world
+from backends.longcat.load import load_models
+from backends.longcat.models import Models
 from backends.longcat.rollout import LongCatBackend, LongCatRollout
-from backends.longcat.settings import FPS, FULL, NEGATIVE, Settings
+from backends.longcat.settings import FPS, FULL, NEGATIVE, TINY_SETTINGS, Settings
 from backends.longcat.spec import SPEC
-from backends.longcat.tiny import TINY_SETTINGS
 from backends.media import clips, images
 from backends.media.clips import ClipError, Limits
 from backends.media.images import PictureError
@@ -72,9 +72,9 @@ def read_picture(path: Path) -> np.ndarray:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
 
 
-def sharded(geometry: CacheGeometry, world: World) -> CacheGeometry:
+def sharded(geometry: CacheGeometry, models: Models) -> CacheGeometry:
     """What this process keeps of a history. Raises ValueError where heads cannot be shared out evenly."""
-    heads = world.team.heads
+    heads = models.team.heads
     if heads is None:
         return geometry
     if geometry.heads % heads.size:
@@ -180,13 +180,13 @@ def open_backend(
     precision = None if options.weights == "auto" else options.weights
     beside = [torch.device(name) for name in options.beside]
     if options.random_weights:
-        world, _, spec = random_weights.make(device, options.tiny, precision or "bf16", team, beside=beside)
+        models, _, spec = random_weights.make(device, options.tiny, precision or "bf16", team, beside=beside)
     else:
         say = print if team.leads else (lambda text: None)
-        world = load_world(device, say, precision, team, options.merge_adapter, beside)
+        models = load_models(device, say, precision, team, options.merge_adapter, beside)
         spec = SPEC
-    spec = dataclasses.replace(spec, geometry=sharded(spec.geometry, world))
-    return LongCatBackend(world, settings, spec)
+    spec = dataclasses.replace(spec, geometry=sharded(spec.geometry, models))
+    return LongCatBackend(models, settings, spec)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""LongCat-Video without its files: random weights and embeddings, at full scale or at one a CPU can run."""
+"""Random weights and prompt embeddings for LongCat-Video, at full size or at one that a CPU can run."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from backends.base import BackendSpec
-from backends.longcat import lora, weights
+from backends.longcat import lora, spec, weights
 from backends.longcat.image_latents import SIZES
 from backends.longcat.lora import Delta
-from backends.longcat.models import World
+from backends.longcat.models import Models
 from backends.longcat.parallel import ALONE, Team
-from backends.longcat.settings import FULL, Settings
-from backends.longcat.spec import SPEC
-from backends.longcat.tiny import TINY_SETTINGS, TINY_SPEC
+from backends.longcat.settings import FULL, TINY_SETTINGS, Settings
 from backends.longcat.transformer import LongCatConfig, Transformer
 from backends.longcat.weights import Precision
 from backends.wan import checkpoint, vae
@@ -39,10 +37,13 @@ def make(
     team: Team = ALONE,
     adapter: bool = True,
     beside: Sequence[torch.device] = (),
-) -> tuple[World, Settings, BackendSpec]:
-    config, settings, spec = (TINY, TINY_SETTINGS, TINY_SPEC) if tiny else (LongCatConfig(), FULL, SPEC)
+) -> tuple[Models, Settings, BackendSpec]:
+    """Returns models with random weights, and the settings and spec that go with their size."""
+    config, settings, described = LongCatConfig(), FULL, spec.SPEC
+    if tiny:
+        config, settings, described = TINY, TINY_SETTINGS, spec.TINY
     dtype = choose(device, config.head_dim).dtype
-    transformer = weights.make_up(config, (device, *beside), dtype, precision)
+    transformer = weights.build_random(config, (device, *beside), dtype, precision)
     autoencoder = vae.build(_TINY_VAE if tiny else {})
     checkpoint.fill_randomly(autoencoder, device, dtype, seed=1)
     switch = lora.put_beside(transformer, deltas(transformer, 4 if tiny else RANK)) if adapter else None
@@ -50,12 +51,12 @@ def make(
     def embed(prompts: list[str]) -> list[Tensor]:
         return [_embedding(prompt, config) for prompt in prompts]
 
-    sizes = ((spec.height, spec.width),) if tiny else SIZES
-    return World(transformer, vae.VAE(autoencoder), embed, switch, team, sizes), settings, spec
+    sizes = ((described.height, described.width),) if tiny else SIZES
+    return Models(transformer, vae.VAE(autoencoder), embed, switch, team, sizes), settings, described
 
 
 def deltas(model: Transformer, rank: int) -> dict[str, Delta]:
-    """A random adapter of the published one's shape, on the model's device."""
+    """Returns a random adapter shaped like the published one, on the model's device."""
 
     def draw(*shape: int) -> Tensor:
         made = torch.empty(shape, device=model.device, dtype=model.dtype)
@@ -73,7 +74,7 @@ def deltas(model: Transformer, rank: int) -> dict[str, Delta]:
 
 
 def _embedding(prompt: str, config: LongCatConfig) -> Tensor:
-    """Every prompt has an embedding of its own, a token a word and one for the end."""
+    """Returns an embedding [L, C] seeded by the prompt: one token per word and one for the end."""
     seed = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:6], "big")
     tokens = min(len(prompt.split()) + 1, config.text_length)
     return torch.randn(tokens, config.text_width, generator=torch.Generator().manual_seed(seed))

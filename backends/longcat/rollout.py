@@ -12,8 +12,8 @@ from torch import Tensor
 
 from backends.base import BackendSpec, Request, Segment, Tick
 from backends.camera import CameraMove
-from backends.longcat import image_latents, random_weights, schedule
-from backends.longcat.models import World, load_world
+from backends.longcat import image_latents, schedule
+from backends.longcat.models import Models
 from backends.longcat.sampler import Guidance, Sampler
 from backends.longcat.schedule import Schedule
 from backends.longcat.settings import FPS, FULL, LATENT_FRAMES, Settings, latents_of
@@ -57,7 +57,7 @@ class LongCatRollout:
 
     def __init__(
         self,
-        world: World,
+        models: Models,
         request: Request,
         cache: KVCache,
         tick: Tick,
@@ -65,20 +65,20 @@ class LongCatRollout:
         size: tuple[int, int],
     ) -> None:
         """`size` (height, width) is that of a video of words alone. Raises ValueError."""
-        if settings.distilled and world.adapter is None:
+        if settings.distilled and models.adapter is None:
             raise ValueError("The distilled model's adapter is not here: choose full sampling.")
         if request.clip is not None and request.image is not None:
             raise ValueError("A picture and a clip cannot both be continued: leave one out.")
-        self._world, self._cache, self._tick, self._settings = world, cache, tick, settings
-        self._sampler = Sampler(world.transformer, world.team)
-        self._device, self._dtype = world.transformer.device, world.transformer.dtype
+        self._models, self._cache, self._tick, self._settings = models, cache, tick, settings
+        self._sampler = Sampler(models.transformer, models.team)
+        self._device, self._dtype = models.transformer.device, models.transformer.dtype
         self._seed, self._blocks, self._index = request.seed, request.blocks, 0
         self._picture = self._clip = self._past = None
         if request.image is not None:
-            size = image_latents.nearest_size(*request.image.shape[:2], world.sizes)
+            size = image_latents.nearest_size(*request.image.shape[:2], models.sizes)
             self._picture = image_latents.resized(request.image[None], size)
         elif request.clip is not None:
-            size = image_latents.nearest_size(*request.clip.shape[1:3], world.sizes)
+            size = image_latents.nearest_size(*request.clip.shape[1:3], models.sizes)
             known = self._looked_back_on(len(request.clip))
             self._clip = image_latents.resized(request.clip[-known:], size)
             self._past = Past(self._clip, None, known)
@@ -106,8 +106,8 @@ class LongCatRollout:
         if prompt is None:
             prompt = self._prompts[max(block for block in self._prompts if block <= self._index)]
         stages = _Stages(self._device)
-        if self._world.adapter is not None:
-            self._world.adapter.turn(self._settings.distilled)
+        if self._models.adapter is not None:
+            self._models.adapter.turn(self._settings.distilled)
         guidance = self._guidance(prompt)
         seed = self._seed if seed is None else seed
         make = self._begin if self._past is None else self._continue
@@ -184,8 +184,8 @@ class LongCatRollout:
         state = list(before.state) if before is not None and before.state else []
         fresh = latents[:, :, known:] if state else latents
         count = LATENT_FRAMES * fresh.shape[2] - (0 if state else LATENT_FRAMES - 1)
-        if self._world.team.leads:
-            frames = np.concatenate(list(image_latents.decode(self._world.vae, fresh, state)))
+        if self._models.team.leads:
+            frames = np.concatenate(list(image_latents.decode(self._models.vae, fresh, state)))
         else:
             frames = np.zeros((count, *self._size, 3), np.uint8)
         new = count if before is None else LATENT_FRAMES * (latents.shape[2] - known)
@@ -212,7 +212,7 @@ class LongCatRollout:
         return 1 + LATENT_FRAMES * ((min(there, wanted) - 1) // LATENT_FRAMES)
 
     def _encode(self, frames: np.ndarray, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-        vae, team = self._world.vae, self._world.team
+        vae, team = self._models.vae, self._models.team
         if team.leads:
             latents = image_latents.encode(vae, frames, generator, dtype)
         else:
@@ -227,7 +227,7 @@ class LongCatRollout:
 
     def _noise(self, frames: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         """Of a whole window, known frames too, as upstream draws it; on the CPU, alike on every device."""
-        vae = self._world.vae
+        vae = self._models.vae
         shape = (1, vae.channels, frames, *(side // vae.scale for side in self._size))
         return torch.randn(shape, generator=generator, dtype=dtype).to(self._device)
 
@@ -250,12 +250,12 @@ class LongCatRollout:
         return Guidance(positive, negative[0] if negative else None, self._settings.guidance)
 
     def _read(self, prompt: str) -> Text:
-        return self._world.transformer.read(self._tokens[prompt])
+        return self._models.transformer.read(self._tokens[prompt])
 
     def _embed(self, prompts: list[str]) -> None:
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._tokens]
         if new:
-            self._tokens.update(zip(new, self._world.embed(new), strict=True))
+            self._tokens.update(zip(new, self._models.embed(new), strict=True))
 
     def _notes(self) -> Iterator[str]:
         height, width = self._size
@@ -282,24 +282,12 @@ class _Stages:
 
 
 class LongCatBackend:
-    def __init__(self, world: World, settings: Settings = FULL, spec: BackendSpec = SPEC) -> None:
+    def __init__(self, models: Models, settings: Settings = FULL, spec: BackendSpec = SPEC) -> None:
         """`settings` hold where a request does not say otherwise. The spec's heads are this process's."""
-        self.world, self.settings, self.spec = world, settings, spec
+        self.models, self.settings, self.spec = models, settings, spec
 
     def open(self, request: Request, cache: KVCache, tick: Tick) -> LongCatRollout:
         """Raises ValueError for what cannot be made."""
         settings = self.settings.changed(request.options)
         size = (self.spec.height, self.spec.width)
-        return LongCatRollout(self.world, request, cache, tick, settings, size)
-
-
-def load(device: torch.device, say: Callable[[str], None]) -> LongCatBackend:
-    """Raises BackendUnavailable when weights are missing or cannot be read."""
-    return LongCatBackend(load_world(device, say))
-
-
-def load_random(device: torch.device, say: Callable[[str], None], tiny: bool = False) -> LongCatBackend:
-    """Full scale, or as `tiny` as a CPU likes it, with random weights and no files: for measuring."""
-    say("Making random weights")
-    world, settings, spec = random_weights.make(device, tiny)
-    return LongCatBackend(world, settings, spec)
+        return LongCatRollout(self.models, request, cache, tick, settings, size)

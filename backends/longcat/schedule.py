@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from backends.wan.schedule import TRAIN_STEPS, shifted
+
 SHIFT = 12.0  # scheduler/scheduler_config.json
-TRAIN_STEPS = 1000
 STEPS, DISTILLED_STEPS = 50, 16  # upstream's demonstrations
 _LAST_SIGMA = 0.001
 _DISTILLED_GRID = 50  # noise levels the distilled model was trained at
@@ -68,5 +69,5 @@ def guide(positive: Tensor, negative: Tensor, weight: float, condition: Tensor |
 
 
 def _shifted(sigmas: Tensor) -> Schedule:
-    sigmas = SHIFT * sigmas / (1 + (SHIFT - 1) * sigmas)
+    sigmas = shifted(sigmas, SHIFT)
     return Schedule(sigmas * TRAIN_STEPS, torch.cat([sigmas, torch.zeros(1)]))

@@ -85,6 +85,7 @@ class Settings:
 
 
 FULL = Settings()
+TINY_SETTINGS = Settings(steps=2, window=13, condition_frames=9)  # of `spec.TINY`
 
 
 def latents_of(frames: int) -> int:

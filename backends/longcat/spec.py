@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from backends.base import BackendSpec, Option
 from backends.hub import artifacts
 from backends.hub.artifacts import Artifact, File, Source
@@ -112,6 +114,24 @@ SPEC = BackendSpec(
         "A potter's hands shape a spinning bowl of wet clay in a sunlit workshop, water runs over the "
         "fingers, close-up, warm colours.",
     ),
+)
+
+# The size of random weights that tests and trials on a CPU run with.
+TINY = replace(
+    SPEC,
+    width=96,
+    height=64,
+    latents_per_block=1,
+    frames_per_block=4,
+    first_block_frames=13,
+    default_blocks=3,
+    weights_bytes=10_000_000,
+    working_bytes=300_000_000,
+    memory=(("everything", 300_000_000),),
+    prompt_bytes=0,
+    geometry=CacheGeometry(layers=2, heads=2, head_dim=128, tokens_per_frame=24),
+    context_latents=3,
+    clusters=16,
 )
 
 

@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from backends.wan.layers import EPS, RMSNorm
+
 PATCH = 2  # latent cells a token covers, each way
-EPS = 1e-6
 TOKENS_AT_ONCE = 8192  # rows that go through a block's matrices together: 180 MB of hidden FFN units
 
 _CLASS = "LongCatVideoTransformer3DModel"
@@ -142,17 +143,6 @@ class FP32Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         return F.linear(input.float(), self.weight.float(), None if self.bias is None else self.bias.float())
-
-
-class RMSNorm(nn.Module):
-    """Normalises in FP32 and weighs in the input's dtype, as the checkpoint was trained."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), x.shape[-1:], eps=EPS).to(x.dtype) * self.weight
 
 
 class SelfAttention(nn.Module):

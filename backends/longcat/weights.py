@@ -64,13 +64,13 @@ def load(
     return connected(model, devices)
 
 
-def make_up(
+def build_random(
     config: LongCatConfig,
     devices: Sequence[torch.device | str],
     dtype: torch.dtype,
     precision: Precision = "bf16",
 ) -> Transformer:
-    """The transformer with random weights, made on the devices."""
+    """Returns a transformer with random weights, drawn on the devices."""
     model = empty(config)
     for seed, (_, part, home) in enumerate(parts(model, devices)):
         checkpoint.fill_randomly(part, home, dtype, seed)

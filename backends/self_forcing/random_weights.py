@@ -1,4 +1,4 @@
-"""Self-Forcing without its files: random weights and embeddings, at full scale or at one a CPU can run."""
+"""Random weights and prompt embeddings for Self-Forcing, at full size or at one that a CPU can run."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import hashlib
 import torch
 from torch import Tensor
 
-from backends.self_forcing.rollout import SelfForcingBackend, assemble
-from backends.self_forcing.spec import SPEC
-from backends.self_forcing.tiny import HEAD_DIM, HEADS, LAYERS, TINY_SPEC
+from backends.base import BackendSpec
+from backends.self_forcing import spec
+from backends.self_forcing.models import Models, assemble
 from backends.self_forcing.transformer import Transformer, WanConfig
 from backends.wan import checkpoint, taehv, vae
 from qvg import choose
 
+_GEOMETRY = spec.TINY.geometry
 TINY = WanConfig(
-    width=HEADS * HEAD_DIM,
+    width=_GEOMETRY.heads * _GEOMETRY.head_dim,
     ffn_width=384,
-    heads=HEADS,
-    layers=LAYERS,
+    heads=_GEOMETRY.heads,
+    layers=_GEOMETRY.layers,
     text_width=48,
     text_length=32,
     time_width=64,
@@ -27,8 +28,8 @@ _TINY_VAE = {"base_dim": 4, "num_res_blocks": 1}
 _TINY_WIDTHS = (16, 16, 8, 8)
 
 
-class MadeUpPrompts:
-    """Every prompt has an embedding of its own, zero after its words as real ones are."""
+class RandomPrompts:
+    """Embeddings seeded by the prompt, zero after its words like real ones."""
 
     def __init__(self, config: WanConfig) -> None:
         self._length, self._width = config.text_length, config.text_width
@@ -40,8 +41,9 @@ class MadeUpPrompts:
         return embedding
 
 
-def make(device: torch.device, tiny: bool) -> SelfForcingBackend:
-    config, described = (TINY, TINY_SPEC) if tiny else (WanConfig(), SPEC)
+def make(device: torch.device, tiny: bool) -> tuple[Models, BackendSpec]:
+    """Returns models with random weights and the spec they are made for: `spec.TINY` if `tiny`."""
+    config, described = (TINY, spec.TINY) if tiny else (WanConfig(), spec.SPEC)
     dtype = choose(device, config.head_dim).dtype
     with torch.device("meta"):
         transformer = Transformer(config)
@@ -49,4 +51,5 @@ def make(device: torch.device, tiny: bool) -> SelfForcingBackend:
     autoencoder = vae.build(_TINY_VAE if tiny else {})
     for seed, module in enumerate((transformer, autoencoder, preview)):
         checkpoint.fill_randomly(module, device, dtype, seed)
-    return assemble(transformer, vae.VAE(autoencoder), preview, MadeUpPrompts(config), described)
+    models = assemble(transformer, vae.VAE(autoencoder), preview, RandomPrompts(config), described)
+    return models, described

@@ -2,55 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from backends.base import BackendSpec, BackendUnavailable, Request, Segment, Tick
+from backends.base import BackendSpec, Request, Segment, Tick
 from backends.camera import CameraMove
-from backends.hub import artifacts, downloads
-from backends.self_forcing import spec, weights
+from backends.self_forcing.models import Models
 from backends.self_forcing.sampler import SIGMAS, Sampler
 from backends.self_forcing.spec import SPEC
-from backends.self_forcing.transformer import PATCH, TextMemory, Transformer
-from backends.wan import taehv, text, vae
+from backends.wan import taehv, vae
 from backends.wan.decode import Decoding
-from qvg import Clock, KVCache, Rope, choose, grid_rope
-
-ROPE_FRAMES = 1024  # rows of Wan's rotary table
-COMPILE = "QVG_STUDIO_COMPILE"  # environment: 1 compiles the model, a minute more before the first block
-_ENCODER_BYTES = 12_500_000_000  # the text encoder in BF16 and its activations
-
-
-class Prompts(Protocol):
-    """Where embeddings of prompts come from: `backends.wan.text.Prompts`."""
-
-    def embed(self, prompt: str) -> Tensor:
-        """[1, length, width] on the CPU; at once for a prompt that was embedded before."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Models:
-    """Everything loaded, and where it runs. `tiny` is the preview decoder, None where it is not there."""
-
-    transformer: Transformer
-    rope: Rope
-    vae: vae.VAE
-    tiny: taehv.TinyDecoder | None
-    prompts: Prompts
-    device: torch.device
-    dtype: torch.dtype
-
-    @torch.inference_mode()
-    def read(self, embedding: Tensor) -> TextMemory:
-        return self.transformer.read(embedding.to(self.device, self.dtype))
+from qvg import Clock, KVCache
 
 
 class SelfForcingBackend:
@@ -89,20 +52,12 @@ class SelfForcingRollout:
         self._clip = None if request.clip is None else self._last_blocks(request.clip)
         self._problem: Exception | None = None
 
-    def reprompt(self, prompt: str) -> None:
-        """Another prompt from the next block on: only what the text says is made anew.
-
-        Reads it with the text encoder, on the CPU where the GPU has no room; a prompt read before is quick.
-        """
-        self._models.prompts.embed(prompt)
-        self._prompts[self._index] = prompt
-
     def step(self, move: CameraMove | None = None) -> Segment | None:
         if self._index >= self._blocks:
             return None
         if self._problem is not None:
             raise self._problem
-        self._listen()
+        self._switch_prompt()
         pieces = self._recall()
         latents = self._sampler.generate(self._tick)
         clock, self._sampler.clock = self._sampler.clock, Clock(self._models.device)
@@ -117,7 +72,7 @@ class SelfForcingRollout:
         self._start += len(frames)
         return segment
 
-    def _listen(self) -> None:
+    def _switch_prompt(self) -> None:
         """Hears the prompt that begins here. Before the first block all of them are read."""
         prompts = self._models.prompts
         if self._index == 0:
@@ -160,72 +115,7 @@ class SelfForcingRollout:
     def _decoder(self, preview: bool) -> vae.VAE | taehv.TinyDecoder:
         if not preview:
             return self._models.vae
-        if self._models.tiny is None:
+        if self._models.preview is None:
             self.notes += ("The preview decoder is not downloaded: frames come from the full one.",)
             return self._models.vae
-        return self._models.tiny
-
-
-def load(device: torch.device, say: Callable[[str], None]) -> SelfForcingBackend:
-    """Raises BackendUnavailable when weights are missing or cannot be read."""
-    if (problem := spec.missing()) is not None:
-        raise BackendUnavailable(problem)
-    dtype = choose(device, SPEC.geometry.head_dim).dtype
-    transformer = weights.load_published(device, dtype, say)
-    say("Loading the video decoder")
-    autoencoder = vae.load(_path(spec.VAE21), device, dtype)
-    preview = artifacts.locate(spec.TAEHV21)
-    tiny = None if preview is None else taehv.load(preview, device, dtype)
-    length = transformer.config.text_length
-    prompts = text.Prompts(
-        downloads.own_folder() / "prompts", spec.UMT5.id, lambda: _open_encoder(device, length), length
-    )
-    return assemble(transformer, autoencoder, tiny, prompts, SPEC)
-
-
-def load_random(device: torch.device, say: Callable[[str], None], tiny: bool = False) -> SelfForcingBackend:
-    """Full scale, or as `tiny` as a CPU likes it, with random weights and no files: for measuring."""
-    from backends.self_forcing.random_weights import make
-
-    say("Making random weights")
-    return make(device, tiny)
-
-
-def assemble(
-    transformer: Transformer,
-    autoencoder: vae.VAE,
-    tiny: taehv.TinyDecoder | None,
-    prompts: Prompts,
-    described: BackendSpec,
-) -> SelfForcingBackend:
-    """Puts loaded models together, for pictures of the size that `described` says."""
-    weight = transformer.head.head.weight
-    cell = autoencoder.scale * PATCH
-    rope = grid_rope(
-        ROPE_FRAMES,
-        described.height // cell,
-        described.width // cell,
-        transformer.config.rope_pairs,
-        device=weight.device,
-    )
-    if os.environ.get(COMPILE) == "1":
-        transformer.compile()
-    models = Models(transformer, rope, autoencoder, tiny, prompts, weight.device, weight.dtype)
-    return SelfForcingBackend(models, described)
-
-
-def _open_encoder(device: torch.device, length: int) -> text.TextEncoder:
-    """On the GPU if it has the room just now."""
-    home = device
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        free, _ = torch.cuda.mem_get_info(device)
-        home = device if free >= _ENCODER_BYTES else torch.device("cpu")
-    return text.load(_path(spec.UMT5), _path(spec.UMT5_TOKENIZER), home, length=length)
-
-
-def _path(artifact: artifacts.Artifact) -> Path:
-    path = artifacts.locate(artifact)
-    if path is None:
-        raise BackendUnavailable(f"{artifact.title} is not here: download it first.")
-    return path
+        return self._models.preview

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from backends.base import BackendSpec
 from backends.hub import artifacts
 from backends.hub.artifacts import Artifact, File, Source
@@ -83,6 +85,20 @@ SPEC = BackendSpec(
         "A small red tram climbs a steep cobbled street in Lisbon in the late afternoon, laundry moves in "
         "the wind between tiled facades, people step aside, handheld camera, film grain.",
     ),
+)
+
+# The size of random weights that tests and trials on a CPU run with.
+TINY = replace(
+    SPEC,
+    width=96,
+    height=64,
+    weights_bytes=12_000_000,
+    working_bytes=300_000_000,
+    memory=(("everything", 300_000_000),),
+    prompt_bytes=0,
+    geometry=CacheGeometry(layers=2, heads=2, head_dim=128, tokens_per_frame=24),
+    policy=CachePolicy(every=2),
+    clusters=16,
 )
 
 

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from backends.wan.layers import EPS, RMSNorm
+
 PATCH = 2  # latent cells a token covers, each way
-EPS = 1e-6
 
 # For every layer the prompt's keys and values [B, H, S, D].
 TextMemory = tuple[tuple[Tensor, Tensor], ...]
@@ -57,17 +58,6 @@ class History(Protocol):
     def attend(self, layer: int, q: Tensor) -> Tensor:
         """Attention over everything committed and the block staged."""
         ...
-
-
-class RMSNorm(nn.Module):
-    """Normalises in FP32 and weighs in the input's dtype, as the checkpoint was trained."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), x.shape[-1:], eps=EPS).to(x.dtype) * self.weight
 
 
 class Projections(nn.Module):

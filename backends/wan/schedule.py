@@ -5,18 +5,26 @@ diffusers' FlowMatchEulerDiscreteScheduler takes an ODE step and appends a last 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 TRAIN_STEPS = 1000  # timesteps are sigmas times this
+Level = TypeVar("Level", float, Tensor)
+
+
+def shifted(level: Level, shift: float) -> Level:
+    """Shifts noise levels in 0..1 towards noise: `shift` 1 changes nothing, 0 and 1 stay where they are.
+
+    The timestep shift of Stable Diffusion 3 (arXiv 2403.03206, section 5.3.2).
+    """
+    return shift * level / (1 + (shift - 1) * level)
 
 
 def sigma_table(shift: float) -> Tensor:
     """fp32 [1000] of falling noise levels, 1 first: uniform ones, shifted towards noise."""
-    uniform = torch.linspace(1, 0, TRAIN_STEPS + 1)[:-1]
-    return shift * uniform / (1 + (shift - 1) * uniform)
+    return shifted(torch.linspace(1, 0, TRAIN_STEPS + 1)[:-1], shift)
 
 
 def warped_steps(steps: tuple[int, ...], shift: float) -> Tensor:
@@ -40,7 +48,7 @@ def whole_steps(rows: tuple[int, ...], shift: float) -> list[Step]:
     That is `index_for_timestep` of the authors' scheduler (wan/utils/fm_solvers_unipc.py).
     """
     uniform = torch.linspace(1 - 1 / TRAIN_STEPS, 0, TRAIN_STEPS + 1, dtype=torch.float64)[:-1]
-    sigmas = (shift * uniform / (1 + (shift - 1) * uniform)).float()
+    sigmas = shifted(uniform, shift).float()
     times = (sigmas * TRAIN_STEPS).long()
     found = [(times == times[row]).nonzero().flatten() for row in rows]
     return [Step(int(times[same[0]]), sigmas[same[0]], sigmas[same[min(1, len(same) - 1)]]) for same in found]

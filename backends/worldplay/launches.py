@@ -8,7 +8,8 @@ from torch import Tensor
 from backends.base import BackendSpec
 from backends.worldplay.cameras import Projections
 from backends.worldplay.context import Context
-from backends.worldplay.rollout import MEMORIES, POSITIONS
+from backends.worldplay.models import POSITIONS
+from backends.worldplay.rollout import MEMORIES
 from qvg import LayerCache
 from qvg.config import CodecConfig
 from qvg.launches import META, launches_of_blocks, launches_of_rewriting, rope_like

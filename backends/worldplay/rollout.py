@@ -2,93 +2,62 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from backends.base import BackendSpec, BackendUnavailable, NoPicture, Request, Segment, Tick
+from backends.base import BackendSpec, NoPicture, Request, Segment, Tick
 from backends.camera import CameraMove, each_latent
-from backends.hub import artifacts, downloads
-from backends.wan import checkpoint, text, vae
-from backends.worldplay import spec, weights
+from backends.wan import vae
+from backends.worldplay import spec
 from backends.worldplay.memory import FieldOfView, Memory
-from backends.worldplay.model import ModelConfig, Transformer
+from backends.worldplay.models import Models
 from backends.worldplay.poses import Pose, Views, advance, start
 from backends.worldplay.sampler import LEVELS, Sampler, gaussian
-from qvg import Clock, KVCache, Rope, choose, grid_rope
+from qvg import Clock, KVCache
 
-ENCODER_BYTES = 12_500_000_000  # the text encoder in BF16 and its activations
-POSITIONS = 1024  # frames the model knows (transformer/config.json, rope_max_seq_len)
 MEMORIES = {
     "recompute": Memory(refresh="recompute"),
     "incremental": Memory(refresh="incremental", blocks=spec.KEPT_READ),
     "frozen": Memory(refresh="frozen", blocks=spec.KEPT_READ),
 }
-# Wan-AI/Wan2.2-TI2V-5B-Diffusers, vae/config.json, without the statistics of its latents
-VAE = {
-    "base_dim": 160,
-    "decoder_base_dim": 256,
-    "z_dim": 48,
-    "is_residual": True,
-    "in_channels": 12,
-    "out_channels": 12,
-    "patch_size": 2,
-    "scale_factor_spatial": 16,
-}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class World:
-    """The loaded models and where they run. `embed` turns a prompt into [1, 512, text_width]."""
-
-    spec: BackendSpec
-    transformer: Transformer
-    rope: Rope
-    autoencoder: vae.VAE
-    embed: Callable[[str], Tensor]
-    device: torch.device
 
 
 class WorldPlayRollout:
     """One video: the request's prompt, picture and path."""
 
-    def __init__(self, world: World, request: Request, cache: KVCache, tick: Tick) -> None:
-        mode = request.mode or world.spec.modes[0].id
-        self._world, self._tick = world, tick
+    def __init__(self, models: Models, request: Request, cache: KVCache, tick: Tick) -> None:
+        mode = request.mode or models.spec.modes[0].id
+        self._models, self._tick = models, tick
         self._blocks, self._index, self._frames = request.blocks, 0, 0
         self._path = tuple(each_latent(request.moves))
         self._walked = 0  # latents of the path
         self._pose: Pose | None = None
-        self.notes = tuple(_notes(world.spec, request, mode))
+        self.notes = tuple(_notes(models.spec, request, mode))
         # A new prompt may take a while to read.
         tick(0, len(LEVELS))
         self._first: Tensor | None = None
         if request.image is not None:
-            picture = fit_picture(request.image, world.spec.height, world.spec.width)
-            self._first = world.autoencoder.encode(picture[None, None])[0, 0]
+            picture = fit_picture(request.image, models.spec.height, models.spec.width)
+            self._first = models.autoencoder.encode(picture[None, None])[0, 0]
         shape = (
-            world.spec.latents_per_block,
-            world.autoencoder.channels,
-            world.spec.height // world.autoencoder.scale,
-            world.spec.width // world.autoencoder.scale,
+            models.spec.latents_per_block,
+            models.autoencoder.channels,
+            models.spec.height // models.autoencoder.scale,
+            models.spec.width // models.autoencoder.scale,
         )
         self._sampler = Sampler(
-            world.transformer,
-            world.rope,
+            models.transformer,
+            models.rope,
             cache,
-            world.embed(request.prompt),
+            models.embed(request.prompt),
             gaussian(request.seed, shape),
             MEMORIES[mode],
-            FieldOfView(world.device),
+            FieldOfView(models.device),
         )
-        self._decoder = world.autoencoder.stream()
-        self._decode_clock = Clock(world.device)
+        self._decoder = models.autoencoder.stream()
+        self._decode_clock = Clock(models.device)
 
     def step(self, move: CameraMove | None = None) -> Segment | None:
         if self._index >= self._blocks:
@@ -107,7 +76,7 @@ class WorldPlayRollout:
         if not bool(latents.isfinite().all()):
             raise NoPicture
         ms = {name: clock.ms - before[name] for name, clock in clocks.items()}
-        segment = Segment(pixels, self._index, self._frames, self._world.spec.fps, ms)
+        segment = Segment(pixels, self._index, self._frames, self._models.spec.fps, ms)
         self._index += 1
         self._frames += len(pixels)
         return segment
@@ -115,7 +84,7 @@ class WorldPlayRollout:
     def _views(self, move: CameraMove | None) -> Views:
         """Where the camera is in the next block; the video's first frame is where it stands."""
         poses = []
-        for _ in range(self._world.spec.latents_per_block):
+        for _ in range(self._models.spec.latents_per_block):
             if self._pose is None:
                 self._pose = start()
             else:
@@ -127,55 +96,12 @@ class WorldPlayRollout:
 
 
 class WorldPlayBackend:
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.spec: BackendSpec = world.spec
+    def __init__(self, models: Models) -> None:
+        self.models = models
+        self.spec: BackendSpec = models.spec
 
     def open(self, request: Request, cache: KVCache, tick: Tick) -> WorldPlayRollout:
-        return WorldPlayRollout(self.world, request, cache, tick)
-
-
-def load(device: torch.device, say: Callable[[str], None]) -> WorldPlayBackend:
-    """Raises BackendUnavailable when weights are missing or cannot be read."""
-    if (problem := spec.missing()) is not None:
-        raise BackendUnavailable(problem)
-    dtype = choose(device, spec.SPEC.geometry.head_dim).dtype
-    transformer = weights.load_published(device, dtype, say)
-    say("Loading the video autoencoder")
-    autoencoder = vae.load(_path(spec.VAE22), device, dtype)
-    prompts = text.Prompts(downloads.own_folder() / "prompts", spec.UMT5.id, lambda: _open_encoder(device))
-    return _assemble(spec.SPEC, transformer, autoencoder, prompts.embed, device)
-
-
-def load_random(device: torch.device, say: Callable[[str], None], tiny: bool = False) -> WorldPlayBackend:
-    """With random weights, at full size or as `spec.TINY`: noise that costs what a world costs."""
-    described = spec.TINY if tiny else spec.SPEC
-    geometry = described.geometry
-    config, autoencoder = ModelConfig(), VAE
-    if tiny:
-        config = ModelConfig(
-            layers=geometry.layers,
-            heads=geometry.heads,
-            head_dim=geometry.head_dim,
-            channels=4,
-            text_width=32,
-            ffn_width=256,
-            frequencies=64,
-        )
-        autoencoder = {**VAE, "base_dim": 8, "decoder_base_dim": 8, "z_dim": 4, "num_res_blocks": 1}
-    dtype = choose(device, geometry.head_dim).dtype
-    say("Making up HY-WorldPlay's weights")
-    transformer = weights.build(config)
-    channels = config.channels
-    model = vae.build({**autoencoder, "latents_mean": [0.0] * channels, "latents_std": [1.0] * channels})
-    for seed, module in enumerate((transformer, model)):
-        checkpoint.fill_randomly(module, device, dtype, seed)
-
-    def embed(prompt: str) -> Tensor:
-        generator = torch.Generator().manual_seed(zlib.crc32(prompt.encode()))
-        return torch.randn(1, text.LENGTH, config.text_width, generator=generator)
-
-    return _assemble(described, transformer, vae.VAE(model), embed, device)
+        return WorldPlayRollout(self.models, request, cache, tick)
 
 
 def fit_picture(image: np.ndarray, height: int, width: int) -> Tensor:
@@ -190,36 +116,6 @@ def fit_picture(image: np.ndarray, height: int, width: int) -> Tensor:
     picture = Image.fromarray(np.ascontiguousarray(image))
     fitted = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS, box), dtype=np.float32)
     return torch.from_numpy(fitted).permute(2, 0, 1) / 127.5 - 1
-
-
-def _assemble(
-    described: BackendSpec,
-    transformer: Transformer,
-    autoencoder: vae.VAE,
-    embed: Callable[[str], Tensor],
-    device: torch.device,
-) -> WorldPlayBackend:
-    token = autoencoder.scale * transformer.config.patch  # pixels it covers each way
-    rows, columns = described.height // token, described.width // token
-    rope = grid_rope(POSITIONS, rows, columns, transformer.config.rotary_pairs, device=device)
-    return WorldPlayBackend(World(described, transformer, rope, autoencoder, embed, device))
-
-
-def _open_encoder(device: torch.device) -> text.TextEncoder:
-    """On the GPU if it has the room just now."""
-    home = device
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        free, _ = torch.cuda.mem_get_info(device)
-        home = device if free >= ENCODER_BYTES else torch.device("cpu")
-    return text.load(_path(spec.UMT5), _path(spec.UMT5_TOKENIZER), home)
-
-
-def _path(artifact: artifacts.Artifact) -> Path:
-    path = artifacts.locate(artifact)
-    if path is None:
-        raise BackendUnavailable(f"{artifact.title} is not here: download it first.")
-    return path
 
 
 def _notes(described: BackendSpec, request: Request, mode: str) -> list[str]:

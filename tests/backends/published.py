@@ -20,9 +20,10 @@ from backends.longcat.transformer import LongCatConfig
 from backends.self_forcing import spec as self_forcing
 from backends.wan import spec as wan
 from backends.wan import taehv, vae
-from backends.worldplay import rollout, weights
 from backends.worldplay import spec as worldplay
+from backends.worldplay import weights
 from backends.worldplay.model import ModelConfig
+from backends.worldplay.random_weights import VAE
 from tests.backends import wan_samples
 from tests.backends.longcat import longcat_recorded
 from tests.backends.test_self_forcing_weights import published_layout
@@ -166,7 +167,7 @@ def _worldplay(folder: Path) -> None:
     world_model(_place(folder, worldplay.TRANSFORMER.source), world_shapes())
     config = {
         **wan_samples.VAE22_PUBLISHED,
-        **rollout.VAE,
+        **VAE,
         "latents_mean": [0.1] * 48,
         "latents_std": [0.5] * 48,
     }

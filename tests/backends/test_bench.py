@@ -9,7 +9,7 @@ import torch
 from backends import bench, registry
 from backends.memory_plan import plan
 from backends.runtime import hardware
-from backends.self_forcing.tiny import TINY_SPEC
+from backends.self_forcing.spec import TINY as TINY_SPEC
 from qvg import BF16, QVG, CachePolicy, KVCache
 from qvg.policy import cache_bytes
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from backends.base import PromptChange, Request
-from backends.self_forcing import rollout
+from backends.self_forcing import load, rollout
+from backends.self_forcing.models import COMPILE
 from backends.wan import vae
 from qvg import BF16, CachePolicy, KVCache
 
@@ -19,7 +20,7 @@ DEVICE = torch.device("cuda", 0)
 
 @pytest.fixture(scope="module")
 def backend():
-    return rollout.load_random(DEVICE, lambda text: None, tiny=True)
+    return load.load_random(DEVICE, lambda text: None, tiny=True)
 
 
 def make_cache(backend):
@@ -80,7 +81,7 @@ def test_no_pass_waits_for_the_device(backend):
 
 def test_compiled(backend, monkeypatch):
     plain = video(backend, blocks=2)
-    monkeypatch.setenv(rollout.COMPILE, "1")
-    compiled = rollout.load_random(DEVICE, lambda text: None, tiny=True)
+    monkeypatch.setenv(COMPILE, "1")
+    compiled = load.load_random(DEVICE, lambda text: None, tiny=True)
     difference = np.abs(plain.astype(float) - video(compiled, blocks=2))
     assert difference.mean() < 4

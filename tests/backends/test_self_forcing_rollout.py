@@ -1,5 +1,7 @@
 """Videos of a tiny random-weight Self-Forcing: blocks, frames, prompts, clips, stops and files."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,9 @@ from safetensors.torch import save_file
 from backends.base import BackendUnavailable, PromptChange, Request, Stopped
 from backends.hub import artifacts
 from backends.memory_plan import codec_for
-from backends.self_forcing import rollout, spec, weights
+from backends.self_forcing import load, rollout, spec, weights
+from backends.self_forcing.rollout import SelfForcingBackend
 from backends.self_forcing.sampler import Sampler
-from backends.self_forcing.tiny import TINY_SPEC
 from backends.wan import vae
 from qvg import BF16, CachePolicy, KVCache
 from tests.backends.sf_recorded import CONFIG
@@ -31,7 +33,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def backend():
-    return rollout.load_random(torch.device("cpu"), lambda text: None, tiny=True)
+    return load.load_random(torch.device("cpu"), lambda text: None, tiny=True)
 
 
 def make_cache(backend, codec=BF16, policy=None):
@@ -124,8 +126,7 @@ def test_the_preview_decoder_streams_the_same_video_softer(backend):
 
 
 def test_without_the_preview_decoder_the_full_one_is_used_and_said(backend):
-    models = backend.models
-    without = rollout.assemble(models.transformer, models.vae, None, models.prompts, backend.spec)
+    without = SelfForcingBackend(replace(backend.models, preview=None), backend.spec)
     full = frames(segments(backend, Request(prompt="a fox", blocks=1))[0])
     made, video = segments(without, Request(prompt="a fox", blocks=1, preview=True))
     assert np.array_equal(frames(made), full)
@@ -142,16 +143,6 @@ def test_a_prompt_changes_mid_video_and_the_past_stays(backend):
     (plain_k, _), (changed_k, _) = (pieces_of(cache, 1)[0] for cache in (plain_cache, changed_cache))
     assert plain_k.shape[2] == 6 * 24  # the first two blocks, one span
     assert torch.equal(plain_k, changed_k)
-
-    video = backend.open(Request(prompt="a fox", blocks=4), make_cache(backend), no_tick)
-    by_hand = [video.step(), video.step()]
-    video.reprompt("an owl")
-    by_hand += [video.step(), video.step()]
-    assert np.array_equal(frames(by_hand), frames(changed))
-
-    video = backend.open(Request(prompt="an owl", blocks=1), make_cache(backend), no_tick)
-    video.reprompt("a fox")
-    assert np.array_equal(video.step().frames, plain[0].frames)
 
 
 def test_every_prompt_is_read_before_the_first_block(backend, monkeypatch):
@@ -175,18 +166,26 @@ def test_every_prompt_is_read_before_the_first_block(backend, monkeypatch):
     assert set(ticks[1]) == {"a fox", "an owl", "snow"}
 
 
-def test_changing_the_prompt_after_a_launch_ahead_hears_the_new_one(backend):
-    """As on a GPU, where the next block has begun by the time a prompt can change."""
+def test_a_pass_launched_ahead_is_dropped_where_the_prompt_changes(backend):
+    models = backend.models
+    fox, owl = (models.read(models.prompts.embed(prompt)) for prompt in ("a fox", "an owl"))
 
     def run(launch):
-        video = backend.open(Request(prompt="a fox", blocks=2), make_cache(backend), no_tick)
-        first = video.step()
+        noise = torch.Generator().manual_seed(0)
+        sampler = Sampler(
+            models.transformer,
+            models.rope,
+            make_cache(backend),
+            (3, 16, 8, 12),
+            lambda shape: torch.randn(shape, generator=noise),
+        )
+        sampler.change_text(fox)
         if launch:
-            video._sampler.launch()
-        video.reprompt("an owl")
-        return frames([first, video.step()])
+            sampler.launch()
+        sampler.change_text(owl)
+        return sampler.generate(no_tick)
 
-    assert np.array_equal(run(True), run(False))
+    assert torch.equal(run(True), run(False))
 
 
 def clip(count, side=(80, 100)):
@@ -303,7 +302,7 @@ def published(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
     monkeypatch.delenv(artifacts.FOLDER, raising=False)
     monkeypatch.setattr(weights, "WanConfig", lambda: CONFIG)
-    monkeypatch.setattr(rollout, "SPEC", TINY_SPEC)
+    monkeypatch.setattr(spec, "SPEC", spec.TINY)
 
     def snapshot(source):
         root = tmp_path / "hub" / f"models--{source.repo.replace('/', '--')}" / "snapshots" / source.revision
@@ -334,13 +333,13 @@ def published(tmp_path, monkeypatch):
 def test_published_files_become_a_video(published):
     assert spec.missing() is None
     said = []
-    loaded = rollout.load(torch.device("cpu"), said.append)
+    loaded = load.load(torch.device("cpu"), said.append)
     assert said == [
         "Converting Self-Forcing to BF16, once",
         "Loading Self-Forcing",
         "Loading the video decoder",
     ]
-    assert loaded.models.tiny is None
+    assert loaded.models.preview is None
     prompt = f"{WORDS[0]} {WORDS[1]}"
     made, _ = segments(loaded, Request(prompt=prompt, blocks=2))
     assert [len(segment.frames) for segment in made] == [9, 12]
@@ -349,9 +348,7 @@ def test_published_files_become_a_video(published):
     # The encoder is not needed again for this prompt, nor the published checkpoint for the next start.
     for path in published.glob("hub/*/snapshots/*/text_encoder/model*"):
         path.write_bytes(b"no weights")
-    again = frames(
-        segments(rollout.load(torch.device("cpu"), said.append), Request(prompt=prompt, blocks=2))[0]
-    )
+    again = frames(segments(load.load(torch.device("cpu"), said.append), Request(prompt=prompt, blocks=2))[0])
     assert np.array_equal(again, frames(made))
     assert "Converting" not in " ".join(said[3:])
     unread = loaded.open(Request(prompt=WORDS[2]), make_cache(loaded), no_tick)
@@ -365,4 +362,4 @@ def test_loading_without_files_says_what_to_do(published):
     with pytest.raises(
         BackendUnavailable, match=r"lacks Wan 2\.1 video autoencoder .*--download self-forcing"
     ):
-        rollout.load(torch.device("cpu"), print)
+        load.load(torch.device("cpu"), print)

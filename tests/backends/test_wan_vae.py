@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from backends.base import BackendUnavailable
 from backends.wan import checkpoint, taehv, vae
-from backends.worldplay import rollout as worldplay
+from backends.worldplay import random_weights as worldplay
 from tests.backends.wan_samples import VAE21, VAE22, VAE22_PUBLISHED, randomise
 
 diffusers = pytest.importorskip("diffusers")

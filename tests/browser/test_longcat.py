@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backends.longcat.tiny import TINY_SPEC
+from backends.longcat.spec import TINY
 from backends.memory_plan import codec_for, plan
 from tests.browser.conftest import free_port, serve
 from ui import text
@@ -42,10 +42,8 @@ def test_a_picture_becomes_a_clip_and_is_continued(open_page, program, tmp_path)
     assert page.inner_text(".status .line").startswith("Done: 17 frames")
     assert "Made at 96 x 64, the size nearest" in page.inner_text("#status")
     # The history of the last continuation: three latents, in one span whatever the policy says.
-    codec = codec_for(TINY_SPEC, "QVG INT2")
-    assert page.inner_text(".gauge .held") == text.size(
-        plan(TINY_SPEC, codec, TINY_SPEC.policy, 2, None).kv_bytes
-    )
+    codec = codec_for(TINY, "QVG INT2")
+    assert page.inner_text(".gauge .held") == text.size(plan(TINY, codec, TINY.policy, 2, None).kv_bytes)
     page.wait_for_selector(".screen[data-state=final] video")
     with page.expect_download() as download:
         page.click("a.download")

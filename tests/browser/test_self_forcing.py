@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from backends.memory_plan import codec_for
-from backends.self_forcing.tiny import TINY_SPEC
+from backends.self_forcing.spec import TINY
 from qvg.policy import cache_bytes
 from tests.browser.conftest import free_port, serve
 from ui import text
@@ -38,8 +38,8 @@ def test_a_prompt_becomes_a_video_block_by_block(open_page, program, tmp_path):
     page.wait_for_selector(".status[data-kind=done], .status[data-kind=error]", timeout=120_000)
     assert page.inner_text(".status .line").startswith("Done: 45 frames")
     # Two blocks encoded together, one in full precision; the last one is not remembered.
-    codec = codec_for(TINY_SPEC, "QVG INT2")
-    stored, _ = cache_bytes(TINY_SPEC.geometry, codec, TINY_SPEC.policy, 3, TINY_SPEC.latents_per_block)
+    codec = codec_for(TINY, "QVG INT2")
+    stored, _ = cache_bytes(TINY.geometry, codec, TINY.policy, 3, TINY.latents_per_block)
     assert page.inner_text(".gauge .held") == text.size(stored)
     page.wait_for_selector(".screen[data-state=final] video")
     with page.expect_download() as download:

@@ -21,7 +21,7 @@ def load(backend_id: str, device: torch.device, say: Callable[[str], None]) -> B
     """What the worker's process loads in place of `backends.registry.load`."""
     import torch
 
-    from backends.longcat.rollout import load_random
+    from backends.longcat.load import load_random
 
     assert backend_id == "longcat"
     torch.set_num_threads(1)  # at this size threads cost more than they bring
@@ -31,11 +31,10 @@ def load(backend_id: str, device: torch.device, say: Callable[[str], None]) -> B
 def main() -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     from backends.longcat import spec
-    from backends.longcat.tiny import TINY_SPEC
     from backends.runtime.worker import Worker
     from ui.page import build
 
-    spec.SPEC, spec.missing = TINY_SPEC, lambda: None
+    spec.SPEC, spec.missing = spec.TINY, lambda: None
     port, outputs = int(sys.argv[1]), Path(sys.argv[2])
     build(Worker("cpu", "tests.browser.tiny_longcat:load"), outputs).launch(
         server_name="127.0.0.1", server_port=port

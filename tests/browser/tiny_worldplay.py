@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def load(backend_id: str, device: torch.device, say: Callable[[str], None]) -> Backend:
     """For the generator's process."""
-    from backends.worldplay.rollout import load_random
+    from backends.worldplay.load import load_random
 
     assert backend_id == "worldplay"
     return load_random(device, say, tiny=True)

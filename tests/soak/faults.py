@@ -19,8 +19,9 @@ import torch
 
 from backends.base import BackendUnavailable, Request, Segment, Tick
 from backends.camera import CameraMove
-from backends.pocket import rollout
-from backends.pocket.rollout import PocketBackend, PocketRollout, World
+from backends.pocket.load import load_models
+from backends.pocket.models import Models
+from backends.pocket.rollout import PocketBackend, PocketRollout
 from backends.pocket.spec import WEIGHTS
 from qvg import KVCache
 
@@ -33,21 +34,21 @@ def load(backend_id: str, device: torch.device, say: Callable[[str], None]) -> P
         raise BackendUnavailable(f"{backend_id} is not here.")
     # Threads that share busy cores wait for each other most of the time.
     torch.set_num_threads(1)
-    return Faulty(rollout.load_world(device, Path(os.environ.get(WEIGHTS_VARIABLE, WEIGHTS))))
+    return Faulty(load_models(device, Path(os.environ.get(WEIGHTS_VARIABLE, WEIGHTS))))
 
 
 class Faulty(PocketBackend):
     def open(self, request: Request, cache: KVCache, tick: Tick) -> PocketRollout:
-        return FaultyRollout(self.world, request, cache, tick)
+        return FaultyRollout(self.models, request, cache, tick)
 
 
 class FaultyRollout(PocketRollout):
-    def __init__(self, world: World, request: Request, cache: KVCache, tick: Tick) -> None:
+    def __init__(self, models: Models, request: Request, cache: KVCache, tick: Tick) -> None:
         self._orders = dict(word.split("=") for word in request.prompt.split() if "=" in word)
         self._cache = cache
         self._dice = random.Random(request.seed)
         self._step = 0
-        super().__init__(world, request, cache, self._faulty(tick))
+        super().__init__(models, request, cache, self._faulty(tick))
 
     def _faulty(self, tick: Tick) -> Tick:
         def ticked(step: int, steps: int) -> None:

@@ -18,7 +18,7 @@ import torch
 from av.error import FFmpegError
 
 from backends.base import BackendUnavailable
-from backends.pocket import rollout, spec
+from backends.pocket import load, spec
 from backends.runtime.worker import Worker
 from tests.soak import faults
 from tests.soak.conftest import FULL, Tell
@@ -108,7 +108,7 @@ def test_a_weight_file_cut_off_anywhere(tmp_path: Path, tell: Tell):
         size = file.stat().st_size
         os.truncate(file, dice.choice([0, 1, 8, dice.randrange(size), size - 1]))
         with pytest.raises(BackendUnavailable, match=rf"{file.name} cannot be read .*clone the repository"):
-            rollout.load_world(torch.device("cpu"), folder)
+            load.load_models(torch.device("cpu"), folder)
     tell("crash, truncated weights", faults=times, said=times, lost=0)
 
 

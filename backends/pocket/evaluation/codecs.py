@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from backends.pocket.evaluation.rollouts import HeldOut, poses_along, rendered
-from backends.pocket.rollout import Sampler
+from backends.pocket.sampler import Sampler
 from backends.pocket.spec import BLOCK_FRAMES, SPEC
 from qvg import BF16, CachePolicy, KVCache, attend
 from qvg.bench.settings import policy_name
@@ -92,29 +92,29 @@ class Judge:
     @torch.inference_mode()
     def _ask(self, cache: KVCache) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
         """Every layer's queries, rotated, and keys and values of a noisy block after the history."""
-        world = self.evaluation.world
-        poses = self.poses[-1:].expand(len(self.evaluation.scenes), BLOCK_FRAMES, -1).to(world.device)
+        models = self.evaluation.models
+        poses = self.poses[-1:].expand(len(self.evaluation.scenes), BLOCK_FRAMES, -1).to(models.device)
         last = self.exact[MODES[0]][:, -BLOCK_FRAMES:]
-        clean = world.encode(last.flatten(0, 1)).unflatten(0, last.shape[:2]).float()
+        clean = models.encode(last.flatten(0, 1)).unflatten(0, last.shape[:2]).float()
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(7)).to(clean.device)
         x = (1 - NOISE_LEVEL) * clean + NOISE_LEVEL * noise
         queries: list[Tensor] = []
         staged: list[tuple[Tensor, Tensor]] = []
 
         def attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            queries.append(world.rotary(q, cache.frames))
+            queries.append(models.rotary(q, cache.frames))
             staged.append((k, v))
             cache.layer(layer).stage(k, v)
-            return attend(queries[-1], cache.layer(layer), world.rotary)
+            return attend(queries[-1], cache.layer(layer), models.rotary)
 
         level = torch.full(x.shape[:2], NOISE_LEVEL, device=x.device)
-        sampler = Sampler(world, cache, self.evaluation.layout, seed=0)
-        world.transformer(x.to(world.dtype), level, sampler.view(poses), sampler.look, attention)
+        sampler = Sampler(models, cache, self.evaluation.layout, seed=0)
+        models.transformer(x.to(models.dtype), level, sampler.view(poses), sampler.look, attention)
         return queries, staged
 
     def _answers(self, cache: KVCache) -> list[Tensor]:
         """What every layer's queries get, fp32 [B, H, Q, D]."""
-        rotary = self.evaluation.world.rotary
+        rotary = self.evaluation.models.rotary
         return [attend(q, cache.layer(layer), rotary).float() for layer, q in enumerate(self.queries)]
 
 

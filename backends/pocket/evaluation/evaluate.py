@@ -33,8 +33,9 @@ from PIL import Image
 from backends.pocket.evaluation.codecs import Judge, cases
 from backends.pocket.evaluation.prompts import followed
 from backends.pocket.evaluation.rollouts import SEED, HeldOut, poses_along, psnr, rendered
+from backends.pocket.load import load_models
 from backends.pocket.render import render
-from backends.pocket.rollout import LEVELS, OPENING, load_world
+from backends.pocket.sampler import LEVELS, OPENING
 from backends.pocket.scene import hide_obstacles, sample_scenes, sample_trajectories
 from backends.pocket.spec import BLOCK_FRAMES, HEIGHT, SPEC, WEIGHTS, WIDTH
 from qvg import BF16, PRESETS, QVG, CachePolicy
@@ -54,7 +55,7 @@ class Evaluation(HeldOut):
     def autoencoder(self) -> float:
         poses = poses_along("right-35, left-20, w-8", 64)[::8]
         real = rendered(self.scenes, poses)
-        back = self.world.decode(self.world.encode(real.flatten(0, 1))).unflatten(0, real.shape[:2])
+        back = self.models.decode(self.models.encode(real.flatten(0, 1))).unflatten(0, real.shape[:2])
         return psnr(real, back)
 
     def recall(self, policy: CachePolicy = SPEC.policy, codec: CodecConfig = BF16) -> float:
@@ -112,7 +113,7 @@ class Evaluation(HeldOut):
         last, real = made[:, -50:], rendered(self.scenes, poses[-50:])
         start = psnr(made[:, :50], rendered(self.scenes, poses[:50]))
         made_stats, real_stats = (torch.stack(_statistics(video)) for video in (last, real))
-        generator = torch.Generator(self.world.device).manual_seed(SEED + 1)
+        generator = torch.Generator(self.models.device).manual_seed(SEED + 1)
         walks = sample_trajectories(512, 64, generator)
         scenes = hide_obstacles(sample_scenes(512, generator), walks)
         usual = torch.stack(_statistics(render(scenes, walks[:, -1], HEIGHT, WIDTH).unsqueeze(1)))
@@ -226,8 +227,8 @@ def main(arguments: list[str] | None = None) -> None:
     policies = [parse_policy(text, SPEC.policy) for text in options.policy]
     device = start(options)
     opening = LEVELS if options.plain_opening else OPENING
-    world = load_world(device, options.weights)
-    evaluation = Evaluation(world, options.scenes, opening)
+    models = load_models(device, options.weights)
+    evaluation = Evaluation(models, options.scenes, opening)
     result: dict = {
         "kind": "end to end",
         **describe(device, options.commit),

@@ -73,7 +73,7 @@ def followed(evaluation: HeldOut, count: int = 40, at_once: int = 20) -> dict[st
     for part in split(layout, at_once):
         video, _ = evaluation.roll(poses, layout=part)
         made += [*_around(video[:, ::EVERY], poses[::EVERY], part)]
-        truth = rendered(built(part).to(evaluation.world.device), poses[::EVERY])
+        truth = rendered(built(part).to(evaluation.models.device), poses[::EVERY])
         real += [*_around(truth, poses[::EVERY], part)]
     other = [*prompts[1:], prompts[0]]
     return {

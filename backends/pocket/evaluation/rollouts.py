@@ -7,8 +7,9 @@ from torch import Tensor
 
 from backends.camera import each_latent, parse_path
 from backends.pocket.conditioning import Layout, describe
+from backends.pocket.models import Models
 from backends.pocket.render import render
-from backends.pocket.rollout import OPENING, Sampler, World
+from backends.pocket.sampler import OPENING, Sampler
 from backends.pocket.scene import LOOKS, Scenes, advance, sample_scenes
 from backends.pocket.spec import BLOCK_FRAMES, HEIGHT, SPEC, WIDTH
 from qvg import BF16, CachePolicy, KVCache
@@ -39,11 +40,11 @@ def rendered(scenes: Scenes, poses: Tensor) -> Tensor:
 class HeldOut:
     """`scenes` scenes, a look each in turn, and layouts that tell all of them."""
 
-    def __init__(self, world: World, scenes: int, opening: tuple[float, ...] = OPENING) -> None:
-        self.world, self.opening = world, opening
-        generator = torch.Generator(world.device).manual_seed(SEED)
+    def __init__(self, models: Models, scenes: int, opening: tuple[float, ...] = OPENING) -> None:
+        self.models, self.opening = models, opening
+        generator = torch.Generator(models.device).manual_seed(SEED)
         self.scenes = sample_scenes(scenes, generator)
-        self.scenes.look.copy_(torch.arange(scenes, device=world.device) % LOOKS)
+        self.scenes.look.copy_(torch.arange(scenes, device=models.device) % LOOKS)
         self.layout = describe(self.scenes)
 
     def cache(
@@ -55,7 +56,7 @@ class HeldOut:
             policy,
             frames_per_block=BLOCK_FRAMES,
             batch=batch or len(self.scenes),
-            device=self.world.device,
+            device=self.models.device,
         )
 
     def roll(
@@ -76,16 +77,16 @@ class HeldOut:
         layout = layout or self.layout
         batch = len(layout.place)
         cache = self.cache(codec, policy, batch)
-        sampler = Sampler(self.world, cache, layout, seed, self.opening)
+        sampler = Sampler(self.models, cache, layout, seed, self.opening)
         blocks = list(poses.expand(batch, -1, -1).split(BLOCK_FRAMES, dim=1))
         if history is not None:
-            known = self.world.encode(history.flatten(0, 1)).unflatten(0, history.shape[:2])
+            known = self.models.encode(history.flatten(0, 1)).unflatten(0, history.shape[:2])
             for latents in known.split(BLOCK_FRAMES, dim=1):
                 sampler.absorb(latents, blocks.pop(0))
-        given = None if first is None else self.world.encode(first)
+        given = None if first is None else self.models.encode(first)
         frames = []
         for block in blocks:
             latents = sampler.generate(block, given)
             given = None
-            frames.append(self.world.decode(latents.flatten(0, 1)).unflatten(0, latents.shape[:2]))
+            frames.append(self.models.decode(latents.flatten(0, 1)).unflatten(0, latents.shape[:2]))
         return torch.cat(frames, 1), cache

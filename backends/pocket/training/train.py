@@ -31,7 +31,7 @@ from backends.pocket import weights
 from backends.pocket.autoencoder import Autoencoder
 from backends.pocket.conditioning import Layout, Told, describe, sample_layouts, split, tell, told_by_block
 from backends.pocket.render import render
-from backends.pocket.rollout import LEVELS
+from backends.pocket.sampler import LEVELS
 from backends.pocket.scene import (
     Scenes,
     hide_obstacles,

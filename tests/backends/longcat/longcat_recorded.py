@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from backends.longcat.models import World
+from backends.longcat.models import Models
 from backends.longcat.transformer import Transformer
 from backends.wan import vae as wan_vae
 from tests.backends.longcat import longcat_samples as samples
@@ -60,12 +60,12 @@ def transformer() -> Transformer:
     return samples.transformer()
 
 
-def world(**parts) -> World:
+def models(**parts) -> Models:
     """Everything tiny, with the weights and embeddings upstream was recorded with."""
     for name, make in (("transformer", transformer), ("vae", vae), ("embed", lambda: embed)):
         if name not in parts:
             parts[name] = make()
-    return World(sizes=((samples.HEIGHT, samples.WIDTH),), **parts)
+    return Models(sizes=((samples.HEIGHT, samples.WIDTH),), **parts)
 
 
 def frames() -> np.ndarray:

@@ -26,7 +26,7 @@ from backends.longcat.rollout import LongCatBackend
 from backends.longcat.settings import Settings, latents_of
 from backends.longcat.spec import SPEC
 from qvg import BF16, CacheGeometry, KVCache
-from tests.backends.longcat.longcat_recorded import NEGATIVE, PROMPT, frames, world
+from tests.backends.longcat.longcat_recorded import NEGATIVE, PROMPT, frames, models
 from tests.backends.longcat.longcat_samples import CONFIG, HEIGHT, WIDTH
 
 SETTINGS = Settings(negative=NEGATIVE, steps=2, window=13, condition_frames=9)
@@ -57,7 +57,7 @@ def make(team: Team) -> tuple[list[np.ndarray], list[torch.Tensor], KVCache]:
     heads = CONFIG.heads // (1 if team.heads is None else team.heads.size)
     geometry = CacheGeometry(CONFIG.layers, heads, CONFIG.head_dim, HEIGHT * WIDTH // 256)
     made_for = replace(SPEC, width=WIDTH, height=HEIGHT, geometry=geometry)
-    parts = world(team=team, vae=SimpleNamespace(scale=8, channels=16))
+    parts = models(team=team, vae=SimpleNamespace(scale=8, channels=16))
     cache = KVCache(geometry, BF16, frames_per_block=1)
     request = Request(prompt=PROMPT, image=frames()[0], seed=3, blocks=2)
     video = LongCatBackend(parts, SETTINGS, made_for).open(request, cache, lambda step, steps: None)

@@ -134,7 +134,7 @@ def test_every_stage_is_measured(capsys: pytest.CaptureFixture[str], tmp_path: P
 
 def test_memory_that_runs_out_is_told_and_the_rest_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
-        backend = type("B", (), {"world": type("W", (), {"team": bench.parallel.ALONE})})
+        backend = type("B", (), {"models": type("M", (), {"team": bench.parallel.ALONE})})
 
         def clip(self, steps: int) -> dict:
             raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB.\nmore")

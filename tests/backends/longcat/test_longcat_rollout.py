@@ -27,10 +27,10 @@ from tests.backends.longcat.longcat_recorded import (
     PROMPT,
     embed,
     frames,
+    models,
     recorded,
     transformer,
     vae,
-    world,
 )
 from tests.backends.longcat.longcat_samples import CONFIG, HEIGHT, WIDTH
 
@@ -50,7 +50,7 @@ def open_video(
     settings: Settings = SHORT, codec=BF16, tick=quiet, parts: dict | None = None, **request
 ) -> LongCatRollout:
     cache = KVCache(GEOMETRY, codec, SPEC.policy, frames_per_block=SPEC.latents_per_block)
-    backend = LongCatBackend(world(**(parts or {})), settings, TINY)
+    backend = LongCatBackend(models(**(parts or {})), settings, TINY)
     return backend.open(Request(**{"prompt": PROMPT, "seed": 3, "blocks": 3, **request}), cache, tick)
 
 

@@ -15,12 +15,11 @@ from torch import Tensor
 
 from backends.base import BackendUnavailable, Request
 from backends.hub import artifacts
-from backends.longcat import lora, random_weights, rollout, spec, weights
-from backends.longcat import models as world_file
+from backends.longcat import load, lora, random_weights, rollout, spec, weights
 from backends.longcat.attention import Alone, Place
 from backends.longcat.settings import Settings
 from backends.longcat.transformer import Transformer
-from backends.wan import vae
+from backends.wan import loading, vae
 from qvg import BF16, KVCache
 from tests.backends import wan_samples
 from tests.backends.longcat import longcat_samples as samples
@@ -237,7 +236,7 @@ class TestEightBits:
     def test_without_torchao_it_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
         forbid(monkeypatch, "torchao")
         with pytest.raises(BackendUnavailable, match="pip install torchao"):
-            weights.make_up(random_weights.TINY, ["cpu"], torch.float32, "int8")
+            weights.build_random(random_weights.TINY, ["cpu"], torch.float32, "int8")
 
     def test_chosen_where_bf16_leaves_no_room(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert weights.choose_precision(torch.device("cpu")) == "bf16"
@@ -279,7 +278,7 @@ class TestSeveralCards:
     def test_without_accelerate_it_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
         forbid(monkeypatch, "accelerate")
         with pytest.raises(BackendUnavailable, match="pip install accelerate"):
-            weights.make_up(random_weights.TINY, ["cpu", "cpu"], torch.float32)
+            weights.build_random(random_weights.TINY, ["cpu", "cpu"], torch.float32)
 
 
 class TestLoading:
@@ -329,26 +328,24 @@ class TestLoading:
 
     def test_the_first_time_and_the_second(self, files: dict[str, Path]) -> None:
         said: list[str] = []
-        backend = rollout.load(torch.device("cpu"), said.append)
+        backend = load.load(torch.device("cpu"), said.append)
         assert said == [
             "Converting LongCat-Video to BF16, once",
             "Loading LongCat-Video",
             "Loading the video autoencoder",
         ]
         said.clear()
-        again = rollout.load(torch.device("cpu"), said.append)
+        again = load.load(torch.device("cpu"), said.append)
         assert said == ["Loading LongCat-Video", "Loading the video autoencoder"]
-        assert torch.equal(heard(backend.world.transformer), heard(again.world.transformer))
+        assert torch.equal(heard(backend.models.transformer), heard(again.models.transformer))
 
     def test_a_video_from_files(self, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
         opened = []
-        open_encoder = world_file._open_encoder
-        monkeypatch.setattr(
-            world_file, "_open_encoder", lambda device: opened.append(1) or open_encoder(device)
-        )
-        backend = rollout.load(torch.device("cpu"), lambda words: None)
+        open_encoder = loading.open_encoder
+        monkeypatch.setattr(loading, "open_encoder", lambda device: opened.append(1) or open_encoder(device))
+        backend = load.load(torch.device("cpu"), lambda words: None)
         settings = Settings(steps=1, window=5, condition_frames=1)
-        small = replace(backend.world, sizes=((samples.HEIGHT, samples.WIDTH),))
+        small = replace(backend.models, sizes=((samples.HEIGHT, samples.WIDTH),))
         described = replace(
             spec.SPEC,
             height=samples.HEIGHT,
@@ -372,28 +369,28 @@ class TestLoading:
     ) -> None:
         monkeypatch.setattr(weights, "_room_for", lambda path: 10)
         said: list[str] = []
-        rollout.load(torch.device("cpu"), said.append)
+        load.load(torch.device("cpu"), said.append)
         assert said[0].startswith("There is no room on the disk")
 
     def test_without_the_adapter(self, files: dict[str, Path]) -> None:
         del files[spec.ADAPTER.id]
-        assert rollout.load(torch.device("cpu"), lambda words: None).world.adapter is None
+        assert load.load(torch.device("cpu"), lambda words: None).models.adapter is None
         with pytest.raises(BackendUnavailable, match="distillation adapter is not here"):
-            world_file.load_world(torch.device("cpu"), lambda words: None, merge_adapter=True)
+            load.load_models(torch.device("cpu"), lambda words: None, merge_adapter=True)
 
     def test_merged_for_good(self, files: dict[str, Path]) -> None:
-        world = world_file.load_world(torch.device("cpu"), lambda words: None, merge_adapter=True)
-        assert world.adapter is not None and world.adapter.on
-        assert off(heard(world.transformer), recorded("forward/lora")) < 0.02
+        models = load.load_models(torch.device("cpu"), lambda words: None, merge_adapter=True)
+        assert models.adapter is not None and models.adapter.on
+        assert off(heard(models.transformer), recorded("forward/lora")) < 0.02
 
     def test_nothing_is_here(self, files: dict[str, Path]) -> None:
         files.clear()
         with pytest.raises(BackendUnavailable, match="Not downloaded"):
-            rollout.load(torch.device("cpu"), print)
+            load.load(torch.device("cpu"), print)
 
 
 def test_random_weights_at_a_tiny_size() -> None:
-    backend = rollout.load_random(torch.device("cpu"), lambda words: None, tiny=True)
+    backend = load.load_random(torch.device("cpu"), lambda words: None, tiny=True)
     described = backend.spec
     cache = KVCache(described.geometry, BF16, frames_per_block=described.latents_per_block)
     video = backend.open(Request(prompt="a fox", blocks=3), cache, lambda step, steps: None)

@@ -27,7 +27,7 @@ from backends.pocket.evaluation.detection import look_at
 from backends.pocket.evaluation.prompts import built, followed, held_out_prompts, planned
 from backends.pocket.evaluation.rollouts import rendered
 from backends.pocket.render import reference
-from backends.pocket.rollout import Sampler
+from backends.pocket.sampler import Sampler
 from backends.pocket.scene import HARMONICS, LOOKS, OBJECTS, sample_scenes, sample_trajectories
 from backends.pocket.spec import BLOCK_FRAMES, COLUMNS, ROWS
 from backends.pocket.vocabulary import parse_prompt
@@ -87,8 +87,8 @@ def test_what_a_sampler_is_told_is_what_training_told() -> None:
     def view(rays: torch.Tensor, what: Told) -> None:
         heard.append(what.drawing)
 
-    world = SimpleNamespace(device="cpu", dtype=torch.float32, transformer=SimpleNamespace(view=view))
-    sampler = Sampler(world, SimpleNamespace(frames=0), layout, seed=0)
+    models = SimpleNamespace(device="cpu", dtype=torch.float32, transformer=SimpleNamespace(view=view))
+    sampler = Sampler(models, SimpleNamespace(frames=0), layout, seed=0)
     for block in poses.split(BLOCK_FRAMES, dim=1):
         sampler.view(block)
         sampler.remember(block)
@@ -251,7 +251,7 @@ def test_a_model_that_renders_follows_its_prompts(monkeypatch: pytest.MonkeyPatc
         """As perfect a model as there can be, or one that ignores what it is told."""
 
         def __init__(self, listens: bool) -> None:
-            self.world = SimpleNamespace(device="cpu")
+            self.models = SimpleNamespace(device="cpu")
             self.listens = listens
 
         def roll(self, poses: torch.Tensor, layout: Layout) -> tuple[torch.Tensor, None]:

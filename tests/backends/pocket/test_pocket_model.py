@@ -11,7 +11,9 @@ from backends.camera import CameraMove, parse_path
 from backends.pocket import spec, weights
 from backends.pocket.autoencoder import Autoencoder
 from backends.pocket.conditioning import describe, tell, told_by_block
-from backends.pocket.rollout import LEVELS, OPENING, PocketBackend, Sampler, World, fit_picture, noise_levels
+from backends.pocket.models import Models
+from backends.pocket.rollout import PocketBackend, fit_picture
+from backends.pocket.sampler import LEVELS, OPENING, Sampler, noise_levels
 from backends.pocket.scene import sample_scenes, sample_trajectories
 from backends.pocket.spec import BLOCK_FRAMES, SPEC
 from backends.pocket.training.train import (
@@ -42,7 +44,7 @@ def no_tick(step: int, steps: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
+def models() -> Models:
     torch.manual_seed(0)
     transformer = Transformer(TINY)
     for parameter in transformer.parameters():
@@ -50,7 +52,7 @@ def world() -> World:
             torch.nn.init.normal_(parameter, std=0.05)
     transformer.requires_grad_(False).eval()
     autoencoder = Autoencoder().requires_grad_(False).eval()
-    return World(autoencoder, transformer, Rotary(64), torch.device("cpu"), torch.float32)
+    return Models(autoencoder, transformer, Rotary(64), torch.device("cpu"), torch.float32)
 
 
 def cache(policy: CachePolicy | None = None) -> KVCache:
@@ -59,7 +61,7 @@ def cache(policy: CachePolicy | None = None) -> KVCache:
     )
 
 
-def test_generating_with_the_cache_is_what_training_computed(world: World) -> None:
+def test_generating_with_the_cache_is_what_training_computed(models: Models) -> None:
     """The third block from cached history equals the masked pass over all blocks that training makes."""
     chunks = 3
     generator = torch.Generator().manual_seed(0)
@@ -73,7 +75,7 @@ def test_generating_with_the_cache_is_what_training_computed(world: World) -> No
 
     def masked(_layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         def rotate(x: torch.Tensor) -> torch.Tensor:
-            return torch.cat([world.rotary(half, 0) for half in x.chunk(2, 2)], 2)
+            return torch.cat([models.rotary(half, 0) for half in x.chunk(2, 2)], 2)
 
         return flex_attention(rotate(q), rotate(k), v, block_mask=mask)
 
@@ -81,12 +83,12 @@ def test_generating_with_the_cache_is_what_training_computed(world: World) -> No
     assert told[:, :BLOCK_FRAMES].any() and (told[:, -1] != told[:, 0]).any(), (
         "some are told, and some no more"
     )
-    view = world.transformer.view(rays, tell(layout, poses, told))
-    expected = world.transformer(
+    view = models.transformer.view(rays, tell(layout, poses, told))
+    expected = models.transformer(
         torch.cat([latents, noised], 1), t, torch.cat([view, view], 1), layout.look(), masked
     )
 
-    sampler = Sampler(world, history := cache(), layout, seed=0)
+    sampler = Sampler(models, history := cache(), layout, seed=0)
     for block in range(2):
         part = slice(block * BLOCK_FRAMES, (block + 1) * BLOCK_FRAMES)
         sampler.absorb(latents[:, part], poses[:, part])
@@ -121,8 +123,8 @@ def test_rotation_leaves_relative_scores_alone() -> None:
         rotary(q, 39)
 
 
-def rollout_frames(world: World, **request: Any) -> list[np.ndarray]:
-    rollout = PocketBackend(world).open(Request(**request), cache(), no_tick)
+def rollout_frames(models: Models, **request: Any) -> list[np.ndarray]:
+    rollout = PocketBackend(models).open(Request(**request), cache(), no_tick)
     frames = []
     while (segment := rollout.step()) is not None:
         assert segment.start == len(frames) * BLOCK_FRAMES and segment.frames.dtype == np.uint8
@@ -130,15 +132,15 @@ def rollout_frames(world: World, **request: Any) -> list[np.ndarray]:
     return frames
 
 
-def test_a_seed_is_a_video(world: World) -> None:
-    first = rollout_frames(world, seed=3, blocks=2)
+def test_a_seed_is_a_video(models: Models) -> None:
+    first = rollout_frames(models, seed=3, blocks=2)
     torch.rand(7)  # the global generator plays no part
     assert len(first) == 2 and first[0].shape == (BLOCK_FRAMES, SPEC.height, SPEC.width, 3)
-    assert all((a == b).all() for a, b in zip(first, rollout_frames(world, seed=3, blocks=2), strict=True))
-    assert (first[0] != rollout_frames(world, seed=4, blocks=1)[0]).any()
+    assert all((a == b).all() for a, b in zip(first, rollout_frames(models, seed=3, blocks=2), strict=True))
+    assert (first[0] != rollout_frames(models, seed=4, blocks=1)[0]).any()
 
 
-def test_stopping_inside_a_block_commits_nothing(world: World) -> None:
+def test_stopping_inside_a_block_commits_nothing(models: Models) -> None:
     calls: list[int] = []
 
     def tick(step: int, steps: int) -> None:
@@ -146,15 +148,15 @@ def test_stopping_inside_a_block_commits_nothing(world: World) -> None:
         if len(calls) == len(OPENING) + 1 + len(LEVELS):
             raise Stopped
 
-    rollout = PocketBackend(world).open(Request(blocks=3), history := cache(), tick)
+    rollout = PocketBackend(models).open(Request(blocks=3), history := cache(), tick)
     assert rollout.step() is not None
     with pytest.raises(Stopped):
         rollout.step()
     assert calls == [*range(len(OPENING) + 1), *range(len(LEVELS))] and history.frames == BLOCK_FRAMES
 
 
-def test_a_rewound_step_is_told_again(world: World) -> None:
-    rollout = PocketBackend(world).open(Request(prompt="a red box ahead", blocks=2), cache(), no_tick)
+def test_a_rewound_step_is_told_again(models: Models) -> None:
+    rollout = PocketBackend(models).open(Request(prompt="a red box ahead", blocks=2), cache(), no_tick)
     mark = rollout.mark()
     rollout.step()
     ((poses, shown),) = rollout._sampler.sights
@@ -163,17 +165,17 @@ def test_a_rewound_step_is_told_again(world: World) -> None:
     assert not rollout._sampler.sights
 
 
-def test_a_prompt_changes_the_video(world: World) -> None:
+def test_a_prompt_changes_the_video(models: Models) -> None:
     a, b = (
-        rollout_frames(world, prompt=prompt, seed=3, blocks=1)[0]
+        rollout_frames(models, prompt=prompt, seed=3, blocks=1)[0]
         for prompt in ("a red box", "two blue balls")
     )
     assert (a != b).any()
 
 
-def test_the_path_and_steering_move_the_camera(world: World) -> None:
+def test_the_path_and_steering_move_the_camera(models: Models) -> None:
     moves = parse_path("right-2, w-1")
-    rollout = PocketBackend(world).open(Request(blocks=3, moves=moves), cache(), no_tick)
+    rollout = PocketBackend(models).open(Request(blocks=3, moves=moves), cache(), no_tick)
     poses = rollout._next_poses(None)
     assert poses[0, 0].tolist() == [0, 0, 0, 0] and poses[0, 2, 2] > poses[0, 1, 2] > 0 and poses[0, 3, 1] > 0
     steered = rollout._next_poses(CameraMove(("left",)))
@@ -181,11 +183,11 @@ def test_the_path_and_steering_move_the_camera(world: World) -> None:
     assert (rollout._next_poses(None)[0] == steered[0, -1]).all(), "after its path the camera stands still"
 
 
-def test_a_picture_is_the_first_frame(world: World) -> None:
+def test_a_picture_is_the_first_frame(models: Models) -> None:
     image = np.zeros((300, 500, 3), np.uint8)
     image[:, 250:] = 255
-    rollout = PocketBackend(world).open(Request(blocks=1, image=image), cache(), no_tick)
-    expected = world.decode(world.encode(fit_picture(image)))[0]
+    rollout = PocketBackend(models).open(Request(blocks=1, image=image), cache(), no_tick)
+    expected = models.decode(models.encode(fit_picture(image)))[0]
     segment = rollout.step()
     assert segment is not None and "first frame" in rollout.notes[0]
     shown = torch.from_numpy(segment.frames[0]).permute(2, 0, 1) / 255

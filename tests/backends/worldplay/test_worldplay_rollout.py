@@ -14,7 +14,8 @@ from backends.camera import CameraMove, parse_path
 from backends.memory_plan import codec_for
 from backends.validation import check
 from backends.worldplay import rollout, spec
-from backends.worldplay.rollout import MEMORIES, WorldPlayBackend, WorldPlayRollout, fit_picture, load_random
+from backends.worldplay.load import load_random
+from backends.worldplay.rollout import MEMORIES, WorldPlayBackend, WorldPlayRollout, fit_picture
 from qvg import BF16, QVG, KVCache
 from qvg.config import CodecConfig
 from qvg.ops import kernels as dispatch

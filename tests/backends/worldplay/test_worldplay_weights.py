@@ -13,7 +13,7 @@ from torch import Tensor
 from backends.base import BackendUnavailable, Request
 from backends.hub import artifacts, downloads
 from backends.wan import text, vae
-from backends.worldplay import rollout, spec, weights
+from backends.worldplay import load, spec, weights
 from backends.worldplay.model import ModelConfig
 from qvg import BF16, KVCache
 from tests.backends.wan_samples import UMT5, VAE22, VAE22_PUBLISHED, randomise, save_tokenizer
@@ -136,12 +136,14 @@ def test_loading_finds_converts_and_reads_the_prompt_once(
     monkeypatch.setattr(weights, "ModelConfig", lambda: CONFIG)
     opened, said = [], []
     load_encoder = text.load
-    monkeypatch.setattr(text, "load", lambda *places: opened.append(places) or load_encoder(*places))
+    monkeypatch.setattr(
+        text, "load", lambda *args, **kept: opened.append(args) or load_encoder(*args, **kept)
+    )
 
-    backend = rollout.load(CPU, said.append)
+    backend = load.load(CPU, said.append)
     assert [line.partition(" ")[0] for line in said] == ["Converting", "Loading", "Loading"]
     expected = model().state_dict()
-    for name, value in backend.world.transformer.state_dict().items():
+    for name, value in backend.models.transformer.state_dict().items():
         assert torch.equal(value.float(), expected[name])
     for prompt in ("stone bridge", "snow", "stone bridge"):
         cache = KVCache(described.geometry, BF16, described.policy, frames_per_block=4)
@@ -150,7 +152,7 @@ def test_loading_finds_converts_and_reads_the_prompt_once(
         assert segment is not None and segment.frames.shape == (13, 64, 96, 3)
     assert len(opened) == 2
     said.clear()
-    rollout.load(CPU, said.append)
+    load.load(CPU, said.append)
     assert [line.partition(" ")[0] for line in said] == ["Loading", "Loading"]
 
 
@@ -163,7 +165,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artifacts, "locate", lambda each: None if each is spec.VAE22 else Path("here"))
     assert "it lacks Wan 2.2 video autoencoder (" in str(spec.missing())
     with pytest.raises(BackendUnavailable, match="Partly downloaded"):
-        rollout.load(CPU, print)
+        load.load(CPU, print)
     monkeypatch.setattr(artifacts, "locate", lambda artifact: Path("here"))
     assert spec.missing() is None
 
