@@ -127,7 +127,7 @@ def _prepare() -> None:
         print(change, flush=True)
 
 
-def download(name: str, accepted_licence: bool) -> str | None:
+def download(name: str, accepted_license: bool) -> str | None:
     """Fetches a model's files, telling how far it is. Returns what went wrong, as a sentence."""
     from backends.base import BackendUnavailable
     from backends.hub import artifacts
@@ -140,7 +140,7 @@ def download(name: str, accepted_licence: bool) -> str | None:
         return f"{error}."
     for artifact in found:
         here = "here" if artifacts.locate(artifact) else artifacts.gigabytes(artifact.size)
-        print(f"{artifact.title}: {here}. {artifact.purpose} Licence: {artifact.licence}")
+        print(f"{artifact.title}: {here}. {artifact.purpose} Licence: {artifact.license}")
     print(f"Into {cache_folder()}", flush=True)
     shown = 0.0
 
@@ -156,7 +156,7 @@ def download(name: str, accepted_licence: bool) -> str | None:
         print(f"{done} of {total}, {doing} {progress.file}", flush=True)
 
     try:
-        artifacts.download(what, show, accepted_licence=accepted_licence)
+        artifacts.download(what, show, accepted_license=accepted_license)
     except artifacts.LicenceNotAccepted as error:
         return f"{error} Add --accept-licence to accept it."
     except BackendUnavailable as error:
@@ -248,7 +248,10 @@ def _parser() -> argparse.ArgumentParser:
         "--download", metavar="MODEL", help="fetch a model's files, such as self-forcing, and leave"
     )
     parser.add_argument(
-        "--accept-licence", action="store_true", help="of the model to download, once you have read it"
+        "--accept-licence",
+        "--accept-license",
+        action="store_true",
+        help="of the model to download, once you have read it",
     )
     return parser
 

@@ -5,7 +5,6 @@ No torch here: the page process and the worker's messages use these types, and t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -14,11 +13,8 @@ import numpy as np
 from backends.camera import CameraMove
 from qvg.config import CacheGeometry
 from qvg.policy import CachePolicy
-from qvg.stats import CacheStats
 
 if TYPE_CHECKING:
-    import torch
-
     from qvg import KVCache
 
 InputKind = Literal["prompt", "image", "camera", "clip", "changes", "preview"]
@@ -51,7 +47,7 @@ class BackendSpec:
     title: str
     summary: str  # one sentence for the picker
     needs: str  # one sentence: the hardware and the download it takes
-    licence: str
+    license: str
     inputs: frozenset[InputKind]
     width: int
     height: int
@@ -73,7 +69,7 @@ class BackendSpec:
     prompt_bytes: int = 0  # held on a GPU that has it while a prompt is read, before the first block
     geometry: CacheGeometry  # in latent frames
     policy: CachePolicy
-    keeps_latents: bool = False  # it remembers what it makes of its own past: a cache others fill is none
+    rebuilds_history: bool = False  # it remembers what it makes of its own past: a cache others fill is none
     modes: tuple[Mode, ...] = ()  # the first unless another is asked for; its policy is the spec's
     # Where history is made again for every block after the first: so many latents in one span, whatever the
     # policy says
@@ -83,6 +79,11 @@ class BackendSpec:
     # (group, words) where prompts have a fixed vocabulary
     vocabulary: tuple[tuple[str, tuple[str, ...]], ...] = ()
     examples: tuple[str, ...] = ()  # prompts worth a click
+
+    @property
+    def licence(self) -> str:
+        """`license` under its former name."""
+        return self.license
 
     def video_frames(self, blocks: int) -> int:
         """Frames in a video of `blocks` blocks."""
@@ -200,17 +201,11 @@ class Backend(Protocol):
         ...
 
 
-class Loader(Protocol):
-    """What `registry` finds in `backends.<name>.load`."""
-
-    def __call__(self, device: torch.device, say: Callable[[str], None]) -> Backend: ...
-
-
 class BackendUnavailable(Exception):
     """The generator cannot be loaded here; the message is a sentence for the user, with the way out."""
 
 
-class NoPicture(ValueError):
+class NonFiniteLatents(ValueError):
     """Latents came out that are not numbers: from damaged weights, or a damaged history."""
 
     def __init__(self) -> None:
@@ -218,70 +213,3 @@ class NoPicture(ValueError):
             "This block came out as no picture: its numbers overflowed, or the weights or the KV cache are "
             "damaged. What was made so far is kept; generate it again, or with another codec."
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Queued:
-    """Waiting for the device. `place` 1 is next."""
-
-    place: int
-
-
-@dataclass(frozen=True, slots=True)
-class Loading:
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Before denoising step `step` of `steps` of block `block` of `blocks` of side `side` (all from 0)."""
-
-    block: int
-    blocks: int
-    step: int
-    steps: int
-    side: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """A finished block of one side and that side's cache right after it."""
-
-    segment: Segment
-    stats: CacheStats
-    block_ms: float  # wall time of this block, decoding included
-    seconds: float  # since the run started on the device
-    side: int = 0
-    move: CameraMove | None = None  # what the viewer steered; None where the request's path was followed
-    memory_bytes: int = 0  # of the process (CPU) or the allocator (GPU), all sides together, right now
-    peak_bytes: int = 0  # the largest it got since the run started
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The run ended by itself, or by Stop (`stopped`).
-
-    `blocks` and `frames` are those of the side that got furthest. The caches have been released, and
-    `freed_bytes` says what they held; or they wait for the video to go on, and `kept_bytes` says so.
-    """
-
-    stopped: bool
-    blocks: int
-    frames: int
-    seconds: float
-    peak_bytes: int  # largest the process (CPU) or the allocator (GPU) got during the run
-    notes: tuple[str, ...] = ()
-    freed_bytes: int = 0
-    kept_bytes: int = 0
-    memory_bytes: int = 0  # of the process (CPU) or the allocator (GPU), after all that
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The run ended by an error. `message` is for the user, `detail` for the log."""
-
-    message: str
-    detail: str = ""
-
-
-Event = Queued | Loading | Progress | Update | Done | Failed

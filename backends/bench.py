@@ -339,7 +339,7 @@ def main(arguments: list[str] | None = None) -> None:
             against_bf16(rows)
             print(_line(rows[-1]), flush=True)
 
-        if options.latents and backend.spec.keeps_latents:
+        if options.latents and backend.spec.rebuilds_history:
             # Kernels are built for lengths met for the first time.
             grown(backend, case, options.latents, device, lambda row: None)
             grown(backend, case, options.latents, device, tell)

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backends import registry
-from backends.base import Done, Failed, Request, Update
+from backends.base import Request
+from backends.events import Done, Failed, Update
 from backends.hub import artifacts, downloads
 from backends.hub.artifacts import gigabytes
 from backends.memory_plan import codec_for, in_words, plan

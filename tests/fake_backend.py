@@ -29,7 +29,7 @@ SPEC = BackendSpec(
     title="Fake",
     summary="Noise, for tests.",
     needs="Nothing.",
-    licence="Apache-2.0",
+    license="Apache-2.0",
     inputs=frozenset({"prompt", "image", "camera"}),
     width=16,
     height=16,
@@ -48,8 +48,8 @@ SPEC = BackendSpec(
 OTHER = "other"  # a second id, to switch generators
 
 
-def load(backend_id: str, device: torch.device, say: Callable[[str], None]) -> Backend:
-    say(f"Loading {backend_id}.")
+def load(backend_id: str, device: torch.device, on_status: Callable[[str], None]) -> Backend:
+    on_status(f"Loading {backend_id}.")
     if backend_id == "absent":
         raise BackendUnavailable("Fake cannot run here. Nothing was downloaded.")
     if backend_id not in (SPEC.id, OTHER):

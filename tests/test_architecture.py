@@ -20,6 +20,7 @@ PAGE_SIDE = tuple(
         "base",
         "camera",
         "checkup",
+        "events",
         "hub.artifacts",
         "memory_plan",
         "plain_text",
@@ -115,6 +116,7 @@ RULES = (
     Rule("backends.plain_text", ()),
     Rule("backends.camera", ("backends.plain_text",)),
     Rule("backends.base", ("backends.camera", "qvg", *PLAIN_QVG), ("numpy",)),
+    Rule("backends.events", ("backends.base", "backends.camera", *PLAIN_QVG)),
     Rule(
         "backends.*.spec",
         (
@@ -141,10 +143,10 @@ RULES = (
         (),
         ("torch",),
     ),
-    Rule("backends.runtime.errors", ("backends.base",)),
+    Rule("backends.runtime.errors", ("backends.base", "backends.events")),
     Rule("backends.registry", ("backends.base", "backends.plain_text")),
     Rule("backends.validation", ("backends.base", "backends.camera", "backends.plain_text"), ("numpy",)),
-    Rule("backends.runtime.jobs", ("backends.base", "backends.camera", *PLAIN_QVG)),
+    Rule("backends.runtime.jobs", ("backends.base", "backends.camera", "backends.events", *PLAIN_QVG)),
     Rule("backends.memory_plan", ("backends", "backends.base", "backends.runtime.hardware", *PLAIN_QVG)),
     Rule(
         "backends.runtime.worker",
@@ -319,7 +321,7 @@ def test_modules_import_only_what_the_table_allows():
         ("ui.runs.player_view", "def f():\n    import triton", "line 2: may not import triton"),
         (
             "ui.runs.player_view",
-            "from backends.runtime.session import run_session",
+            "from backends.runtime.session import Session",
             "backends.runtime.session",
         ),
         ("ui.runs.player_view", "from backends.runtime import session", "backends.runtime.session"),
@@ -349,7 +351,7 @@ def test_modules_import_only_what_the_table_allows():
         ("backends.registry", "from backends.pocket.load import load", "backends.pocket.load"),
         (
             "backends.runtime.worker",
-            "from backends.runtime.session import run_session",
+            "from backends.runtime.session import Session",
             "backends.runtime.session",
         ),
         ("backends.runtime.generator_process", "import torch", "may not import torch when it is imported"),

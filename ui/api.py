@@ -76,7 +76,7 @@ class Api:
                 "ready": entry.missing is None,
                 "missing": entry.missing,
                 "needs": spec.needs,
-                "licence": spec.licence,
+                "licence": spec.license,
                 "inputs": sorted(spec.inputs),
                 "width": spec.width,
                 "height": spec.height,

@@ -168,7 +168,7 @@ def download(model: str, accepted_licence: bool = False) -> None:
         )
 
     try:
-        artifacts.download(model.replace("-", "_"), show, accepted_licence=accepted_licence)
+        artifacts.download(model.replace("-", "_"), show, accepted_license=accepted_licence)
         shown.update(HTML("<p>All here.</p>"))
     except (BackendUnavailable, LookupError) as error:
         shown.update(HTML(f"<p>{escape(str(error))}</p>"))

@@ -63,7 +63,7 @@ class Artifact:
     id: str
     title: str
     purpose: str  # one sentence
-    licence: str
+    license: str
     source: Source
     others: tuple[Source, ...] = ()
     needs_acceptance: bool = False  # of the licence, before it is downloaded
@@ -71,6 +71,11 @@ class Artifact:
     optional: bool = False  # the generator runs without
     converted: str = ""
     converted_size: int = 0
+
+    @property
+    def licence(self) -> str:
+        """`license` under its former name."""
+        return self.license
 
     @property
     def repo(self) -> str:
@@ -199,7 +204,7 @@ def download(
     what: What,
     progress: Callable[[DownloadProgress], None] = lambda progress: None,
     stop: Stop = lambda: False,
-    accepted_licence: bool = False,
+    accepted_license: bool = False,
     token: str | None = None,
 ) -> bool:
     """Fetches what is not here into Hugging Face's cache. False when stopped; what arrived is kept.
@@ -211,9 +216,9 @@ def download(
     if not wanted:
         return True
     unaccepted = [artifact for artifact in wanted if artifact.needs_acceptance]
-    if unaccepted and not accepted_licence:
+    if unaccepted and not accepted_license:
         raise LicenceNotAccepted(
-            f"The licence of {unaccepted[0].title} has to be accepted first: {unaccepted[0].licence}"
+            f"The licence of {unaccepted[0].title} has to be accepted first: {unaccepted[0].license}"
         )
     total = sum(artifact.size for artifact in wanted)
     done = sum(_bytes_here(artifact) for artifact in wanted)

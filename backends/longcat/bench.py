@@ -42,7 +42,7 @@ GIB = 2**30
 
 
 @dataclass(slots=True)
-class Watch:
+class StepTimer:
     """A `Tick` that notes when each step begins, and stops once `steps` of them are done."""
 
     steps: int
@@ -77,25 +77,25 @@ class Bench:
 
     def clip(self, steps: int) -> Row:
         """A step of a clip from nothing: the median of `steps`, the first left out."""
-        watch, peak = Watch(steps + 1), PeakMemory(self.device)
-        self._run(self._cache("BF16"), watch, None)
-        return {"clip_step_ms": watch.step_ms, "clip_peak_gib": peak.read() / GIB}
+        timer, peak = StepTimer(steps + 1), PeakMemory(self.device)
+        self._run(self._cache("BF16"), timer, None)
+        return {"clip_step_ms": timer.step_ms, "clip_peak_gib": peak.read() / GIB}
 
     def continuation(self, codec: str, steps: int) -> Row:
         """A step of a continuation of a whole history, what the history took to make and what it takes."""
         cache = self._cache(codec)
         # Kernels are built at their first use.
-        self._run(cache, Watch(1), self._frames())
+        self._run(cache, StepTimer(1), self._frames())
         cache.reset()
-        watch, peak = Watch(steps + 1), PeakMemory(self.device)
-        self._run(cache, watch, self._frames())
+        timer, peak = StepTimer(steps + 1), PeakMemory(self.device)
+        self._run(cache, timer, self._frames())
         stats = cache.stats()
         return {
             "codec": codec,
-            "history_ms": 1e3 * (watch.began[0] - watch.asked),
+            "history_ms": 1e3 * (timer.began[0] - timer.asked),
             "encode_ms": stats.encode_ms,
-            "step_ms": watch.step_ms,
-            "read_ms": stats.read_ms / len(watch.ms),
+            "step_ms": timer.step_ms,
+            "read_ms": stats.read_ms / len(timer.ms),
             "kv_mib": stats.stored_bytes / 2**20,
             "kv_mib_a_layer": stats.stored_bytes / 2**20 / cache.geometry.layers,
             "ratio": stats.ratio,
@@ -156,10 +156,10 @@ class Bench:
             "prompt_left_mib": (self._held() - before) / 2**20,
         }
 
-    def _run(self, cache: KVCache, watch: Watch, clip: np.ndarray | None) -> None:
-        """One block, up to where `watch` stops it."""
+    def _run(self, cache: KVCache, timer: StepTimer, clip: np.ndarray | None) -> None:
+        """One block, up to where `timer` stops it."""
         request = Request(prompt=SPEC.examples[0], clip=clip, blocks=1, options=self._options)
-        video = self.backend.open(request, cache, watch)
+        video = self.backend.open(request, cache, timer)
         with suppress(Stopped):
             video.step()
 

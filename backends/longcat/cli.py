@@ -39,7 +39,7 @@ _COMPLETE = {"movflags": "empty_moov+default_base_moof+frag_every_frame", "flush
 _AT_ONCE = {"tune": "zerolatency"}  # no frame waits for those after it
 
 
-class Film(VideoWriter):
+class FragmentedVideoWriter(VideoWriter):
     """An mp4 that can be played up to where it is, all but one frame, even if nobody ever closes it."""
 
     def __init__(self, path: Path) -> None:
@@ -82,15 +82,15 @@ def sharded(geometry: CacheGeometry, models: Models) -> CacheGeometry:
     return dataclasses.replace(geometry, heads=geometry.heads // heads.size)
 
 
-def film_blocks(rollout: LongCatRollout, blocks: int, out: Path, takes: int, seed: int, leads: bool) -> None:
+def write_blocks(rollout: LongCatRollout, blocks: int, out: Path, takes: int, seed: int, leads: bool) -> None:
     """Makes `blocks` blocks, the last one `takes` times from one history: others in files beside `out`."""
     with ExitStack() as open_files:
-        film = open_files.enter_context(Film(out)) if leads else None
+        video = open_files.enter_context(FragmentedVideoWriter(out)) if leads else None
 
         def add(segment: Segment | None) -> None:
             assert segment is not None
-            if film is not None:
-                film.add(segment.frames)
+            if video is not None:
+                video.add(segment.frames)
                 took = ", ".join(f"{name} {ms / 1e3:.1f} s" for name, ms in segment.ms.items())
                 print(
                     f"block {segment.index + 1} of {blocks}: {len(segment.frames)} frames ({took})",
@@ -104,7 +104,7 @@ def film_blocks(rollout: LongCatRollout, blocks: int, out: Path, takes: int, see
             other = rollout.imagine(seed=seed + take)
             if leads:
                 path = out.with_name(f"{out.stem}-take{take + 1}{out.suffix}")
-                with Film(path) as beside:
+                with FragmentedVideoWriter(path) as beside:
                     beside.add(other.frames)
                 print(f"{path}: the last block with seed {seed + take}", flush=True)
         add(rollout.accept(first))
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if team.leads:
             for note in rollout.notes:
                 print(note, flush=True)
-        film_blocks(rollout, options.blocks, options.out, options.takes, options.seed, team.leads)
+        write_blocks(rollout, options.blocks, options.out, options.takes, options.seed, team.leads)
         if team.leads:
             held = cache.stats()
             print(
@@ -182,8 +182,8 @@ def open_backend(
     if options.random_weights:
         models, _, spec = random_weights.make(device, options.tiny, precision or "bf16", team, beside=beside)
     else:
-        say = print if team.leads else (lambda text: None)
-        models = load_models(device, say, precision, team, options.merge_adapter, beside)
+        on_status = print if team.leads else (lambda text: None)
+        models = load_models(device, on_status, precision, team, options.merge_adapter, beside)
         spec = SPEC
     spec = dataclasses.replace(spec, geometry=sharded(spec.geometry, models))
     return LongCatBackend(models, settings, spec)

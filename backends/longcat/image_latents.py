@@ -10,7 +10,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from backends.base import NoPicture
+from backends.base import NonFiniteLatents
 from backends.wan.vae import VAE, to_pixels
 
 # (height, width) of pictures at 480p; the one whose ratio is nearest is used (utils/bukcet_config.py).
@@ -56,11 +56,11 @@ def encode(vae: VAE, frames: np.ndarray, generator: torch.Generator, dtype: torc
 
 
 def decode(vae: VAE, latents: Tensor, state: list[Tensor | str | None]) -> Iterator[np.ndarray]:
-    """uint8 frames [T, H, W, 3] of each latent of [1, C, F, h, w]: 1 of the first there is, then 4.
+    """Yields uint8 frames [T, H, W, 3] for each latent of [1, C, F, h, w]: 1 for a video's first latent, then 4.
 
-    `state` is the decoder's: empty before a video's first latent, changed by every one. Raises NoPicture.
+    `state` is the decoder's: empty before a video's first latent, updated by each. Raises NonFiniteLatents.
     """
     if not bool(latents.isfinite().all()):
-        raise NoPicture
+        raise NonFiniteLatents
     for latent in latents.unbind(2):
         yield to_pixels(vae.decode_latent(latent, state)[0]).cpu().numpy()

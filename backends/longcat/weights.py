@@ -138,7 +138,7 @@ def load_published(
     devices: Sequence[torch.device],
     dtype: torch.dtype,
     precision: Precision,
-    say: Callable[[str], None],
+    on_status: Callable[[str], None],
     merged: Mapping[str, Delta] | None = None,
 ) -> Transformer:
     """The published checkpoint, from our copy in BF16, which is made the first time where the disk has room.
@@ -151,11 +151,11 @@ def load_published(
     copy = artifacts.converted_path(TRANSFORMER)
     if path not in (copy, files.index_of(copy)):
         if _room_for(copy) >= TRANSFORMER.converted_size:
-            say("Converting LongCat-Video to BF16, once")
+            on_status("Converting LongCat-Video to BF16, once")
             path = convert(path, copy)
         else:
-            say("There is no room on the disk for a copy in BF16: reading the published files")
-    say("Loading LongCat-Video" + (" in 8 bits a weight" if precision == "int8" else ""))
+            on_status("There is no room on the disk for a copy in BF16: reading the published files")
+    on_status("Loading LongCat-Video" + (" in 8 bits a weight" if precision == "int8" else ""))
     tensors = checkpoint.bare(checkpoint.scan(path))
     return load(tensors, read_config(path), devices, dtype, precision, merged)
 

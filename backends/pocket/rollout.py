@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from backends.base import BackendSpec, NoPicture, Request, Segment, Tick
+from backends.base import BackendSpec, NonFiniteLatents, Request, Segment, Tick
 from backends.camera import CameraMove, each_latent
 from backends.pocket.conditioning import plan
 from backends.pocket.models import Models
@@ -66,7 +66,7 @@ class PocketRollout:
             torch.cuda.synchronize(latents.device)  # or the decoder would be charged with the denoising
         denoised = time.perf_counter()
         if not bool(latents.isfinite().all()):
-            raise NoPicture
+            raise NonFiniteLatents
         pictures = self._models.decode(latents[0])
         frames = (rearrange(pictures, "t c h w -> t h w c") * 255).round().to(torch.uint8).cpu().numpy()
         ms = {"denoise": 1e3 * (denoised - began), "decode": 1e3 * (time.perf_counter() - denoised)}

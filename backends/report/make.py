@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from backends.base import Backend, NoPicture, Request, Segment
+from backends.base import Backend, NonFiniteLatents, Request, Segment
 from backends.bench import Case, fill
 from backends.memory_plan import in_words
 from backends.runtime.errors import is_out_of_memory
@@ -114,7 +114,7 @@ def make(
             keep(segment.frames)
             tell(measured.blocks)
             began = time.perf_counter()
-    except NoPicture as error:
+    except NonFiniteLatents as error:
         state, said = FAILED, str(error)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

@@ -71,9 +71,9 @@ class Report:
         backend: Backend,
         folder: Folder,
         arguments: Sequence[str],
-        say: Callable[[str], None],
+        on_status: Callable[[str], None],
     ) -> None:
-        self._work, self._backend, self._folder, self._say = work, backend, folder, say
+        self._work, self._backend, self._folder, self._on_status = work, backend, folder, on_status
         self._command = shlex.join(["python", "-m", "backends.report", *arguments])
         self._started = datetime.datetime.now().isoformat(timespec="seconds")
         self._perceptual, self._no_lpips = quality.find_lpips(work.device)
@@ -84,7 +84,7 @@ class Report:
         """Makes what is missing. Raises OSError where it cannot be written, ValueError for a bad request."""
         for note in (self._no_lpips, *self._nothing_encoded()):
             if note:
-                self._say(note)
+                self._on_status(note)
         for task in range(len(self._work.tasks)):
             self._make_task(task)
             self.write()
@@ -98,7 +98,7 @@ class Report:
             missing.insert(0, first)  # its frames are needed again, to compare with
         for codec in missing:
             row = self._make_pair(task, codec, reference)
-            self._say(f"Prompt {task + 1} of {len(work.tasks)}, {codec}: {described(row)}")
+            self._on_status(f"Prompt {task + 1} of {len(work.tasks)}, {codec}: {described(row)}")
         videos = self._sides(task)
         names = work.spec.fps, self._settings | {"prompt": task + 1}
         if len(videos) > 1 and (

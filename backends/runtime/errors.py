@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import traceback
 
-from backends.base import BackendUnavailable, Failed
+from backends.base import BackendUnavailable
+from backends.events import Failed
 
 # A CPU allocation that fails is a plain RuntimeError: c10/core/impl/alloc_cpu.cpp.
 _ALLOCATION_WORDS = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")

@@ -19,8 +19,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from backends.base import Backend, Done, Event, Failed, Loading, Stopped
+from backends.base import Backend, Stopped
 from backends.camera import KEYS, CameraMove
+from backends.events import Done, Event, Failed, Loading
 from backends.runtime.errors import explain
 from backends.runtime.hardware import DeviceInfo, choose, inspect, physical_cores
 from backends.runtime.jobs import Job
@@ -113,16 +114,16 @@ def main(reports: Connection, device_name: str, loaders: str, controls: Controls
         return
     # Whatever the main thread computes: a long denoising step is no silence.
     threading.Thread(target=_beat, args=(controls,), daemon=True).start()
-    host = Host(device, loaders, controls)
+    runner = JobRunner(device, loaders, controls)
     # Until the page is gone.
     with suppress(EOFError, BrokenPipeError):
         while True:
             if not reports.poll(KEEP_S):
-                host.release()
-            host.serve(reports.recv(), reports.send)
+                runner.release()
+            runner.serve(reports.recv(), reports.send)
 
 
-class Host:
+class JobRunner:
     """Keeps the generator of the last job loaded, and for a while its video, to go on with it."""
 
     def __init__(
@@ -143,9 +144,9 @@ class Host:
         """To other controls, from now on."""
         self._controls, self._seen = controls, list(controls.presses)
 
-    def preload(self, backend_id: str, say: Callable[[str], None]) -> None:
+    def preload(self, backend_id: str, on_status: Callable[[str], None]) -> None:
         """Loads a generator before it is asked for. Raises what its loader raises."""
-        self._load(backend_id, say)
+        self._load(backend_id, on_status)
 
     def release(self) -> None:
         """Lets go of the video."""
@@ -163,7 +164,7 @@ class Host:
         def steer() -> CameraMove | None:
             return self._steered(order.number)
 
-        def say(text: str) -> None:
+        def on_status(text: str) -> None:
             if stopping():
                 raise Stopped
             send(Loading(text))
@@ -171,7 +172,7 @@ class Host:
         job = order.job
         last: Done | Failed = NOTHING_MADE
         try:
-            backend = self._prepare(job, say)
+            backend = self._prepare(job, on_status)
         except Stopped:
             free_memory()
         except Exception as error:
@@ -193,13 +194,13 @@ class Host:
                     send(event)
         send(Ended(last, self._usable()))
 
-    def _prepare(self, job: Job, say: Callable[[str], None]) -> Backend:
+    def _prepare(self, job: Job, on_status: Callable[[str], None]) -> Backend:
         """The job's generator, loaded, and its kernels compiled meanwhile."""
         if not self._compiles:
-            return self._load(job.backend_id, say)
+            return self._load(job.backend_id, on_status)
         with Warmup(Use.of(job), self._device) as warmup:
-            backend = self._load(job.backend_id, say)
-            warmup.wait(say)
+            backend = self._load(job.backend_id, on_status)
+            warmup.wait(on_status)
         return backend
 
     def _session_for(self, job: Job, backend: Backend) -> Session:
@@ -221,7 +222,7 @@ class Host:
         down = zip(KEYS, self._controls.held, presses, seen, strict=True)
         return CameraMove(tuple(key for key, held, now, before in down if held or now != before))
 
-    def _load(self, backend_id: str, say: Callable[[str], None]) -> Backend:
+    def _load(self, backend_id: str, on_status: Callable[[str], None]) -> Backend:
         from backends.runtime.session import free_memory
 
         if self._backend is not None and self._backend_id == backend_id:
@@ -231,7 +232,7 @@ class Host:
         self._backend = None
         free_memory()
         module, _, name = self._loaders.partition(":")
-        backend = getattr(importlib.import_module(module), name)(backend_id, self._device, say)
+        backend = getattr(importlib.import_module(module), name)(backend_id, self._device, on_status)
         self._backend, self._backend_id = backend, backend_id
         return backend
 

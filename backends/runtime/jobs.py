@@ -9,8 +9,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from backends.base import Done, Event, Failed, Loading, Progress, Queued, Request, Update
+from backends.base import Request
 from backends.camera import KEYS
+from backends.events import Done, Event, Failed, Loading, Progress, Queued, Update
 from qvg.config import CodecConfig
 from qvg.policy import CachePolicy
 

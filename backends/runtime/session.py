@@ -16,21 +16,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from backends.base import (
-    Backend,
-    Done,
-    Event,
-    Failed,
-    Progress,
-    Request,
-    Resumable,
-    Rollout,
-    Segment,
-    Stopped,
-    Tick,
-    Update,
-)
+from backends.base import Backend, Request, Resumable, Rollout, Segment, Stopped, Tick
 from backends.camera import CameraMove
+from backends.events import Done, Event, Failed, Progress, Update
 from backends.memory_plan import in_words
 from backends.runtime.errors import explain
 from backends.runtime.jobs import Side
@@ -40,23 +28,6 @@ from qvg import CacheStats, KVCache, Snapshot, empty_host_cache, interruptible
 
 MARKS = 2  # blocks that can be taken back without making the video again
 MARK_BYTES = 256 << 20  # the largest copy of a cache's full-precision blocks that is worth that
-
-
-def run_session(
-    backend: Backend,
-    request: Request,
-    sides: Sequence[Side],
-    stop: Callable[[], bool],
-    clock: Callable[[], float] = time.perf_counter,
-    *,
-    device: torch.device | str = "cpu",
-    emit: Callable[[Progress], None] = lambda progress: None,
-    steer: Callable[[], CameraMove | None] = lambda: None,
-) -> Iterator[Event]:
-    """A video that is not gone on with: an Update for each block of each side, then Done or Failed. By then,
-    or once closed, the caches are released."""
-    session = Session(backend, sides, device, clock)
-    return session.run(request, stop, emit=emit, steer=steer)
 
 
 class Session:

@@ -40,7 +40,7 @@ PRESET = "QVG INT2"  # that the page begins with
 MOST_THREADS = 8
 LOOK_S = 0.25  # how often a job that waits for kernels is asked whether it goes on
 LOWEST_PRIORITY = 19  # nice
-Say = Callable[[str], None]
+OnStatus = Callable[[str], None]
 _log = logging.getLogger(__name__)
 
 
@@ -134,12 +134,12 @@ class Warmup:
         self._stopped = True
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def wait(self, say: Say) -> None:
+    def wait(self, on_status: OnStatus) -> None:
         """Returns when all is compiled, saying how far it is. Raises what `say` raises."""
         while running := [future for future in tuple(self._futures) if not future.done()]:
             if self._total:
                 count = min(self._done + 1, self._total)
-                say(f"Compiling kernels for {self._name} ({count} of {self._total}).")
+                on_status(f"Compiling kernels for {self._name} ({count} of {self._total}).")
             wait(running, LOOK_S, "FIRST_COMPLETED")
         if self._problems:
             _log.warning(

@@ -25,8 +25,8 @@ from pathlib import Path
 from types import ModuleType
 
 from backends import checkup
-from backends.base import Done, Failed, Loading, Progress, Queued, Update
 from backends.checkup import Part
+from backends.events import Done, Failed, Loading, Progress, Queued, Update
 from backends.runtime import generator_process
 from backends.runtime.errors import explain
 from backends.runtime.generator_process import NOTHING_MADE, Controls, Ended, Order, make_controls
@@ -49,8 +49,8 @@ _log = logging.getLogger(__name__)
 class Worker:
     """One device and its queue. Making one starts nothing; the first job, or `start`, does.
 
-    `device` is `auto`, `cpu` or `cuda`. `loaders` is where the process finds `load(id, device, say)`. Its
-    process is ended when it does not answer for `silence_s` seconds.
+    `device` is `auto`, `cpu` or `cuda`. `loaders` is `module:function` of `load(id, device, on_status)` in
+    the process, which is ended when it does not answer for `silence_s` seconds.
     """
 
     def __init__(self, device: str = "auto", loaders: str = LOADERS, silence_s: float = SILENCE_S) -> None:
@@ -202,7 +202,7 @@ class Worker:
                 run.put(report)
         except (EOFError, OSError):
             # Before it is discarded, which would end it by another signal.
-            failed = Failed(self._epitaph_of(process))
+            failed = Failed(self._describe_end(process))
             self._discard()
             return failed
         except Exception as error:
@@ -230,7 +230,7 @@ class Worker:
         try:
             report = process.pipe.recv()
         except (EOFError, OSError):
-            report = Failed(_epitaph(process.exit_code()))
+            report = Failed(_describe_exit(process.exit_code()))
         if isinstance(report, Failed):
             self._discard()
             return report
@@ -238,10 +238,10 @@ class Worker:
         threading.Thread(target=process.watch, args=(self._silence_s,), daemon=True).start()
         return None
 
-    def _epitaph_of(self, process: _Process) -> str:
+    def _describe_end(self, process: _Process) -> str:
         exit_code = process.exit_code()
         if not process.silent_s:
-            return _epitaph(exit_code)
+            return _describe_exit(exit_code)
         self._gone_silent = True
         return _did_not_answer(process.silent_s)
 
@@ -374,7 +374,7 @@ def _did_not_answer(seconds: float) -> str:
     )
 
 
-def _epitaph(exit_code: int | None) -> str:
+def _describe_exit(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
         often = _OFTEN.get(-exit_code, signal.strsignal(-exit_code) or "unknown")
         how = f"was ended by the system (signal {-exit_code}, {often})"

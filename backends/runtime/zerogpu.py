@@ -1,10 +1,10 @@
 """The worker of a Hugging Face Space with ZeroGPU: a process that has a GPU is lent for one run at a time.
 
-`spaces` forks such a process from the page and calls the decorated generator in it: all of a run happens in
-there, on the same `Host` as in a process of our own. What it holds is lost when the Space takes it back, so
-no video is kept to go on with: its beginning is made again. Every run counts against the quota of who asked
-for it, which is why each is driven in its asker's context. Stop and steering go through memory that was
-shared before the fork.
+`spaces` forks such a process from the page and calls the decorated generator in it. A whole run happens in
+there, on the same `JobRunner` as in the process of a `Worker`. Its state is lost when the Space takes the GPU
+back: to extend a video, its beginning is generated again. Each run counts against the quota of the visitor who
+started it, so it is driven in the context of that visitor's request. Stop and steering go through memory that
+is shared before the fork.
 
 Import this before anything that imports torch.
 """
@@ -28,14 +28,14 @@ from typing import NamedTuple
 import spaces
 
 from backends import checkup, registry
-from backends.base import Done, Failed, Loading, Progress, Queued, Update
 from backends.checkup import Part
+from backends.events import Done, Failed, Loading, Progress, Queued, Update
 from backends.runtime import generator_process, hardware, warmup
 from backends.runtime.generator_process import (
     NOTHING_MADE,
     Controls,
     Ended,
-    Host,
+    JobRunner,
     Order,
     Ready,
     Report,
@@ -67,14 +67,14 @@ _log = logging.getLogger(__name__)
 _CONTROLS: tuple[Controls, ...] = tuple(
     make_controls(multiprocessing.get_context("fork")) for _ in range(SLOTS)
 )
-_hosts: dict[str, Host] = {}  # by loaders; a lent process begins with those of the page
+_runners: dict[str, JobRunner] = {}  # by loaders; a lent process begins with those of the page
 
 
-def _host(loaders: str) -> Host:
-    if loaders not in _hosts:
+def _runner(loaders: str) -> JobRunner:
+    if loaders not in _runners:
         # Its kernels are compiled before a GPU is requested.
-        _hosts[loaders] = Host(hardware.choose("auto"), loaders, _CONTROLS[0], compiles=False)
-    return _hosts[loaders]
+        _runners[loaders] = JobRunner(hardware.choose("auto"), loaders, _CONTROLS[0], compiles=False)
+    return _runners[loaders]
 
 
 def _duration(order: Order, slot: int, seconds: int, loaders: str) -> int:
@@ -88,11 +88,11 @@ def on_gpu(order: Order, slot: int, seconds: int, loaders: str) -> Iterator[Repo
 
     torch.set_num_threads(hardware.physical_cores())
     yield Ready(hardware.inspect(hardware.choose("auto")))
-    host, controls = _host(loaders), _CONTROLS[slot]
-    host.listen(controls)
+    runner, controls = _runner(loaders), _CONTROLS[slot]
+    runner.listen(controls)
     reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
     # A generator cannot yield out of the denoising that it is called from.
-    thread = threading.Thread(target=host.serve, args=(order, reports.put), daemon=True)
+    thread = threading.Thread(target=runner.serve, args=(order, reports.put), daemon=True)
     thread.start()
     try:
         while not isinstance(report := reports.get(), Ended):
@@ -168,7 +168,7 @@ class ZeroWorker:
         # A process forked from one that computes in threads would wait for threads it does not have.
         torch.set_num_threads(1)
         try:
-            _host(self._loaders).preload(backend_id, _log.info)
+            _runner(self._loaders).preload(backend_id, _log.info)
         except Exception:
             _log.exception("%s is loaded when it is asked for", backend_id)
         else:

@@ -56,7 +56,7 @@ class Sampler:
         weight = transformer.head.head.weight
         self._device, self._dtype = weight.device, weight.dtype
         self.clock = Clock(self._device)
-        self._pace = Pace(self._device)
+        self._throttle = LaunchThrottle(self._device)
         self._text: TextMemory = ()  # until the first prompt
         self._noisy: Tensor | None = None  # of the next block, once drawn
         self._ahead: Tensor | None = None  # the flow of its first look, once launched
@@ -79,7 +79,7 @@ class Sampler:
         clean = noisy
         for step, sigma in enumerate(SIGMAS):
             if flow is None:
-                self._pace.wait()
+                self._throttle.wait()
             tick(step, len(SIGMAS))
             if flow is None:
                 flow = self._predict(noisy, sigma)
@@ -92,19 +92,19 @@ class Sampler:
     @torch.inference_mode()
     def absorb(self, latents: Tensor) -> None:
         """Makes clean latents [1, F, C, h, w], one block, history."""
-        self._look(latents.to(self._device, self._dtype), 0.0, output=False)
+        self._forward(latents.to(self._device, self._dtype), 0.0, output=False)
         self._cache.commit()
 
     def _predict(self, noisy: Tensor, sigma: Tensor) -> Tensor:
-        flow = self._look(noisy, TRAIN_STEPS * float(sigma), output=True)
+        flow = self._forward(noisy, TRAIN_STEPS * float(sigma), output=True)
         assert flow is not None
         return flow
 
-    def _look(self, latents: Tensor, t: float, output: bool) -> Tensor | None:
+    def _forward(self, latents: Tensor, t: float, output: bool) -> Tensor | None:
         times = torch.full(latents.shape[:2], t, device=self._device)
         with self.clock.running():
             flow = self._transformer(latents, times, self._text, self._history, output)
-        self._pace.mark()
+        self._throttle.mark()
         return flow
 
     def _noise(self) -> Tensor:
@@ -114,7 +114,7 @@ class Sampler:
         return noise.to(self._device, non_blocking=True).to(self._dtype)
 
 
-class Pace:
+class LaunchThrottle:
     """Lets a GPU be one pass behind: always busy, and Stop and the progress line are no further ahead."""
 
     def __init__(self, device: torch.device) -> None:

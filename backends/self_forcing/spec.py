@@ -15,7 +15,7 @@ TRANSFORMER = Artifact(
     id="self-forcing-dmd",
     title="Self-Forcing transformer",
     purpose="Denoises a block of frames in four steps, attending to all frames before it.",
-    licence="CC BY-NC-SA 4.0 by its model card: non-commercial use, shared under the same terms.",
+    license="CC BY-NC-SA 4.0 by its model card: non-commercial use, shared under the same terms.",
     needs_acceptance=True,
     source=Source(
         repo="gdhe17/Self-Forcing",
@@ -50,7 +50,7 @@ SPEC = BackendSpec(
     title="Self-Forcing",
     summary="Prompt to video at 480p, four denoising steps a block, attending to all it has made.",
     needs="A 24 GB GPU and a 17.6 GB download.",
-    licence=(
+    license=(
         "Weights: CC BY-NC-SA 4.0 (non-commercial, share-alike) by their model card. "
         "Text encoder and VAE from Wan2.1: Apache-2.0. Preview decoder: MIT."
     ),

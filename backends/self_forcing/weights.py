@@ -72,16 +72,18 @@ def load(
     return transformer
 
 
-def load_published(device: torch.device | str, dtype: torch.dtype, say: Callable[[str], None]) -> Transformer:
+def load_published(
+    device: torch.device | str, dtype: torch.dtype, on_status: Callable[[str], None]
+) -> Transformer:
     """The published checkpoint, converted to BF16 the first time. Raises BackendUnavailable."""
     path = artifacts.locate(TRANSFORMER)
     if path is None:
         raise BackendUnavailable(f"{TRANSFORMER.title} is not here: download it first.")
     converted = artifacts.converted_path(TRANSFORMER)
     if path not in (converted, files.index_of(converted)):
-        say("Converting Self-Forcing to BF16, once")
+        on_status("Converting Self-Forcing to BF16, once")
         path = convert(path, converted)
-    say("Loading Self-Forcing")
+    on_status("Loading Self-Forcing")
     return load(path, device, dtype)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backends.base import NoPicture
+from backends.base import NonFiniteLatents
 from backends.wan.vae import to_pixels
 from qvg import Clock
 
@@ -60,12 +60,15 @@ class Decoding:
             self._done.record(self._stream)
 
     def finish(self) -> np.ndarray:
-        """uint8 [T, H, W, 3] of what was started. Waits for the decoding stream alone. Raises NoPicture."""
+        """Returns what was started as uint8 [T, H, W, 3], waiting for the decoding stream alone.
+
+        Raises NonFiniteLatents.
+        """
         assert self._frames is not None and self._sound is not None
         if self._done is not None:
             self._done.synchronize()
         if not self._sound:
-            raise NoPicture
+            raise NonFiniteLatents
         frames, self._frames, self._done = self._frames, None, None
         return frames.numpy()
 

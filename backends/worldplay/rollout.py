@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from backends.base import BackendSpec, NoPicture, Request, Segment, Tick
+from backends.base import BackendSpec, NonFiniteLatents, Request, Segment, Tick
 from backends.camera import CameraMove, each_latent
 from backends.wan import vae
 from backends.worldplay import spec
@@ -74,7 +74,7 @@ class WorldPlayRollout:
             frames = vae.to_pixels(self._decoder.decode(latents[None])[0])
         pixels = frames.cpu().numpy()
         if not bool(latents.isfinite().all()):
-            raise NoPicture
+            raise NonFiniteLatents
         ms = {name: clock.ms - before[name] for name, clock in clocks.items()}
         segment = Segment(pixels, self._index, self._frames, self._models.spec.fps, ms)
         self._index += 1

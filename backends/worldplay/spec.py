@@ -48,7 +48,7 @@ MODES = (
     ),
 )
 
-LICENCE = (
+LICENSE = (
     "Tencent HY-WorldPlay community licence: not for use in the European Union, the United Kingdom and South "
     "Korea, and with terms of its own (https://huggingface.co/tencent/HY-WorldPlay)."
 )
@@ -56,7 +56,7 @@ TRANSFORMER = Artifact(
     id="worldplay-5b",
     title="HY-WorldPlay 5B transformer",
     purpose="Denoises four latent frames in four steps, in sight of chosen ones before them.",
-    licence=LICENCE,
+    license=LICENSE,
     needs_acceptance=True,
     gated=True,  # by some accounts; a token does no harm where it is not
     source=Source(
@@ -73,7 +73,7 @@ VAE22 = Artifact(
     id="wan22-vae",
     title="Wan 2.2 video autoencoder",
     purpose="Turns the picture into a latent, and latents into frames.",
-    licence="Apache-2.0",
+    license="Apache-2.0",
     source=Source(
         repo="Wan-AI/Wan2.2-TI2V-5B-Diffusers",
         revision="main",
@@ -103,7 +103,7 @@ SPEC = BackendSpec(
     title="HY-WorldPlay 5B",
     summary="A picture becomes a world at 720p: walk with the keys, and places you return to are remembered.",
     needs="A 32 GB GPU and a 56.5 GB download, for which Hugging Face may ask for a token.",
-    licence=(
+    license=(
         "Weights: Tencent community licence, which does not cover the European Union, the United Kingdom and "
         "South Korea. Text encoder and VAE from Wan2.2: Apache-2.0."
     ),
@@ -125,7 +125,7 @@ SPEC = BackendSpec(
     prompt_bytes=24_400_000_000,  # the text encoder 11.4, with transformer, autoencoder and CUDA there
     geometry=CacheGeometry(layers=30, heads=24, head_dim=128, tokens_per_frame=880),
     policy=MODES[0].policy,
-    keeps_latents=True,
+    rebuilds_history=True,
     modes=MODES,
     examples=(
         "First-person view along a narrow street of an old Mediterranean town, whitewashed walls, blue "

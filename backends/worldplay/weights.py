@@ -32,16 +32,16 @@ def load(path: Path, config: ModelConfig, device: torch.device, dtype: torch.dty
     return model
 
 
-def load_published(device: torch.device, dtype: torch.dtype, say: Callable[[str], None]) -> Transformer:
+def load_published(device: torch.device, dtype: torch.dtype, on_status: Callable[[str], None]) -> Transformer:
     """Returns the published transformer, converted the first time. Raises BackendUnavailable."""
     path = artifacts.locate(TRANSFORMER)
     if path is None:
         raise BackendUnavailable(f"{TRANSFORMER.title} is not here: download it first.")
     converted = artifacts.converted_path(TRANSFORMER)
     if path not in (converted, files.index_of(converted)):
-        say("Converting HY-WorldPlay to BF16, once: some minutes")
+        on_status("Converting HY-WorldPlay to BF16, once: some minutes")
         path = convert(path, converted, ModelConfig())
-    say("Loading HY-WorldPlay")
+    on_status("Loading HY-WorldPlay")
     return load(path, ModelConfig(), device, dtype)
 
 

@@ -36,9 +36,9 @@ def source(repo="owner/model", files=(("weights/big.pt", BIG), ("config.json", S
     return Source(repo=repo, revision=revision, files=listed, path=files[0][0])
 
 
-MODEL = Artifact(id="model", title="A model", purpose="Is tested.", licence="Apache-2.0", source=source())
+MODEL = Artifact(id="model", title="A model", purpose="Is tested.", license="Apache-2.0", source=source())
 OWNED = dataclasses.replace(
-    MODEL, id="owned", title="An owned model", licence="Not for sale.", needs_acceptance=True
+    MODEL, id="owned", title="An owned model", license="Not for sale.", needs_acceptance=True
 )
 
 
@@ -156,7 +156,7 @@ def test_a_licence_is_accepted_before_anything_is_asked(fake):
     with pytest.raises(BackendUnavailable, match=r"An owned model has to be accepted first: Not for sale\."):
         artifacts.download(OWNED)
     assert fake.requests == []
-    assert artifacts.download(OWNED, accepted_licence=True)
+    assert artifacts.download(OWNED, accepted_license=True)
 
 
 @pytest.mark.parametrize(
@@ -510,7 +510,7 @@ class TestDeclared:
         for artifact in artifacts.of(backend_id):
             assert artifacts.find(artifact.id) == (artifact,)
             assert artifact.purpose.endswith(".")
-            assert artifact.licence
+            assert artifact.license
             assert artifact.size > 0
             assert artifact.revision
         if artifacts.of(backend_id):
@@ -567,7 +567,7 @@ class TestCommand:
     def test_tells_size_licence_and_progress(self, fake, monkeypatch, capsys):
         listed = {"self_forcing": (OWNED,)}
         monkeypatch.setattr(artifacts, "of", lambda backend_id: listed.get(backend_id, ()))
-        problem = app.download("self-forcing", accepted_licence=False)
+        problem = app.download("self-forcing", accepted_license=False)
         assert problem == (
             "The licence of An owned model has to be accepted first: Not for sale. "
             "Add --accept-licence to accept it."
@@ -575,11 +575,11 @@ class TestCommand:
         said = capsys.readouterr().out
         assert "An owned model: 0 MB. Is tested. Licence: Not for sale." in said
         assert str(downloads.cache_folder()) in said
-        assert app.download("self-forcing", accepted_licence=True) is None
+        assert app.download("self-forcing", accepted_license=True) is None
         said = capsys.readouterr().out
         assert "0 MB of 0 MB, " in said
         assert said.endswith("All here.\n")
-        assert app.download("owned", accepted_licence=False) is None
+        assert app.download("owned", accepted_license=False) is None
         assert "An owned model: here." in capsys.readouterr().out
 
     def test_an_unknown_model(self):

@@ -24,7 +24,7 @@ def test_specs_agree_with_themselves(spec):
     assert spec.video_frames(3) - spec.video_frames(2) == spec.frames_per_block
     assert spec.inputs <= set(get_args(InputKind))
     assert not spec.memory or sum(size for _, size in spec.memory) == spec.working_bytes
-    assert spec.licence
+    assert spec.license
     assert spec.needs.endswith(".")
     assert spec.summary.endswith(".")
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from backends import bench, registry
-from backends.base import NoPicture
+from backends.base import NonFiniteLatents
 from backends.report import __main__ as program
 from backends.report import film, plots, quality, run, sheet, tasks
 from backends.report.folder import Folder, Refused
@@ -232,11 +232,11 @@ def test_a_codec_that_does_not_fit_is_a_row_and_the_others_go_on(tmp_path):
     assert "BF16 did not fit. Out of memory in block 4 of 5" in html
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory"), NoPicture()])
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory"), NonFiniteLatents()])
 def test_a_codec_that_makes_nothing_is_a_row_too(tmp_path, error):
     found = report(tmp_path, Misbehaving(error), examples=EXAMPLES[:1], blocks=2)
     exact, coded = found["pairs"]
-    assert exact["state"] == ("failed" if isinstance(error, NoPicture) else "did not fit")
+    assert exact["state"] == ("failed" if isinstance(error, NonFiniteLatents) else "did not fit")
     assert exact["said"]
     assert exact["video"] is None
     assert (coded["state"], coded["quality"]) == ("whole", None)

@@ -2,18 +2,20 @@
 
 import errno
 import itertools
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from backends.base import Done, Failed, Progress, Request, Update
+from backends.base import Request
 from backends.camera import CameraMove
+from backends.events import Done, Failed, Progress, Update
 from backends.runtime.errors import explain
 from backends.runtime.jobs import Side
 from backends.runtime.peak_memory import PeakMemory
-from backends.runtime.session import MARKS, Session, run_session
+from backends.runtime.session import MARKS, Session
 from qvg.config import BF16, RTN
 from tests.fake_backend import SPEC, STEPS, FakeBackend
 
@@ -23,6 +25,11 @@ PAIR = (*ALONE, Side(RTN, SPEC.policy))
 
 def never() -> bool:
     return False
+
+
+def run_session(backend, request, sides, stop, clock=time.perf_counter, **options):
+    """The events of a video that is not extended afterwards."""
+    return Session(backend, sides, "cpu", clock).run(request, stop, **options)
 
 
 def run(backend, prompt="", stop=never, sides=ALONE, **options):

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from backends import registry
-from backends.base import Done, Loading, Stopped
+from backends.base import Stopped
+from backends.events import Done, Loading
 from backends.memory_plan import codec_for
 from backends.runtime import warmup
-from backends.runtime.generator_process import Ended, Host, Order, make_controls
+from backends.runtime.generator_process import Ended, JobRunner, Order, make_controls
 from backends.runtime.hardware import not_writable
 from backends.runtime.jobs import Side
 from backends.runtime.warmup import Use, Warmup
@@ -124,12 +125,12 @@ def test_what_is_going_on_is_said(compiling) -> None:
     said: list[str] = []
     compiling.may.clear()
 
-    def say(text: str) -> None:
+    def on_status(text: str) -> None:
         said.append(text)
         compiling.may.set()
 
     with Warmup(use("pocket", "BF16", "QVG-Pro INT2"), GPU) as warm:
-        warm.wait(say)
+        warm.wait(on_status)
     total = len(compiling.done)
     assert said[0] == f"Compiling kernels for BF16 and QVG-Pro INT2 (1 of {total})."
 
@@ -137,11 +138,11 @@ def test_what_is_going_on_is_said(compiling) -> None:
 def test_a_user_who_stops_does_not_wait(compiling) -> None:
     compiling.may.clear()
 
-    def say(text: str) -> None:
+    def on_status(text: str) -> None:
         raise Stopped
 
     with pytest.raises(Stopped), Warmup(warmup.usual("pocket"), GPU) as warm:
-        warm.wait(say)
+        warm.wait(on_status)
     compiling.may.set()
     assert len(compiling.done) < len(warmup.launches(warmup.usual("pocket"), CARD))
 
@@ -193,12 +194,12 @@ def test_a_job_is_prepared_while_its_generator_loads(monkeypatch) -> None:
         def __exit__(self, *_: object) -> None:
             happened.append("no more")
 
-        def wait(self, say) -> None:
-            say("Compiling kernels.")
+        def wait(self, on_status) -> None:
+            on_status("Compiling kernels.")
 
     monkeypatch.setattr("backends.runtime.generator_process.Warmup", Noted)
     controls = make_controls(multiprocessing.get_context("spawn"))
-    host = Host(torch.device("cpu"), "tests.fake_backend:load", controls)
+    host = JobRunner(torch.device("cpu"), "tests.fake_backend:load", controls)
     for number, backend_id in enumerate(("fake", "fake", "absent"), start=1):
         events: list[object] = []
         host.serve(Order(number, replace(job(), backend_id=backend_id)), events.append)
@@ -208,7 +209,7 @@ def test_a_job_is_prepared_while_its_generator_loads(monkeypatch) -> None:
         last = events[-1]
         assert isinstance(last, Ended) and isinstance(last.event, Done) == (backend_id == "fake")
     assert happened == ["compiling for BF16", "no more"] * 3
-    without = Host(torch.device("cpu"), "tests.fake_backend:load", controls, compiles=False)
+    without = JobRunner(torch.device("cpu"), "tests.fake_backend:load", controls, compiles=False)
     without.serve(Order(4, job()), events.append)
     assert len(happened) == 6
 

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from backends.base import Done, Event, Failed, Loading, Progress, Queued, Request, Update
+from backends.base import Request
 from backends.camera import CameraMove
+from backends.events import Done, Event, Failed, Loading, Progress, Queued, Update
 from backends.runtime import jobs
 from backends.runtime.hardware import physical_cores
 from backends.runtime.worker import Job, Run, Side, Worker
@@ -366,7 +367,8 @@ def test_a_device_that_is_not_here_is_told():
 
 PAGE = """
 import os, signal, sys
-from backends.base import Progress, Request
+from backends.base import Request
+from backends.events import Progress
 from backends.runtime.worker import Job, Side, Worker
 from qvg.config import BF16
 from qvg.policy import CachePolicy

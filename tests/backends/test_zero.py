@@ -20,9 +20,9 @@ import pytest
 import torch
 
 from backends import registry
-from backends.base import Done, Failed, Loading, Queued, Update
 from backends.camera import CameraMove
 from backends.checkup import Part
+from backends.events import Done, Failed, Loading, Queued, Update
 from backends.runtime import zerogpu
 from tests.backends.test_worker import finish, job, until
 from tests.browser.conftest import free_port

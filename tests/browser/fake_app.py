@@ -26,7 +26,7 @@ def own_hub(folder: Path) -> None:
     file = File("model.bin", len(data), hashlib.sha256(data).hexdigest())
     source = Source(repo="owner/model", revision=COMMIT, files=(file,), path="model.bin")
     owned = Artifact(
-        id="owned", title="Owned", purpose="Is tested.", licence="Not for sale.", needs_acceptance=True,
+        id="owned", title="Owned", purpose="Is tested.", license="Not for sale.", needs_acceptance=True,
         source=source,
     )  # fmt: skip
     spec.ARTIFACTS = (owned,)

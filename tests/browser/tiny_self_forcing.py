@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def load(backend_id: str, device: torch.device, say: Callable[[str], None]) -> Backend:
+def load(backend_id: str, device: torch.device, on_status: Callable[[str], None]) -> Backend:
     """What the worker's process loads in place of `backends.registry.load`."""
     import torch
 
@@ -25,7 +25,7 @@ def load(backend_id: str, device: torch.device, say: Callable[[str], None]) -> B
 
     assert backend_id == "self_forcing"
     torch.set_num_threads(1)  # at this size threads cost more than they bring
-    return load_random(device, say, tiny=True)
+    return load_random(device, on_status, tiny=True)
 
 
 def main() -> None:

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from backends.base import Backend
 
 
-def load(backend_id: str, device: torch.device, say: Callable[[str], None]) -> Backend:
+def load(backend_id: str, device: torch.device, on_status: Callable[[str], None]) -> Backend:
     """For the generator's process."""
     from backends.worldplay.load import load_random
 
     assert backend_id == "worldplay"
-    return load_random(device, say, tiny=True)
+    return load_random(device, on_status, tiny=True)
 
 
 def main() -> None:

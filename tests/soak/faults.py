@@ -28,8 +28,8 @@ from qvg import KVCache
 WEIGHTS_VARIABLE = "QVG_SOAK_WEIGHTS"  # a folder to load from
 
 
-def load(backend_id: str, device: torch.device, say: Callable[[str], None]) -> PocketBackend:
-    say(f"Loading {backend_id}.")
+def load(backend_id: str, device: torch.device, on_status: Callable[[str], None]) -> PocketBackend:
+    on_status(f"Loading {backend_id}.")
     if backend_id != "pocket":
         raise BackendUnavailable(f"{backend_id} is not here.")
     # Threads that share busy cores wait for each other most of the time.

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from backends import registry
-from backends.base import NoPicture
+from backends.base import NonFiniteLatents
 from backends.camera import PathError, parse_path
 from backends.wan.decode import Decoding
 from tests.soak.desks import QUICK, frames_of
@@ -170,7 +170,7 @@ def test_latents_that_are_no_numbers_are_no_picture():
     decoding.start(torch.zeros(1, 1, 4, 2, 2))
     assert decoding.finish().shape == (4, 8, 8, 3)
     decoding.start(torch.full((1, 1, 4, 2, 2), float("nan")))
-    with pytest.raises(NoPicture, match="generate it again, or with another codec"):
+    with pytest.raises(NonFiniteLatents, match="generate it again, or with another codec"):
         decoding.finish()
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from backends import registry
-from backends.base import Done, Event, Failed, Loading, Progress, Queued, Segment, Update
+from backends.base import Segment
 from backends.camera import CameraMove
+from backends.events import Done, Event, Failed, Loading, Progress, Queued, Update
 from backends.runtime.hardware import DeviceInfo
 from backends.runtime.jobs import Job, Run, Side
 from qvg.config import BF16Config

@@ -20,7 +20,7 @@ from ui.runs.downloads import ModelEvents, Models
 DATA = b"weights" * 30_000
 FILE = File("model.bin", len(DATA), hashlib.sha256(DATA).hexdigest())
 OWNED = Artifact(
-    id="owned", title="<An owned model>", purpose="Is tested.", licence="Not for sale.",
+    id="owned", title="<An owned model>", purpose="Is tested.", license="Not for sale.",
     needs_acceptance=True,
     source=Source(repo="owner/model", revision=COMMIT, files=(FILE,), path="model.bin"),
 )  # fmt: skip

@@ -20,7 +20,7 @@ from ui.form.clips import ClipError, read_clip
 from ui.form.pictures import PictureError, read_picture
 from ui.form.values import CODEC_NUMBERS, POLICY_NUMBERS, QUANTIZED, Form, FormError, default_form
 from ui.runs import gauge_view
-from ui.runs.manager import Lender, WorkerLike
+from ui.runs.manager import TimedWorker, WorkerLike
 from ui.widgets import inputs
 from ui.widgets.inputs import Controls
 from ui.widgets.outputs import Stage
@@ -226,7 +226,7 @@ class Forms:
             needs = spec.working_bytes + sum(plan.needs_bytes - spec.working_bytes for plan in plans)
             fits = None if device is None else needs <= device.memory_bytes
             fate = text.together(needs, device.memory_bytes if device else 0, fits)
-        if isinstance(self._worker, Lender):
+        if isinstance(self._worker, TimedWorker):
             fate += f" {text.lent(self._worker.seconds(spec.id, sum(side.blocks(blocks) for side in sides)))}"
         told = [f"{side.name}: {said}" for side in sides if (said := side.told(spec))]
         limit = int(asked.budget or 0)

@@ -123,7 +123,7 @@ class Models:
             "state": {"present": "ready", "partial": "part", "absent": "absent"}[kind],
             "said": {"present": text.READY, "partial": text.PARTLY_HERE, "absent": text.NOT_HERE}[kind],
             "size": escape(size),
-            "licence": escape(spec.licence),
+            "licence": escape(spec.license),
             "parts": [
                 escape(text.part(each.title, each.repo, artifacts.gigabytes(each.size), each.purpose))
                 for each in parts

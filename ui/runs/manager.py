@@ -24,8 +24,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
-from backends.base import Event, Progress, Update
 from backends.camera import CameraMove
+from backends.events import Event, Progress, Update
 from backends.runtime.hardware import DeviceInfo
 from backends.runtime.jobs import Job
 from backends.validation import check
@@ -79,7 +79,7 @@ class WorkerLike(Protocol):
 
 
 @runtime_checkable
-class Lender(Protocol):
+class TimedWorker(Protocol):
     """A worker whose device is lent for each run, for a time that is asked for."""
 
     def seconds(self, backend_id: str, blocks: int) -> int: ...

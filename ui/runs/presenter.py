@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from backends.base import Done, Event, Failed, Loading, Progress, Queued, Update
 from backends.camera import CameraMove, each_latent, format_path
+from backends.events import Done, Event, Failed, Loading, Progress, Queued, Update
 from backends.runtime.hardware import DeviceInfo
 from ui import text
 from ui.form.run_spec import Commission, Keys, as_moves

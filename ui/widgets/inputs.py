@@ -110,7 +110,7 @@ def about(entry: Entry) -> str:
     return (
         f'<div class="about"><p><span class="state {state[0]}">{state[1]}</span> {escape(spec.summary)}</p>'
         f'<p class="small">{escape(rest)} {spec.width} x {spec.height} at {spec.fps} fps. '
-        f"{escape(spec.licence)}</p></div>"
+        f"{escape(spec.license)}</p></div>"
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from backends.longcat import bench, cli
-from backends.longcat.cli import Film, read_clip, read_picture
+from backends.longcat.cli import FragmentedVideoWriter, read_clip, read_picture
 
 TINY = ("--random-weights", "--tiny", "--device", "cpu")
 
@@ -46,7 +46,7 @@ def test_prompts_become_a_film_with_other_takes_beside(
 
 
 def test_a_clip_is_gone_on_from(tmp_path: Path) -> None:
-    with Film(tmp_path / "clip.mp4") as film:
+    with FragmentedVideoWriter(tmp_path / "clip.mp4") as film:
         film.add(gradient(12))
     files = [f"--clip={tmp_path / 'clip.mp4'}", f"--out={tmp_path / 'longer.mp4'}"]
     cli.main(["a fox", *TINY, "--distilled", "--steps", "2", "--codec", "BF16", "--blocks", "1", *files])
@@ -55,7 +55,7 @@ def test_a_clip_is_gone_on_from(tmp_path: Path) -> None:
 
 
 def test_what_was_made_is_kept_however_it_ends(tmp_path: Path) -> None:
-    film = Film(tmp_path / "film.mp4")
+    film = FragmentedVideoWriter(tmp_path / "film.mp4")
     film.add(gradient(5))
     film.add(gradient(4, offset=5))
     made = decode(tmp_path / "film.mp4")
@@ -84,7 +84,7 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read as a video"):
         read_clip(tmp_path / "text", 9)
     with pytest.raises(ValueError, match="cannot be written"):
-        Film(tmp_path / "absent" / "film.mp4")
+        FragmentedVideoWriter(tmp_path / "absent" / "film.mp4")
     Image.new("RGBA", (20, 10)).save(tmp_path / "picture.png")
     assert read_picture(tmp_path / "picture.png").shape == (10, 20, 3)
 

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from backends.longcat.cli import Film
+from backends.longcat.cli import FragmentedVideoWriter
 from backends.media.video import VideoWriter
 from ui.runs import export, mp4
 
@@ -33,7 +33,7 @@ def exported(path: Path) -> None:
 
 
 def filmed(path: Path) -> None:
-    with Film(path) as film:
+    with FragmentedVideoWriter(path) as film:
         film.add(STILL)
 
 

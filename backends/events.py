@@ -1,0 +1,79 @@
+"""Events of a run, from the worker to the page: waiting, loading, progress, blocks, and how it ended.
+
+The page process imports these, so nothing here loads torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from backends.base import Segment
+from backends.camera import CameraMove
+from qvg.stats import CacheStats
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """Waiting for the device. `place` 1 is next."""
+
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Before denoising step `step` of `steps` of block `block` of `blocks` of side `side` (all from 0)."""
+
+    block: int
+    blocks: int
+    step: int
+    steps: int
+    side: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A finished block of one side and that side's cache right after it."""
+
+    segment: Segment
+    stats: CacheStats
+    block_ms: float  # wall time of this block, decoding included
+    seconds: float  # since the run started on the device
+    side: int = 0
+    move: CameraMove | None = None  # what the viewer steered; None where the request's path was followed
+    memory_bytes: int = 0  # of the process (CPU) or the allocator (GPU), all sides together, right now
+    peak_bytes: int = 0  # the largest it got since the run started
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The run ended by itself, or by Stop (`stopped`).
+
+    `blocks` and `frames` are those of the side that got furthest. The caches have been released, and
+    `freed_bytes` says what they held; or they wait for the video to go on, and `kept_bytes` says so.
+    """
+
+    stopped: bool
+    blocks: int
+    frames: int
+    seconds: float
+    peak_bytes: int  # largest the process (CPU) or the allocator (GPU) got during the run
+    notes: tuple[str, ...] = ()
+    freed_bytes: int = 0
+    kept_bytes: int = 0
+    memory_bytes: int = 0  # of the process (CPU) or the allocator (GPU), after all that
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The run ended by an error. `message` is for the user, `detail` for the log."""
+
+    message: str
+    detail: str = ""
+
+
+Event = Queued | Loading | Progress | Update | Done | Failed
