@@ -132,6 +132,7 @@ def download(name: str, accepted_license: bool) -> str | None:
     from backends.base import BackendUnavailable
     from backends.hub import artifacts
     from backends.hub.downloads import cache_folder
+    from backends.sizes import file_size
 
     try:
         what = name if name in artifacts.ids() else name.replace("-", "_")
@@ -139,7 +140,7 @@ def download(name: str, accepted_license: bool) -> str | None:
     except LookupError as error:
         return f"{error}."
     for artifact in found:
-        here = "here" if artifacts.locate(artifact) else artifacts.gigabytes(artifact.size)
+        here = "here" if artifacts.locate(artifact) else file_size(artifact.size)
         print(f"{artifact.title}: {here}. {artifact.purpose} Licence: {artifact.license}")
     print(f"Into {cache_folder()}", flush=True)
     shown = 0.0
@@ -151,7 +152,7 @@ def download(name: str, accepted_license: bool) -> str | None:
         if time.monotonic() - shown < (1 if sys.stdout.isatty() else 15) and not last:
             return
         shown = time.monotonic()
-        done, total = artifacts.gigabytes(progress.done_bytes), artifacts.gigabytes(progress.total_bytes)
+        done, total = file_size(progress.done_bytes), file_size(progress.total_bytes)
         doing = "checking" if progress.checking else "receiving"
         print(f"{done} of {total}, {doing} {progress.file}", flush=True)
 

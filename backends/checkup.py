@@ -25,13 +25,13 @@ from backends import registry
 from backends.base import Request
 from backends.events import Done, Failed, Update
 from backends.hub import artifacts, downloads
-from backends.hub.artifacts import gigabytes
-from backends.memory_plan import codec_for, in_words, plan
+from backends.memory_plan import codec_for, plan
 from backends.registry import Entry
 from backends.runtime import hardware, warmup
 from backends.runtime.hardware import DeviceInfo
 from backends.runtime.jobs import Side
 from backends.runtime.warmup import PRESET
+from backends.sizes import file_size, memory_size
 from qvg.config import PRESETS, BF16Config
 from qvg.policy import CachePolicy
 
@@ -214,7 +214,7 @@ def _device(place: Place) -> Part:
     facts: dict[str, Any] = {
         "name": info.name, "kind": info.kind, "memory_bytes": info.memory_bytes, "driver": driver,
     }  # fmt: skip
-    sentences = [f"Computes on {info.name}, {in_words(info.memory_bytes)}, in {info.dtype}."]
+    sentences = [f"Computes on {info.name}, {memory_size(info.memory_bytes)}, in {info.dtype}."]
     if info.kind == "cuda":
         properties = torch.cuda.get_device_properties(place.device)
         capability = f"{properties.major}.{properties.minor}"
@@ -337,8 +337,8 @@ def _memory(place: Place) -> Part:
         str(folder): _disk_free(folder) for folder in dict.fromkeys((cache, own, place.outputs.resolve()))
     }
     sentences = [
-        f"{in_words(ram)} of RAM, {in_words(available)} of it free, and {in_words(swap)} of swap.",
-        *(f"{gigabytes(count)} are free on the disk of {folder}." for folder, count in free.items()),
+        f"{memory_size(ram)} of RAM, {memory_size(available)} of it free, and {memory_size(swap)} of swap.",
+        *(f"{file_size(count)} are free on the disk of {folder}." for folder, count in free.items()),
     ]
     if own_weights := os.environ.get(artifacts.FOLDER):
         sentences.append(f"Models are looked for in {own_weights} first.")
@@ -438,7 +438,7 @@ def _generator(entry: Entry, device: DeviceInfo) -> tuple[str, dict[str, Any]]:
     foreseen = plan(spec, codec_for(spec, PRESET), spec.policy, spec.default_blocks, device)
     words = [f"{spec.title}: {entry.missing or 'its files are here and whole.'}"]
     if absent and (free := _disk_free(downloads.cache_folder())) < lacking:
-        words.append(f"The disk has {gigabytes(free)} free, and {gigabytes(lacking)} are to come.")
+        words.append(f"The disk has {file_size(free)} free, and {file_size(lacking)} are to come.")
     words.append(foreseen.sentence)
     slow = []
     if device.kind == "cpu" and spec.working_bytes >= LARGE_BYTES:

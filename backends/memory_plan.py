@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from backends.base import BackendSpec
 from backends.runtime import hardware
 from backends.runtime.hardware import DeviceInfo
+from backends.sizes import file_size, memory_size
 from qvg.config import BF16, PRESETS, BF16Config, CodecConfig, with_clusters
 from qvg.policy import CachePolicy, cache_bytes, host_bytes
-
-_GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +57,7 @@ def plan(
     sentence = _sentence(spec, policy, blocks, needs, device, lasts)
     on_host, _ = _host_bytes(spec, codec, policy, lasts or blocks)
     if on_host:
-        sentence += f" Keeps {in_words(on_host)} of history in the host's memory."
+        sentence += f" Keeps {memory_size(on_host)} of history in the host's memory."
     elif lasts == blocks and not isinstance(codec, BF16Config):
         sentence += _without(spec, policy, blocks, needs, device)
     return Plan(
@@ -72,11 +71,6 @@ def plan(
         host_bytes=on_host,
         loading=_loading(spec, device),
     )
-
-
-def in_words(memory_bytes: int) -> str:
-    """`23.6 GiB`, or `640 MiB` below one."""
-    return f"{memory_bytes / _GIB:.1f} GiB" if memory_bytes >= _GIB else f"{memory_bytes / 2**20:.0f} MiB"
 
 
 def most_bytes(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> int:
@@ -104,11 +98,11 @@ def _loading(spec: BackendSpec, device: DeviceInfo | None) -> str:
     if device is not None and not _prompt_bytes(spec, device):
         needs += spec.encoder_bytes
     ram = hardware.ram_bytes()
-    said = f"Loading needs about {needs / 1e9:.1f} GB of RAM"
+    said = f"Loading needs about {file_size(needs)} of RAM"
     if spec.converted_bytes:
-        said += f" and, the first time, {spec.converted_bytes / 1e9:.1f} GB of disk for a copy in BF16"
+        said += f" and, the first time, {file_size(spec.converted_bytes)} of disk for a copy in BF16"
     if 0 < ram < needs:
-        said += f"; this machine has {ram / 1e9:.1f} GB of RAM: close other programs, and add swap"
+        said += f"; this machine has {file_size(ram)} of RAM: close other programs, and add swap"
     return f"{said}."
 
 
@@ -170,7 +164,7 @@ def _without(
     most = spec.working_bytes + most_bytes(spec, BF16, policy, blocks)
     if device is None or most <= needs:
         return ""
-    cost = f" BF16 would need {in_words(most)}"
+    cost = f" BF16 would need {memory_size(most)}"
     lasts = _blocks_that_fit(spec, BF16, policy, blocks, device.memory_bytes)
     if lasts == blocks:
         return f"{cost}."
@@ -186,9 +180,9 @@ def _sentence(
     lasts: int | None,
 ) -> str:
     if device is None or lasts is None:
-        return f"Needs {in_words(needs)}."
+        return f"Needs {memory_size(needs)}."
     home = "GPU" if device.kind == "cuda" else "machine"
-    cost = f"Needs {in_words(needs)} of this {home}'s {in_words(device.memory_bytes)}"
+    cost = f"Needs {memory_size(needs)} of this {home}'s {memory_size(device.memory_bytes)}"
     if lasts == blocks:
         return f"{cost}: fits."
     if lasts == 0:

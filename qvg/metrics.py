@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 # Of SSIM: the Gaussian window, its two constants for 8 bits, and the weights of BT.709 luma.
@@ -18,6 +20,11 @@ def relative_error(x: np.ndarray, reference: np.ndarray) -> float:
     return error / norm if norm else (0.0 if error == 0 else float("inf"))
 
 
+def psnr_of_mse(mse: float, peak: float) -> float:
+    """Returns the peak signal-to-noise ratio in dB of a mean squared error; infinite for 0."""
+    return 10 * math.log10(peak**2 / mse) if mse else math.inf
+
+
 def psnr(x: np.ndarray, reference: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB over all values; infinite where they are equal.
 
@@ -29,8 +36,7 @@ def psnr(x: np.ndarray, reference: np.ndarray) -> float:
             f"psnr compares two uint8 or two floating arrays, not {x.dtype} and {reference.dtype}"
         )
     peak = 255.0 if x.dtype == np.uint8 else 1.0
-    error = float(np.mean((x.astype(np.float64) - reference) ** 2))
-    return float(10 * np.log10(peak**2 / error)) if error else float("inf")
+    return psnr_of_mse(float(np.mean((x.astype(np.float64) - reference) ** 2)), peak)
 
 
 def ssim(frame: np.ndarray, reference: np.ndarray) -> float:

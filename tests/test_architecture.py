@@ -29,6 +29,7 @@ PAGE_SIDE = tuple(
         "runtime.jobs",
         "runtime.warmup",
         "runtime.worker",
+        "sizes",
         "validation",
     ]
 )
@@ -51,6 +52,7 @@ MODEL_FOLDER = (
     "backends.camera",
     "backends.hub.*",
     "backends.plain_text",
+    "backends.sizes",
     "backends.runtime.errors",
     "backends.media*",
     "backends.wan*",
@@ -114,6 +116,7 @@ RULES = (
     Rule("qvg*", ("qvg", "qvg.*"), ("torch", "numpy"), ("triton",)),
     Rule("backends", ()),
     Rule("backends.plain_text", ()),
+    Rule("backends.sizes", ()),
     Rule("backends.camera", ("backends.plain_text",)),
     Rule("backends.base", ("backends.camera", "qvg", *PLAIN_QVG), ("numpy",)),
     Rule("backends.events", ("backends.base", "backends.camera", *PLAIN_QVG)),
@@ -147,7 +150,10 @@ RULES = (
     Rule("backends.registry", ("backends.base", "backends.plain_text")),
     Rule("backends.validation", ("backends.base", "backends.camera", "backends.plain_text"), ("numpy",)),
     Rule("backends.runtime.jobs", ("backends.base", "backends.camera", "backends.events", *PLAIN_QVG)),
-    Rule("backends.memory_plan", ("backends", "backends.base", "backends.runtime.hardware", *PLAIN_QVG)),
+    Rule(
+        "backends.memory_plan",
+        ("backends", "backends.base", "backends.sizes", "backends.runtime.hardware", *PLAIN_QVG),
+    ),
     Rule(
         "backends.runtime.worker",
         ("backends", "backends.runtime.generator_process", "backends.runtime.errors", *PAGE_SIDE),
@@ -161,7 +167,14 @@ RULES = (
     Rule("backends.hub.files", ("backends.base",)),
     Rule(
         "backends.hub.artifacts",
-        ("backends", "backends.base", "backends.hub.files", "backends.hub.downloads", "backends.registry"),
+        (
+            "backends",
+            "backends.base",
+            "backends.hub.files",
+            "backends.hub.downloads",
+            "backends.registry",
+            "backends.sizes",
+        ),
     ),
     Rule(
         "backends.hub.downloads",

@@ -154,11 +154,12 @@ def download(model: str, accepted_licence: bool = False) -> None:
 
     from backends.base import BackendUnavailable
     from backends.hub import artifacts
+    from backends.sizes import file_size
 
     shown: Any = display(HTML("<p>Looking at what is here.</p>"), display_id=True)
 
     def show(progress: artifacts.DownloadProgress) -> None:
-        done, total = (artifacts.gigabytes(size) for size in (progress.done_bytes, progress.total_bytes))
+        done, total = (file_size(size) for size in (progress.done_bytes, progress.total_bytes))
         doing = "checking" if progress.checking else "receiving"
         shown.update(
             HTML(

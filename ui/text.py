@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from backends.sizes import memory_size
+
 if TYPE_CHECKING:
     from backends.base import BackendSpec
     from ui.form.run_spec import Commission
@@ -225,11 +227,7 @@ def not_a_host(written: str) -> str:
 
 def size(count: float) -> str:
     """`840 KiB`, `63.2 MiB`, `23.60 GiB`."""
-    if count < 1 << 20:
-        return f"{count / (1 << 10):.0f} KiB"
-    if count < 1 << 30:
-        return f"{count / (1 << 20):.1f} MiB"
-    return f"{count / (1 << 30):.2f} GiB"
+    return memory_size(count, digits=2)
 
 
 def times(ratio: float) -> str:

@@ -20,6 +20,7 @@ from backends import registry
 from backends.base import BackendUnavailable
 from backends.hub import downloads, files
 from backends.hub.downloads import Stop, Wanted
+from backends.sizes import file_size
 
 FOLDER = "QVG_STUDIO_WEIGHTS"  # names a folder of repositories to look in before the cache
 
@@ -188,7 +189,7 @@ def missing(artifacts: tuple[Artifact, ...], gpu: str, command: str) -> str | No
     absent = [artifact for artifact in needed if locate(artifact) is None]
     if not absent:
         return None
-    total = gigabytes(sum(artifact.size for artifact in needed))
+    total = file_size(sum(artifact.size for artifact in needed))
     passed_over = "".join(_passed_over(artifact) for artifact in absent)
     if len(absent) == len(needed):
         lacking = f"Not downloaded: needs {total} of weights and {gpu} (python app.py --download {command})."
@@ -259,11 +260,6 @@ def delete(what: What) -> int:
     return freed
 
 
-def gigabytes(count: int) -> str:
-    """`17.5 GB` or `23 MB`, as download pages count."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
-
-
 def _as_wanted(source: Source, file: File) -> Wanted:
     size = 0 if file.estimated else file.size
     return Wanted(source.repo, source.revision, file.path, size, file.sha256)
@@ -321,7 +317,7 @@ def _passed_over(artifact: Artifact) -> str:
                 if os.path.lexists(path := root / file.path) and not files.whole(path, 0):
                     return f" {path} is not used: it {files.inspect(path).fault}."
                 if path.is_file() and not files.whole(path, file.size, bool(file.sha256)):
-                    here, there = gigabytes(path.stat().st_size), gigabytes(file.size)
+                    here, there = file_size(path.stat().st_size), file_size(file.size)
                     return f" {path} is not used: it is another file, of {here} and not {there}."
     known = {PurePosixPath(file.path).name for each in _declared() for file in each}
     for root in dict.fromkeys(root for source in sources for root in _own_roots(source)):
@@ -329,7 +325,7 @@ def _passed_over(artifact: Artifact) -> str:
             for path in sorted(root.iterdir()):
                 strange = path.suffix in files.WEIGHTS and not path.name.startswith(".")
                 if strange and path.name not in known and path.is_file():
-                    size = gigabytes(path.stat().st_size)
+                    size = file_size(path.stat().st_size)
                     return (
                         f" {path} ({size}) has a name that this program does not know: if it is "
                         f"{artifact.title}, call it {artifact.source.path}."
@@ -380,6 +376,6 @@ def _check_room(needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise BackendUnavailable(
-            f"The disk of {downloads.cache_folder()} has {gigabytes(free)} free, and {gigabytes(needed)} are "
+            f"The disk of {downloads.cache_folder()} has {file_size(free)} free, and {file_size(needed)} are "
             "needed: make room, or set HF_HOME to a folder on a larger disk."
         )

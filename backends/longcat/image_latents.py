@@ -56,7 +56,7 @@ def encode(vae: VAE, frames: np.ndarray, generator: torch.Generator, dtype: torc
 
 
 def decode(vae: VAE, latents: Tensor, state: list[Tensor | str | None]) -> Iterator[np.ndarray]:
-    """Yields uint8 frames [T, H, W, 3] for each latent of [1, C, F, h, w]: 1 for a video's first latent, then 4.
+    """Yields uint8 frames [T, H, W, 3] for each latent of [1, C, F, h, w]: 1 for the video's first, then 4.
 
     `state` is the decoder's: empty before a video's first latent, updated by each. Raises NonFiniteLatents.
     """

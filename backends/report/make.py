@@ -13,10 +13,10 @@ import torch
 
 from backends.base import Backend, NonFiniteLatents, Request, Segment
 from backends.bench import Case, fill
-from backends.memory_plan import in_words
 from backends.runtime.errors import is_out_of_memory
 from backends.runtime.peak_memory import PeakMemory
 from backends.runtime.session import free_memory
+from backends.sizes import memory_size
 from qvg import CachePolicy, KVCache
 from qvg.stats import CacheStats
 
@@ -120,7 +120,7 @@ def make(
         if not is_out_of_memory(error):
             raise
         said = f"Out of memory in block {measured.blocks + 1} of {request.blocks}"
-        said += f", with {in_words(measured.held)} of KV cache." if measured.held else "."
+        said += f", with {memory_size(measured.held)} of KV cache." if measured.held else "."
         state = DID_NOT_FIT
     row = {"state": state, "said": said, **measured.finish(cache.stats() if cache is not None else None)}
     rollout = segment = None
@@ -155,6 +155,6 @@ def described(row: Mapping[str, Any]) -> str:
     if not row["kv_bytes"]:
         return str(row["said"])
     seconds = row["ms"]["block"] / 1e3
-    text = f"{row['frames']} frames, {seconds:.2f} s a block, KV cache {in_words(row['kv_bytes'][-1])}"
+    text = f"{row['frames']} frames, {seconds:.2f} s a block, KV cache {memory_size(row['kv_bytes'][-1])}"
     text += f" ({row['ratio']:.2f}x smaller)" if row["ratio"] > 1.005 else ""
     return f"{text}. {row['said']}".strip()

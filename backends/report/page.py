@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 from jinja2 import Environment, StrictUndefined
 
-from backends.memory_plan import in_words
 from backends.report import quality
 from backends.report.folder import PLOTS
+from backends.sizes import memory_size
 
 _TEMPLATE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
 _PLOTS = (("kv-bytes", "Bytes held by the KV cache over a video"), ("psnr", "PSNR to BF16 over a video"))
@@ -85,7 +85,7 @@ def _plot(folder: Path, name: str, title: str) -> dict[str, str] | None:
 def _size(value: int | None) -> str:
     if value is None:
         return NONE
-    return in_words(value) if value >= 1 << 20 else f"{value / 1024:.0f} KiB"
+    return memory_size(value)
 
 
 def _number(value: float | None, digits: int = 0) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from backends.report.folder import PLOTS, whole
 from qvg import BF16, PRESETS
+from qvg.metrics import psnr_of_mse
 
 Row = dict[str, Any]
 NO_PLOTS = "The plots are left out: pip install matplotlib, and the same command adds them."
@@ -80,7 +81,7 @@ def _psnr(axes: Any, pairs: Sequence[Row], codecs: Sequence[str]) -> None:
             if errors:
                 mse = float(np.mean(errors))
                 at.append((start + end) / 2 / rows[0]["fps"])
-                values.append(min(_HIGHEST, 10 * np.log10(255**2 / mse)) if mse else _HIGHEST)
+                values.append(min(_HIGHEST, psnr_of_mse(mse, 255)))
         axes.plot(at, values, label=codec, color=color, linewidth=1.8)
     axes.set_title(f"PSNR to BF16, dB; equal is drawn at {_HIGHEST:.0f}", fontsize=9, loc="left")
     axes.set_xlabel("seconds of video")

@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from qvg.metrics import ssim
+from qvg.metrics import psnr_of_mse, ssim
 
 FIRST, CHANGED, ALL = "first chunk", "first changed chunk", "all"
 # Seconds; None: a block.
@@ -113,7 +113,7 @@ def figures(parts: Iterable[tuple[Quality, tuple[int, int]]]) -> dict[str, Any] 
 
 def decibels(mse: float) -> Any:
     """Returns the PSNR of a mean squared error of values 0 to 255; JSON has no infinity, so "equal" there."""
-    return round(float(10 * np.log10(255**2 / mse)), 2) if mse else "equal"
+    return round(psnr_of_mse(mse, 255), 2) if mse else "equal"
 
 
 def find_lpips(device: Any) -> tuple[Perceptual | None, str]:

@@ -17,12 +17,13 @@ import torch
 
 from backends.base import Backend, BackendSpec
 from backends.bench import Case
-from backends.memory_plan import cache_after, in_words, plan
+from backends.memory_plan import cache_after, plan
 from backends.report import film, page, plots, quality, sheet
 from backends.report.folder import Folder, part_of, whole
 from backends.report.make import DID_NOT_FIT, WHOLE, described, make, not_made, warm
 from backends.report.tasks import Length, Task, request
 from backends.runtime import hardware
+from backends.sizes import memory_size
 from qvg import BF16
 from qvg.bench.measure import describe
 
@@ -190,7 +191,7 @@ class Report:
         for row in self._rows(task):
             if row["video"] is None:
                 continue
-            notes = [f"KV cache {in_words(row['kv_bytes'][-1])}"]
+            notes = [f"KV cache {memory_size(row['kv_bytes'][-1])}"]
             notes += [f"{row['ratio']:.1f}x smaller"] if row["ratio"] > 1.005 else []
             if row["state"] != WHOLE:
                 notes.append(f"ends at frame {row['frames']}: {row['state']}")

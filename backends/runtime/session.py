@@ -19,10 +19,10 @@ import torch
 from backends.base import Backend, Request, Resumable, Rollout, Segment, Stopped, Tick
 from backends.camera import CameraMove
 from backends.events import Done, Event, Failed, Progress, Update
-from backends.memory_plan import in_words
 from backends.runtime.errors import explain
 from backends.runtime.jobs import Side
 from backends.runtime.peak_memory import PeakMemory, memory_now
+from backends.sizes import memory_size
 from backends.validation import check
 from qvg import CacheStats, KVCache, Snapshot, empty_host_cache, interruptible
 
@@ -180,7 +180,7 @@ class Session:
 
     def _explain(self, error: Exception) -> Failed:
         block = self._takes[self._turn].blocks if self._turn < len(self._takes) else 0
-        held = f"{in_words(self.held_bytes)} of KV cache" if self.held_bytes else ""
+        held = f"{memory_size(self.held_bytes)} of KV cache" if self.held_bytes else ""
         return explain(error, f"in block {block + 1} of {self._blocks}", held)
 
     def _end(self, keep: bool, stopped: bool, seconds: float, peak: PeakMemory) -> Done:

@@ -2,9 +2,9 @@
 
 `spaces` forks such a process from the page and calls the decorated generator in it. A whole run happens in
 there, on the same `JobRunner` as in the process of a `Worker`. Its state is lost when the Space takes the GPU
-back: to extend a video, its beginning is generated again. Each run counts against the quota of the visitor who
-started it, so it is driven in the context of that visitor's request. Stop and steering go through memory that
-is shared before the fork.
+back: to extend a video, its beginning is generated again. Each run counts against the quota of the visitor
+who started it, so it is driven in the context of that visitor's request. Stop and steering go through memory
+that is shared before the fork.
 
 Import this before anything that imports torch.
 """

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from backends.base import BackendUnavailable
 from backends.hub import files
 from backends.runtime.errors import is_out_of_memory
+from backends.sizes import file_size
 
 SHARD_BYTES = 5_000_000_000  # of a copy of ours: more than that goes into several files
 # Dictionaries of a training checkpoint, the best first.
@@ -281,7 +282,7 @@ def fill(module: nn.Module, weights: Weights, device: torch.device | str, dtype:
 
 def without_memory(what: str, needed: int) -> BackendUnavailable:
     """Returns the error of weights that are as they should and too large for the host's memory."""
-    amount = f": about {needed / 1e9:.1f} GB are needed" if needed else ""
+    amount = f": about {file_size(needed)} are needed" if needed else ""
     return BackendUnavailable(
         f"Not enough memory (RAM) to load {what}{amount}. Close other programs, or add swap, and try again; "
         "the files are not at fault."

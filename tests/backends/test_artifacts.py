@@ -21,6 +21,7 @@ from backends import registry
 from backends.base import BackendUnavailable
 from backends.hub import artifacts, downloads
 from backends.hub.artifacts import Artifact, File, Source
+from backends.sizes import file_size
 from backends.wan import checkpoint
 from tests.backends.fake_hub import COMMIT, FakeHub
 
@@ -516,7 +517,7 @@ class TestDeclared:
         if artifacts.of(backend_id):
             total = sum(artifact.size for artifact in artifacts.of(backend_id))
             assert spec.weights_bytes == pytest.approx(total, rel=0.02)
-            assert artifacts.gigabytes(spec.weights_bytes) in spec.needs
+            assert file_size(spec.weights_bytes) in spec.needs
 
     def test_self_forcing_is_missing_in_one_sentence(self, fake):
         entry = next(entry for entry in registry.entries() if entry.spec.id == "self_forcing")

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from backends import registry
-from backends.memory_plan import blocks_within, codec_for, held_bytes, in_words, most_bytes, plan
+from backends.memory_plan import blocks_within, codec_for, held_bytes, most_bytes, plan
 from backends.runtime import hardware
 from backends.runtime.hardware import DeviceInfo
+from backends.sizes import memory_size
 from qvg.cache import KVCache
 from qvg.config import BF16, QVG
 from qvg.policy import CachePolicy, cache_bytes
@@ -31,7 +32,7 @@ def test_bytes_are_those_of_the_policy():
     assert made.bf16_bytes == pytest.approx(48.20 * GIB, rel=1e-3)
     assert made.fits is None
     assert made.blocks_that_fit is None
-    assert made.sentence == f"Needs {in_words(made.needs_bytes)}."
+    assert made.sentence == f"Needs {memory_size(made.needs_bytes)}."
 
 
 @pytest.mark.parametrize(
@@ -218,7 +219,18 @@ def test_codecs_have_the_generators_number_of_centroids():
 
 @pytest.mark.parametrize(
     ("count", "words"),
-    [(0, "0 MiB"), (640 << 20, "640 MiB"), (GIB, "1.0 GiB"), (int(23.64 * GIB), "23.6 GiB")],
+    [
+        (0, "0 KiB"),
+        (840 << 10, "840 KiB"),
+        (640 << 20, "640 MiB"),
+        (GIB, "1.0 GiB"),
+        (int(23.64 * GIB), "23.6 GiB"),
+    ],
 )
 def test_bytes_in_words(count, words):
-    assert in_words(count) == words
+    assert memory_size(count) == words
+
+
+def test_bytes_with_more_digits():
+    assert memory_size(int(23.64 * GIB), digits=2) == "23.64 GiB"
+    assert memory_size(640 << 20, digits=2) == "640.0 MiB"

@@ -21,6 +21,7 @@ from backends import registry
 from backends.base import BackendUnavailable
 from backends.hub import artifacts
 from backends.registry import Entry
+from backends.sizes import file_size
 from ui import text
 from ui.widgets import inputs
 from ui.widgets.inputs import Controls
@@ -88,7 +89,7 @@ class Models:
             return text.not_deleted(str(error))
         with self._lock:
             self._downloads.pop(backend_id, None)
-        return text.freed(artifacts.gigabytes(freed))
+        return text.freed(file_size(freed))
 
     def _fetch(self, backend_id: str, download: _Download, accepted: bool, token: str | None) -> None:
         def show(progress: artifacts.DownloadProgress) -> None:
@@ -114,9 +115,9 @@ class Models:
         running = download is not None and download.running
         # A model without files of its own is as complete as its own spec says.
         kind = ("present" if entry.missing is None else "absent") if not parts else state.kind
-        size = artifacts.gigabytes(state.bytes_needed) if parts else text.INCLUDED
+        size = file_size(state.bytes_needed) if parts else text.INCLUDED
         if kind == "partial":
-            size = text.part_of(artifacts.gigabytes(state.bytes_here), size)
+            size = text.part_of(file_size(state.bytes_here), size)
         return {
             "id": spec.id,
             "title": escape(spec.title),
@@ -125,8 +126,7 @@ class Models:
             "size": escape(size),
             "licence": escape(spec.license),
             "parts": [
-                escape(text.part(each.title, each.repo, artifacts.gigabytes(each.size), each.purpose))
-                for each in parts
+                escape(text.part(each.title, each.repo, file_size(each.size), each.purpose)) for each in parts
             ],
             "asks": any(each.needs_acceptance for each in parts),
             "gated": any(each.gated for each in parts),
@@ -150,7 +150,7 @@ def _told(download: _Download | None) -> str:
         return text.DOWNLOAD_BEGINS
     last = download.last
     said = [
-        text.part_of(artifacts.gigabytes(last.done_bytes), artifacts.gigabytes(last.total_bytes)),
+        text.part_of(file_size(last.done_bytes), file_size(last.total_bytes)),
         text.checking(last.file) if last.checking else last.file,
     ]
     came = last.done_bytes - (download.first_bytes or 0)

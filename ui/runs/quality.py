@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qvg.metrics import psnr, ssim
+from qvg.metrics import psnr, psnr_of_mse, ssim
 
 
 class Likeness(NamedTuple):
@@ -30,4 +30,4 @@ def pooled(parts: Sequence[tuple[Likeness, int]]) -> Likeness | None:
         return None
     error = sum(count * 10 ** (-part.psnr / 10) for part, count in parts) / frames
     mean = sum(count * part.ssim for part, count in parts) / frames
-    return Likeness(float(-10 * np.log10(error)) if error else float("inf"), mean)
+    return Likeness(psnr_of_mse(error, 1), mean)

@@ -11,6 +11,7 @@ import numpy as np
 
 from backends.base import BackendSpec
 from backends.camera import CameraMove
+from qvg.metrics import psnr_of_mse
 from ui.components.camera import Pose, trace
 
 _PEAK = 255.0
@@ -68,8 +69,7 @@ class Seen(NamedTuple):
         """In dB, of the mean squared error; None while no frame has returned."""
         if not self.frames:
             return None
-        error = self.squares / self.frames
-        return float(10 * np.log10(_PEAK**2 / error)) if error else float("inf")
+        return psnr_of_mse(self.squares / self.frames, _PEAK)
 
 
 class Revisit:

@@ -7,13 +7,14 @@ the early windows tell codecs apart. `BF16` with another policy shows how far ro
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from statistics import mean, pstdev
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backends.pocket.evaluation.rollouts import HeldOut, poses_along, rendered
+from backends.pocket.evaluation.rollouts import HeldOut, poses_along, psnr_by_video, rendered
 from backends.pocket.sampler import Sampler
 from backends.pocket.spec import BLOCK_FRAMES, SPEC
 from qvg import BF16, CachePolicy, KVCache, attend
@@ -137,6 +138,5 @@ def _windows(made: Tensor, exact: Tensor) -> Iterator[tuple[str, list[float]]]:
     """Mean and standard deviation over scenes of the PSNR of each window that the videos reach."""
     for name, (first, last) in WINDOWS.items():
         if last <= made.shape[1]:
-            error = (made[:, first:last] - exact[:, first:last]).square().mean(dim=(1, 2, 3, 4))
-            each = -10 * error.clamp_min(10 ** (-SAME / 10)).log10()
-            yield name, [each.mean().item(), each.std(correction=0).item()]
+            each = psnr_by_video(made[:, first:last], exact[:, first:last], SAME)
+            yield name, [mean(each), pstdev(each)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import mean
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,7 @@ from backends.pocket.scene import LOOKS, Scenes, advance, sample_scenes
 from backends.pocket.spec import BLOCK_FRAMES, HEIGHT, SPEC, WIDTH
 from qvg import BF16, CachePolicy, KVCache
 from qvg.config import CodecConfig
+from qvg.metrics import psnr_of_mse
 
 SEED = 20_000
 
@@ -27,8 +30,14 @@ def poses_along(path: str, frames: int) -> Tensor:
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
-    """dB for [B, F, 3, H, W] in 0..1: of each video's mean squared error, then the mean over B."""
-    return (-10 * (a - b).square().mean(dim=(1, 2, 3, 4)).clamp_min(1e-10).log10()).mean().item()
+    """Returns the mean over B of the PSNR in dB of videos [B, F, 3, H, W] in 0..1; 100 dB if equal."""
+    return mean(psnr_by_video(a, b, 100.0))
+
+
+def psnr_by_video(a: Tensor, b: Tensor, most: float) -> list[float]:
+    """Returns the PSNR in dB of each video of [B, ...] in 0..1, `most` at most."""
+    errors = (a - b).square().flatten(1).mean(1).tolist()
+    return [min(most, psnr_of_mse(error, 1)) for error in errors]
 
 
 def rendered(scenes: Scenes, poses: Tensor) -> Tensor:

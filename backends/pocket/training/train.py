@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from statistics import mean
 from typing import NamedTuple
 
 import torch
@@ -41,6 +42,7 @@ from backends.pocket.scene import (
 from backends.pocket.spec import BLOCK_FRAMES, COLUMNS, HEIGHT, ROWS, SPEC, WEIGHTS, WIDTH
 from backends.pocket.transformer import Rotary, Transformer, ray_features
 from qvg import QVG
+from qvg.metrics import psnr_of_mse
 
 TOKENS = ROWS * COLUMNS
 CHUNK_TOKENS = BLOCK_FRAMES * TOKENS
@@ -506,8 +508,8 @@ def reconstruction_psnr(autoencoder: Autoencoder, generator: torch.Generator) ->
     scenes = hide_obstacles(sample_scenes(256, generator), poses)
     images = render(scenes, poses[:, -1], HEIGHT, WIDTH) * 2 - 1
     decoded = autoencoder.decode(autoencoder.encode(images)).clamp(-1, 1)
-    error = ((decoded - images) / 2).square().mean(dim=(1, 2, 3))
-    return (-10 * error.log10()).mean().item()
+    errors = ((decoded - images) / 2).square().mean(dim=(1, 2, 3)).tolist()
+    return mean(psnr_of_mse(error, 1) for error in errors)
 
 
 def main(arguments: list[str] | None = None) -> None:
