@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -94,6 +94,11 @@ class Artifact:
     def size(self) -> int:
         """Bytes to download."""
         return self.source.size
+
+    @property
+    def verifiable(self) -> bool:
+        """Whether the program itself names the commit, and the SHA-256 of every file, that it downloads."""
+        return downloads.is_commit(self.revision) and all(file.sha256 for file in self.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +206,17 @@ def missing(artifacts: tuple[Artifact, ...], gpu: str, command: str) -> str | No
     )
 
 
+def trusted(what: What) -> str:
+    """Returns a sentence naming the parts that only Hugging Face vouches for; empty when there are none."""
+    titles = [artifact.title for artifact in find(what) if not artifact.verifiable]
+    if not titles:
+        return ""
+    return (
+        f"Not every file of {', '.join(titles)} has a version and a checksum recorded here: the first "
+        "download is trusted as Hugging Face serves it, and that version is kept until it is deleted."
+    )
+
+
 def download(
     what: What,
     progress: Callable[[DownloadProgress], None] = lambda progress: None,
@@ -227,13 +243,16 @@ def download(
     done = 0
     for artifact in wanted:
         for file in artifact.files:
+            # A branch that moves between two files, or while a download rests, does not mix two versions.
+            commit = downloads.commit_here(_wanted(artifact.source))
+            source = replace(artifact.source, revision=commit or artifact.revision)
 
             def advance(count: int, checking: bool, artifact: Artifact = artifact, file: File = file) -> None:
                 nonlocal done
                 done += count
                 progress(DownloadProgress(artifact, file.path, done, total, checking))
 
-            if not downloads.fetch(_as_wanted(artifact.source, file), token, advance, stop):
+            if not downloads.fetch(_as_wanted(source, file), token, advance, stop):
                 return False
     return True
 

@@ -74,6 +74,19 @@ def holder(repo: str, revision: str, wanted: Sequence[Wanted]) -> Path | None:
     return None
 
 
+def is_commit(revision: str) -> bool:
+    return re.fullmatch(_COMMIT, revision) is not None
+
+
+def commit_here(wanted: Sequence[Wanted]) -> str | None:
+    """Returns the commit that a branch was at when files wanted of it came; None when none is here."""
+    for each in wanted:
+        for root in snapshots(each.repo, each.revision)[:1]:
+            if is_commit(root.name) and _holds(root, each):
+                return root.name
+    return None
+
+
 def bytes_here(wanted: Wanted) -> int:
     """Of one file, or of the part that has arrived. A part is found by the file's checksum only."""
     if (root := holder(wanted.repo, wanted.revision, (wanted,))) is not None:
@@ -210,7 +223,7 @@ def _receive(url: str, headers: dict[str, str], blob: Path, size: int, advance: 
 
 
 def _is_wanted(wanted: Wanted, commit: str, etag: str, size: int) -> bool:
-    if re.fullmatch(_COMMIT, wanted.revision) and commit != wanted.revision:
+    if is_commit(wanted.revision) and commit != wanted.revision:
         return False
     if wanted.sha256:
         return etag == wanted.sha256

@@ -15,6 +15,7 @@ class FakeHub:
     def __init__(self) -> None:
         self.files: dict[tuple[str, str], bytes] = {}
         self.commit = COMMIT
+        self.main = ""  # the commit of the branch, when not `commit`
         self.etag = ""  # said instead of the checksum when not empty
         self.token = ""  # asked for when not empty
         self.status = 0  # answered instead
@@ -65,7 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(hub.files[f"{owner}/{name}", path], body)
             return
         repo, _, rest = self.path.lstrip("/").partition("/resolve/")
-        path = rest.partition("/")[2]
+        revision, _, path = rest.partition("/")
         if hub.status:
             self._refuse(hub.status)
         elif hub.gated:
@@ -79,7 +80,8 @@ class _Handler(BaseHTTPRequestHandler):
             large = len(content) > 1000
             blob = hashlib.sha1(f"blob {len(content)}\0".encode() + content)  # as git names a small one
             etag = hub.etag or (hashlib.sha256(content) if large else blob).hexdigest()
-            common = {"X-Repo-Commit": hub.commit, "ETag": f'"{etag}"'}
+            commit = hub.main if hub.main and revision == "main" else hub.commit
+            common = {"X-Repo-Commit": commit, "ETag": f'"{etag}"'}
             if large:
                 common["X-Linked-ETag"], common["X-Linked-Size"] = f'"{etag}"', str(len(content))
                 self.send_response(302)

@@ -228,6 +228,23 @@ def test_a_branch_is_pinned_to_what_it_was(fake):
     assert artifacts.locate(moving) is None
 
 
+@pytest.mark.parametrize("rests", [False, True], ids=["in one go", "after a rest"])
+def test_a_branch_that_moves_during_a_download_does_not_mix_versions(fake, rests):
+    moving = dataclasses.replace(MODEL, source=source(revision="main"))
+    seen = []
+
+    def move(progress):
+        seen.append(progress.file)
+        fake.main = "beef" + "0" * 36 if progress.done_bytes >= len(BIG) else ""
+
+    if rests:
+        assert not artifacts.download(moving, move, stop=lambda: moving.files[1].path in seen)
+    assert artifacts.download(moving, move)
+    assert downloads.commit_here(artifacts._wanted(moving.source)) == COMMIT
+    assert COMMIT in str(artifacts.locate(moving))
+    assert len(downloads.snapshots("owner/model", "main")) == 1
+
+
 def test_another_commit_in_the_cache_will_do(fake):
     artifacts.download(MODEL)
     newer = dataclasses.replace(MODEL, source=source(revision="beef" + "0" * 36))
@@ -504,6 +521,15 @@ class TestDeclared:
             artifacts.of("sora")
         with pytest.raises(LookupError, match=r"There is no 'x': choose one of pocket, .*umt5-xxl"):
             artifacts.find("x")
+
+    @pytest.mark.parametrize("backend_id", registry.IDS)
+    def test_what_only_the_hub_vouches_for_is_said(self, backend_id):
+        said = artifacts.trusted(backend_id)
+        for artifact in artifacts.of(backend_id):
+            known = len(artifact.revision) == 40 and all(file.sha256 for file in artifact.files)
+            assert (artifact.title in said) is not known
+            assert (artifacts.trusted(artifact) == "") is known
+        assert said == "" or said.endswith("and that version is kept until it is deleted.")
 
     @pytest.mark.parametrize("backend_id", registry.IDS)
     def test_they_say_what_the_page_shows(self, backend_id):

@@ -1,5 +1,6 @@
 """The model manager, against a Hugging Face of our own on loopback."""
 
+import dataclasses
 import hashlib
 import time
 from types import SimpleNamespace
@@ -62,6 +63,27 @@ def test_every_model_is_listed_with_its_size_and_licence(hub):
     assert "&lt;An owned model&gt;: owner/model" in owned["parts"][0]
     for each in listing["models"]:
         assert each["licence"]
+
+
+@pytest.mark.parametrize(
+    ("revision", "files", "verifiable"),
+    [
+        (COMMIT, (FILE,), True),
+        ("main", (FILE,), False),
+        (COMMIT[:12], (FILE,), False),
+        (COMMIT, (FILE, File("config.json", 20)), False),
+        (COMMIT, (File("model.bin", len(DATA)),), False),
+    ],
+)
+def test_a_download_that_only_the_hub_vouches_for_is_said_so(hub, monkeypatch, revision, files, verifiable):
+    source = Source(repo="owner/model", revision=revision, files=files, path="model.bin")
+    monkeypatch.setattr(spec, "ARTIFACTS", (dataclasses.replace(OWNED, source=source),))
+    said = card(Models())["trusted"]
+    if verifiable:
+        assert said == ""
+    else:
+        assert said.startswith("Not every file of &lt;An owned model&gt; has a version and a checksum")
+        assert "trusted as Hugging Face serves it" in said
 
 
 def test_a_licence_is_accepted_then_the_model_comes_and_goes(hub):

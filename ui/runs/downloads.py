@@ -128,6 +128,7 @@ class Models:
             "parts": [
                 escape(text.part(each.title, each.repo, file_size(each.size), each.purpose)) for each in parts
             ],
+            "trusted": escape(artifacts.trusted(spec.id)),
             "asks": any(each.needs_acceptance for each in parts),
             "gated": any(each.gated for each in parts),
             "progress": escape(_told(download)) if running else "",
