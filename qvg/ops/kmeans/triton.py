@@ -233,7 +233,7 @@ def _sums(
     o_k = tl.program_id(0) * SUMMED + tl.arange(0, SUMMED)
     total = tl.zeros((SUMMED, D), tl.float32)
     size = tl.zeros((SUMMED, 16), tl.float32)
-    ones = tl.full((b_s, 16), 1.0, tl.bfloat16)
+    ones = tl.full((b_s, 16), 1.0, tl.float32).to(tl.bfloat16)
     first = part * TOKENS
     for o_s in range(first, tl.minimum(first + TOKENS, S), b_s):
         rows = o_s + tl.arange(0, b_s)
