@@ -32,6 +32,7 @@ from ui.server.event_streams import CountedStreams, EventStreams
 from ui.server.guard import Guard, Policy
 from ui.server.login_throttle import LoginThrottle
 from ui.server.served_files import ServedFiles
+from ui.server.sessions import OpenStreams, Sessions
 from ui.widgets import inputs
 from ui.widgets.inputs import Controls
 from ui.widgets.outputs import Stage, build_outputs
@@ -145,7 +146,8 @@ class Studio(gr.Blocks):
         @asynccontextmanager
         async def lifespan(application: Any) -> AsyncIterator[Any]:
             # Around Gradio's own middleware, which is around any that its arguments name.
-            inside = LoginThrottle(application.middleware_stack)
+            application.state_holder = Sessions(self)
+            inside = LoginThrottle(OpenStreams(application.middleware_stack, application.state_holder))
             application.middleware_stack = Guard(inside, served_as, lambda: self.share_url)
             async with inner(application) if inner else nullcontext() as state:
                 yield state

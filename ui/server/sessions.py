@@ -1,0 +1,127 @@
+"""Server-side state of browser tabs and of programs' calls: kept while they are open, and small.
+
+Gradio keeps the last 10,000 sessions, open or not, each with a description of every component: about 0.3 MiB
+and 20 ms. It keeps messages for the last 2,000, so that as many requests end the streams of everyone else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import ChainMap, Counter
+from copy import copy
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import parse_qs
+
+import gradio as gr
+from gradio.state_holder import SessionState, StateHolder
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+# Sessions that are kept without a connection: of tabs that come back after a sleep, and of programs that
+# have yet to fetch an answer.
+KEPT = 200
+_STREAM = re.compile(r"/(?:heartbeat|call(?:/v2)?/[^/]+)/([^/]+)/?")
+
+
+class Session(SessionState):
+    """One tab's changes to the components of `page`, which is shared by all."""
+
+    def __init__(self, page: gr.Blocks) -> None:
+        shared = page.default_config
+        bare = copy(shared)
+        bare.blocks, bare.fns = {}, {}
+        super().__init__(SimpleNamespace(default_config=bare, blocks={}))  # type: ignore[arg-type]
+        self.blocks_config.blocks = ChainMap({}, shared.blocks)  # type: ignore[assignment]
+        self.blocks_config.fns = shared.fns
+
+    def __setitem__(self, key: int, value: Any) -> None:
+        if isinstance(self.blocks_config.blocks.get(key), gr.State):
+            super().__setitem__(key, value)
+        else:
+            self.blocks_config.blocks[key] = value
+
+    # Descriptions of components are read by `gr.DeepLinkButton` only, which this page has not.
+
+    def _update_config(self, key: int) -> None:
+        pass
+
+    def _update_value_in_config(self, key: int, value: Any) -> None:
+        pass
+
+
+class Sessions(StateHolder):
+    """Sessions of `page`: all that are open or have work under way, and the last `KEPT` others."""
+
+    def __init__(self, page: gr.Blocks) -> None:
+        super().__init__()
+        self._open: Counter[str] = Counter()
+        self.set_blocks(page)
+
+    def __getitem__(self, session_id: str) -> SessionState:
+        if session_id not in self.session_data:
+            self.session_data[session_id] = Session(self.blocks)
+        return super().__getitem__(session_id)
+
+    def update(self, session_id: str) -> None:
+        """Notes that a session was used just now, and forgets the oldest idle ones beyond `KEPT`."""
+        with self.lock:
+            if session_id in self.session_data:
+                self.session_data.move_to_end(session_id)
+            if len(self.session_data) > KEPT:
+                idle = [each for each in self.session_data if each != session_id and not self._is_busy(each)]
+                for each in idle[: max(0, len(idle) - KEPT)]:
+                    self._forget(each)
+
+    def opened(self, session_id: str) -> None:
+        self._open[session_id] += 1
+
+    def closed(self, session_id: str) -> None:
+        self._open[session_id] -= 1
+        if not self._open[session_id]:
+            del self._open[session_id]
+            self.update(session_id)
+
+    def _is_busy(self, session_id: str) -> bool:
+        queue = self.blocks._queue
+        events = queue.pending_event_ids_session.get(session_id, ())
+        return session_id in self._open or any(event in queue.event_ids_to_events for event in events)
+
+    def _forget(self, session_id: str) -> None:
+        queue = self.blocks._queue
+        for kept in (
+            self.session_data,
+            self.time_last_used,
+            queue.pending_messages_per_session,
+            queue.pending_event_ids_session,
+        ):
+            kept.pop(session_id, None)
+
+
+class OpenStreams:
+    """ASGI middleware that tells `sessions` which of them have a connection that stays open."""
+
+    def __init__(self, app: ASGIApp, sessions: Sessions) -> None:
+        self._app = app
+        self._sessions = sessions
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        session_id = _stream_of(scope)
+        if not session_id:
+            return await self._app(scope, receive, send)
+        self._sessions.opened(session_id)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._sessions.closed(session_id)
+
+
+def _stream_of(scope: Scope) -> str:
+    """The session that a request opens a stream for; of a program's call that is its event. Empty for other
+    requests."""
+    if scope["type"] != "http" or scope["method"] != "GET":
+        return ""
+    path: str = scope["path"]
+    if path.rstrip("/").endswith("/queue/data"):
+        return parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
+    found = _STREAM.search(path)
+    return found[1] if found and found.end() == len(path) else ""
