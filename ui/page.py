@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from inspect import signature
@@ -295,6 +296,8 @@ def build(
         page.load(forms.foresee_in_words, planned, _foreseen(widgets, screen)[:-1], **_QUIET)
         page.load(runs.arrive, [screen.visitor], [*_followed(widgets, screen), screen.visitor], **_RUNNING)
     page.queue(max_size=128, default_concurrency_limit=_AT_ONCE)
+    # Of figures that nobody can read here: after each event Gradio computes them anew, from the last 10,000.
+    page._queue.ANALYTICS_MAX_EVENTS, page._queue.ANAYLTICS_CACHE_FREQUENCY = 1, sys.maxsize
     return page
 
 

@@ -14,7 +14,6 @@ import json
 import os
 import re
 import shutil
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +24,7 @@ from PIL import Image
 
 from ui import safe_json, text
 from ui.runs import mp4
+from ui.runs.later import call_later
 
 LINGER_S = 60.0  # for a slow viewer to fetch the last segments before they are removed
 LOW_BYTES = 1 << 30  # of room on a disk: less is worth a word
@@ -114,9 +114,7 @@ class RunFolder:
         if self._linger_s <= 0:
             return remove()
         atexit.register(remove)
-        timer = threading.Timer(self._linger_s, remove)
-        timer.daemon = True
-        timer.start()
+        call_later(self._linger_s, remove)
 
     def delete(self) -> None:
         """With all that is in it. Raises OSError."""

@@ -1,12 +1,13 @@
 """Server-side state of browser tabs and of programs' calls: kept while they are open, and small.
 
-Gradio keeps the last 10,000 sessions, open or not, each with a description of every component: about 0.3 MiB
-and 20 ms. It keeps messages for the last 2,000, so that as many requests end the streams of everyone else.
+Gradio keeps the last 10,000 sessions, open or not, each with a description of every component: about 0.2 MiB
+and 20 ms each. It keeps messages for the last 2,000: as many requests would end the streams of everyone else.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from collections import ChainMap, Counter
 from copy import copy
 from types import SimpleNamespace
@@ -56,6 +57,8 @@ class Sessions(StateHolder):
         super().__init__()
         self._open: Counter[str] = Counter()
         self.set_blocks(page)
+        # Forgotten here, and not while someone reads them.
+        page._queue.pending_messages_per_session.max_size = sys.maxsize
 
     def __getitem__(self, session_id: str) -> SessionState:
         if session_id not in self.session_data:
@@ -64,13 +67,17 @@ class Sessions(StateHolder):
 
     def update(self, session_id: str) -> None:
         """Notes that a session was used just now, and forgets the oldest idle ones beyond `KEPT`."""
+        messages = self.blocks._queue.pending_messages_per_session
         with self.lock:
             if session_id in self.session_data:
                 self.session_data.move_to_end(session_id)
-            if len(self.session_data) > KEPT:
-                idle = [each for each in self.session_data if each != session_id and not self._is_busy(each)]
-                for each in idle[: max(0, len(idle) - KEPT)]:
-                    self._forget(each)
+            if max(len(self.session_data), len(messages)) <= KEPT:
+                return
+            # Without a state are those whose work was called off before it began.
+            known = [*(each for each in messages if each not in self.session_data), *self.session_data]
+            idle = [each for each in known if each != session_id and not self._is_busy(each)]
+            for each in idle[: max(0, len(idle) - KEPT)]:
+                self._forget(each)
 
     def opened(self, session_id: str) -> None:
         self._open[session_id] += 1

@@ -1,0 +1,128 @@
+"""Visitors to a page without a browser: they send and read what its scripts do, over the same routes.
+
+`python -m tests.soak.visitors ADDRESS COUNT SECONDS` is that many visitors for so long, in a process of their
+own; it prints the seconds that each of their steps took, as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import httpx
+
+API = "gradio_api/"
+PAUSE_S = 4.0  # between two things that a visitor does
+STEPS = ("page", "arrive", "generate")
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+
+
+class Visitor:
+    """A tab of a browser of its own. `config` is the page's."""
+
+    def __init__(self, client: httpx.AsyncClient, config: dict[str, Any]) -> None:
+        self.name = secrets.token_urlsafe(16)
+        self.session = secrets.token_hex(5)
+        self._client = client
+        self._config = config
+        self._props = {each["id"]: each["props"] for each in config["components"]}
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Holds the connection that a tab holds while it is open."""
+        beats = asyncio.create_task(self._beat())
+        try:
+            yield
+        finally:
+            beats.cancel()
+            with suppress(asyncio.CancelledError):
+                await beats
+
+    async def _beat(self) -> None:
+        async with self._client.stream("GET", f"{API}heartbeat/{self.session}") as answer:
+            async for _ in answer.aiter_lines():
+                pass
+
+    async def ask(self, name: str, **values: Any) -> httpx.Response:
+        """Puts a listener into the queue. `values` are inputs by elem_id; others are as built."""
+        listener = self._listener(name)
+        data = [self._value(each, values) for each in listener["inputs"]]
+        body = {"data": data, "fn_index": listener["id"], "session_hash": self.session}
+        return await self._client.post(f"{API}queue/join", json=body)
+
+    async def messages(self) -> AsyncIterator[dict[str, Any]]:
+        """What the queue says to this tab, until it has nothing left to say."""
+        async with self._client.stream("GET", f"{API}queue/data?session_hash={self.session}") as answer:
+            async for line in answer.aiter_lines():
+                if line.startswith("data:"):
+                    yield json.loads(line[5:])
+
+    async def call(self, name: str, **values: Any) -> list[dict[str, Any]]:
+        """Asks for something and reads all of the answer."""
+        (await self.ask(name, **values)).raise_for_status()
+        return [message async for message in self.messages()]
+
+    async def first(self, name: str, **values: Any) -> float:
+        """Returns the seconds until the first answer of a listener, and leaves."""
+        began = time.monotonic()
+        (await self.ask(name, **values)).raise_for_status()
+        async for message in self.messages():
+            if message["msg"] in ("process_generating", "process_completed"):
+                break
+        return time.monotonic() - began
+
+    def _listener(self, name: str) -> dict[str, Any]:
+        return next(each for each in self._config["dependencies"] if each["api_name"] == name)
+
+    def _value(self, component: int, values: dict[str, Any]) -> Any:
+        props = self._props[component]
+        if props.get("storage_key"):
+            return self.name
+        return values.get(props.get("elem_id") or "", props.get("value"))
+
+
+async def config_of(client: httpx.AsyncClient) -> dict[str, Any]:
+    return (await client.get("config")).raise_for_status().json()
+
+
+async def _visit(
+    client: httpx.AsyncClient,
+    config: dict[str, Any],
+    delay: float,
+    until: float,
+    times: dict[str, list[float]],
+) -> None:
+    """Opens the page, starts a video, looks at its first moment and leaves, again and again."""
+    await asyncio.sleep(delay)
+    while time.monotonic() < until:
+        visitor = Visitor(client, config)
+        began = time.monotonic()
+        (await client.get("")).raise_for_status()
+        times["page"].append(time.monotonic() - began)
+        async with visitor.open():
+            times["arrive"].append(await visitor.first("arrive"))
+            times["generate"].append(await visitor.first("generate_1", prompt="instant"))
+            await visitor.ask("stop")
+            await asyncio.sleep(PAUSE_S)
+
+
+async def _visits(address: str, count: int, seconds: float) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {step: [] for step in STEPS}
+    async with httpx.AsyncClient(base_url=address, timeout=120, limits=LIMITS) as client:
+        config = await config_of(client)
+        until = time.monotonic() + seconds
+        # Not all in one moment, as people come.
+        await asyncio.gather(
+            *(_visit(client, config, PAUSE_S * n / count, until, times) for n in range(count))
+        )
+    return times
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(_visits(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))))
