@@ -1,7 +1,8 @@
 """Visitors to a page without a browser: they send and read what its scripts do, over the same routes.
 
-`python -m tests.soak.visitors ADDRESS COUNT SECONDS` is that many visitors for so long, in a process of their
-own; it prints the seconds that each of their steps took, as JSON.
+`python -m tests.soak.visitors visit ADDRESS COUNT SECONDS` is that many visitors for so long, each with an
+address of its own, in a process of their own; it prints the seconds that their steps took, as JSON. With
+`flood` it is one client that has as many requests under way at a time.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import httpx
 API = "gradio_api/"
 PAUSE_S = 4.0  # between two things that a visitor does
 STEPS = ("page", "arrive", "generate")
-LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None)
 
 
 class Visitor:
@@ -92,14 +92,9 @@ async def config_of(client: httpx.AsyncClient) -> dict[str, Any]:
 
 
 async def _visit(
-    client: httpx.AsyncClient,
-    config: dict[str, Any],
-    delay: float,
-    until: float,
-    times: dict[str, list[float]],
+    client: httpx.AsyncClient, config: dict[str, Any], until: float, times: dict[str, list[float]]
 ) -> None:
     """Opens the page, starts a video, looks at its first moment and leaves, again and again."""
-    await asyncio.sleep(delay)
     while time.monotonic() < until:
         visitor = Visitor(client, config)
         began = time.monotonic()
@@ -108,21 +103,53 @@ async def _visit(
         async with visitor.open():
             times["arrive"].append(await visitor.first("arrive"))
             times["generate"].append(await visitor.first("generate_1", prompt="instant"))
-            await visitor.ask("stop")
             await asyncio.sleep(PAUSE_S)
+
+
+async def _flood(client: httpx.AsyncClient, config: dict[str, Any], until: float, asked: list[float]) -> None:
+    """Asks for pages and long videos, as names of its own, and reads none of the answers."""
+    while time.monotonic() < until:
+        visitor = Visitor(client, config)
+        with suppress(httpx.HTTPError):
+            await client.get("")
+            await visitor.ask("arrive")
+            await visitor.ask("generate_1", prompt="slow")
+        asked.append(time.monotonic())
+
+
+def _client(address: str, number: int) -> httpx.AsyncClient:
+    """A client with an address of its own on this machine."""
+    transport = httpx.AsyncHTTPTransport(
+        local_address=f"127.1.{number // 250}.{number % 250 + 1}", limits=httpx.Limits(max_connections=None)
+    )
+    return httpx.AsyncClient(base_url=address, timeout=120, transport=transport)
 
 
 async def _visits(address: str, count: int, seconds: float) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {step: [] for step in STEPS}
-    async with httpx.AsyncClient(base_url=address, timeout=120, limits=LIMITS) as client:
+    async with _client(address, 0) as client:
         config = await config_of(client)
-        until = time.monotonic() + seconds
+    until = time.monotonic() + seconds
+
+    async def come(number: int) -> None:
         # Not all in one moment, as people come.
-        await asyncio.gather(
-            *(_visit(client, config, PAUSE_S * n / count, until, times) for n in range(count))
-        )
+        await asyncio.sleep(PAUSE_S * number / count)
+        async with _client(address, number) as client:
+            await _visit(client, config, until, times)
+
+    await asyncio.gather(*map(come, range(count)))
     return times
 
 
+async def _floods(address: str, count: int, seconds: float) -> dict[str, list[float]]:
+    asked: list[float] = []
+    async with _client(address, 1000) as client:
+        config = await config_of(client)
+        until = time.monotonic() + seconds
+        await asyncio.gather(*(_flood(client, config, until, asked) for _ in range(count)))
+    return {"asked": asked}
+
+
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(_visits(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))))
+    what = {"visit": _visits, "flood": _floods}[sys.argv[1]]
+    print(json.dumps(asyncio.run(what(sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))))

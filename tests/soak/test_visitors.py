@@ -1,0 +1,60 @@
+"""Honest visitors beside one client that floods the page, and what the page's process takes after many runs."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.browser.conftest import free_port, serve
+from tests.soak.conftest import FULL, Tell
+from tests.soak.desks import rss_mib
+from tests.soak.programs import ROOT
+
+VISITORS, AT_ONCE, SECONDS = (50, 20, 60.0) if FULL else (3, 4, 0.5)
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[str]:
+    """The page of a Space, on a worker without a model: what is measured is the page."""
+    port = free_port()
+    command = ["-m", "tests.browser.fake_app", str(port), str(tmp_path / "outputs")]
+    yield from serve(command, port, tmp_path / "log.txt", SPACE_ID="owner/studio")
+
+
+def clients(what: str, address: str, count: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.soak.visitors", what, address, str(count), str(SECONDS)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def answer(process: subprocess.Popen[str]) -> dict[str, list[float]]:
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0
+    return json.loads(said)
+
+
+def test_honest_visitors_beside_a_flooder(page: str, tmp_path: Path, tell: Tell):
+    alone = answer(clients("visit", page, VISITORS))
+    flooder = clients("flood", page, AT_ONCE)
+    beside = answer(clients("visit", page, VISITORS))
+    asked = len(answer(flooder)["asked"])
+    figures = {
+        step: " and ".join(
+            f"{statistics.median(times[step]):.2f} s median, {_late(times[step]):.2f} s of 95 %"
+            for times in (alone, beside)
+        )
+        for step in alone
+    }
+    tell("honest visitors alone and beside a flooder", visitors=VISITORS, floods=asked, **figures)
+    assert asked and all(len(beside[step]) >= VISITORS for step in beside), "all were served"
+    assert "Traceback" not in (tmp_path / "log.txt").read_text()
+
+
+def _late(seconds: list[float]) -> float:
+    return sorted(seconds)[int(0.95 * (len(seconds) - 1))]
