@@ -9,12 +9,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.browser.conftest import free_port, serve
 from tests.soak.conftest import FULL, Tell
-from tests.soak.desks import rss_mib
 from tests.soak.programs import ROOT
 
 VISITORS, AT_ONCE, SECONDS = (50, 20, 60.0) if FULL else (3, 4, 0.5)
