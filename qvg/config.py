@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import ClassVar, Literal, Protocol
 
 BF16_BYTES = 2
 MAX_CLUSTERS = 256  # labels are stored as uint8
@@ -49,9 +49,27 @@ def _check_groups(head_dim: int, group: int, bits: int) -> None:
         raise ValueError(f"head_dim={head_dim} at {bits} bits does not fill whole bytes; pad the heads")
 
 
+class CodecConfig(Protocol):
+    """Settings of a codec: a frozen, hashable value.
+
+    `codec` names what builds it as "module:name": called with the config and "k" (keys) or "v" (values), it
+    returns a `qvg.Codec`.
+    """
+
+    codec: ClassVar[str]
+
+    def stored_bytes(
+        self, batch: int, heads: int, tokens: int, head_dim: int, tensor: TensorName = "k"
+    ) -> int:
+        """Returns the bytes of one encoded tensor [B, H, S, D]; raises ValueError for unsuitable heads."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BF16Config:
     """Spans as they come, in BF16: the baseline."""
+
+    codec: ClassVar[str] = "qvg.codecs.identity:BF16Codec"
 
     def stored_bytes(
         self, batch: int, heads: int, tokens: int, head_dim: int, tensor: TensorName = "k"
@@ -70,6 +88,7 @@ class PRQConfig:
     "quad" takes the bytes of "int2".
     """
 
+    codec: ClassVar[str] = "qvg.codecs.prq:PRQCodec"
     stages: int = 1
     clusters: int = 256  # centroids per stage, batch item and head; a span of fewer tokens uses one a token
     group: int = 64  # neighbouring channels sharing one FP8 E4M3 scale; a smaller head is one group
@@ -120,6 +139,7 @@ class PRQConfig:
 class SplitConfig:
     """One way for keys and another for values: attention forgives errors of values sooner."""
 
+    codec: ClassVar[str] = "qvg.codecs:build_split"
     k: PRQConfig
     v: PRQConfig
 
@@ -147,6 +167,7 @@ class GroupwiseConfig:
     which is KIVI (arXiv 2402.02750) without its full-precision residual: here the cache's policy keeps that.
     """
 
+    codec: ClassVar[str] = "qvg.codecs.groupwise:GroupwiseCodec"
     bits: Literal[2, 4] = 2  # levels -1..2 or -7..8
     group: int = 64  # channels or tokens sharing a scale and a zero point; the last tokens may be fewer
     key_axis: Literal["channels", "tokens"] = "channels"
@@ -186,6 +207,7 @@ class RotatedConfig:
     Rotation spreads the outlier channels of a group over all of them. It takes no bytes.
     """
 
+    codec: ClassVar[str] = "qvg.codecs.rotated:RotatedCodec"
     inner: GroupwiseConfig = GroupwiseConfig()
 
     def check_head_dim(self, head_dim: int) -> None:
@@ -203,8 +225,6 @@ class RotatedConfig:
         self.check_head_dim(head_dim)
         return self.inner.stored_bytes(batch, heads, tokens, head_dim, tensor)
 
-
-CodecConfig = BF16Config | PRQConfig | SplitConfig | GroupwiseConfig | RotatedConfig
 
 BF16 = BF16Config()
 # Settings of the paper; its code runs 2 k-means rounds in the Self-Forcing script and 5 for Pro.

@@ -9,26 +9,24 @@ or done without, when it is launched.
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple
 
 from backends import registry
 from backends.memory_plan import codec_for
 from backends.runtime.hardware import not_writable, physical_cores
 from backends.runtime.jobs import Job, Side
-from qvg.config import PRESETS, CodecConfig, GroupwiseConfig, PRQConfig, RotatedConfig, SplitConfig
-from qvg.policy import CachePolicy
+from qvg.config import PRESETS
 
 if TYPE_CHECKING:
     import torch
@@ -239,41 +237,8 @@ def start_process(uses: Sequence[Use], cards: Sequence[str]) -> subprocess.Popen
     )
     assert process.stdin is not None
     with suppress(BrokenPipeError), process.stdin:
-        process.stdin.write(_written(uses).encode())
+        pickle.dump(tuple(uses), process.stdin)
     return process
-
-
-def _written(uses: Iterable[Use]) -> str:
-    """Returns `uses` as JSON, as far as kernels depend on them."""
-    return json.dumps(
-        [
-            [
-                use.backend_id,
-                use.mode,
-                [[type(side.codec).__name__, asdict(side.codec), asdict(side.policy)] for side in use.sides],
-            ]
-            for use in uses
-        ]
-    )
-
-
-def _parsed(text: str) -> tuple[Use, ...]:
-    """Returns the uses that `_written` wrote."""
-    return tuple(
-        Use(
-            backend_id,
-            tuple(Side(_codec(name, fields), CachePolicy(**policy)) for name, fields, policy in sides),
-            mode,
-        )
-        for backend_id, mode, sides in json.loads(text)
-    )
-
-
-def _codec(name: str, fields: dict[str, Any]) -> CodecConfig:
-    kind = next(kind for kind in get_args(CodecConfig) if kind.__name__ == name)
-    # A config within a config is of the one type that may be there.
-    within = {SplitConfig: PRQConfig, RotatedConfig: GroupwiseConfig}.get(kind)
-    return kind(**{key: within(**value) if within else value for key, value in fields.items()})
 
 
 def _by_kernel(found: Iterable[Launch]) -> list[list[Launch]]:
@@ -291,7 +256,7 @@ def _words(error: Exception) -> str:
 def main() -> None:
     if hasattr(os, "nice"):
         os.nice(LOWEST_PRIORITY)
-    uses = _parsed(sys.stdin.read())
+    uses: tuple[Use, ...] = pickle.load(sys.stdin.buffer)
     problems = 0
     for card in sys.argv[1:]:
         problems += len(compiled_for(card, uses)[1])

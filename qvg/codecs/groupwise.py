@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from qvg.config import GroupwiseConfig
+from qvg.config import GroupwiseConfig, TensorName
 from qvg.ops.affine import dequantize_affine, quantize_affine
 from qvg.ops.finite import finite
 from qvg.payload import GroupwisePayload
@@ -20,7 +20,12 @@ class GroupwiseCodec:
     """Groups along `axis`, the first of them beginning with the first token of what is encoded."""
 
     config: GroupwiseConfig
-    axis: Literal["channels", "tokens"]
+    tensor: TensorName = "k"
+
+    @property
+    def axis(self) -> Literal["channels", "tokens"]:
+        """The dimension along which values share a group."""
+        return self.config.axis(self.tensor)
 
     @torch.no_grad()
     def encode(self, x: Tensor, warm: GroupwisePayload | None = None) -> GroupwisePayload:

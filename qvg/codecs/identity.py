@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from qvg.config import BF16, BF16Config, TensorName
 from qvg.ops.rotate import rotate
 from qvg.payload import BF16Payload
 from qvg.rope import Rope
 
 
+@dataclass(frozen=True, slots=True)
 class BF16Codec:
+    """Stores a copy in BF16."""
+
+    config: BF16Config = BF16
+    tensor: TensorName = "k"
+
     @torch.no_grad()
     def encode(self, x: Tensor, warm: BF16Payload | None = None) -> BF16Payload:
         """x: [B, H, S, D]; a copy. There is nothing to warm."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qvg.config import PRQConfig
+from qvg.config import PRQConfig, TensorName
 from qvg.ops.finite import finite
 from qvg.ops.interrupt import checkpoint
 from qvg.ops.kmeans import kmeans
@@ -17,13 +17,21 @@ from qvg.ops.residual import quantize_residual, subtract
 from qvg.payload import PRQPayload
 from qvg.rope import Rope
 
+# Keys and values draw different tokens to start k-means from, at every stage.
+SEEDS = {"k": 0, "v": 1 << 16}
+
 
 @dataclass(frozen=True, slots=True)
 class PRQCodec:
     """Progressive residual quantization (arXiv 2602.02958). Same input, seed and device: same bits."""
 
     config: PRQConfig
-    seed: int
+    tensor: TensorName = "k"
+
+    @property
+    def seed(self) -> int:
+        """The first stage's seed of k-means; every later stage adds one."""
+        return SEEDS[self.tensor]
 
     @torch.no_grad()
     def encode(self, x: Tensor, warm: PRQPayload | None = None) -> PRQPayload:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qvg.codecs.groupwise import GroupwiseCodec
-from qvg.config import RotatedConfig
+from qvg.config import RotatedConfig, TensorName
 from qvg.ops.finite import finite
 from qvg.ops.hadamard import hadamard
 from qvg.ops.rotate import rotate
@@ -24,7 +24,12 @@ class RotatedCodec:
     """
 
     config: RotatedConfig
-    inner: GroupwiseCodec
+    tensor: TensorName = "k"
+
+    @property
+    def inner(self) -> GroupwiseCodec:
+        """The codec of the rotated channels."""
+        return GroupwiseCodec(self.config.inner, self.tensor)
 
     @torch.no_grad()
     def encode(self, x: Tensor, warm: GroupwisePayload | None = None) -> GroupwisePayload:
