@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from qvg.config import GroupwiseConfig, PRQConfig
 from qvg.ops.e4m3 import codebooks_of
 
 P = TypeVar("P", bound="Payload")
+# Views of some heads, by first and last: they are read with every attention to a span.
+_views: WeakKeyDictionary[Payload, dict[tuple[int | None, int | None], Any]] = WeakKeyDictionary()
 
 
 class Payload(Protocol):
@@ -34,21 +37,15 @@ class Payload(Protocol):
     @property
     def stored_bytes(self) -> int: ...
 
-    @property
-    def views(self) -> dict[tuple[int | None, int | None], Any]:
-        """Heads that were asked for; see `some_heads`."""
-        ...
-
     def with_parts(self: P, parts: Mapping[str, Tensor]) -> P:
         """The same with other tensors, of the same names and meaning."""
         ...
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False)
 class BF16Payload:
     values: Tensor  # bf16 [B, H, S, D]
     dtype: torch.dtype
-    views: dict[tuple[int | None, int | None], Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def parts(self) -> Mapping[str, Tensor]:
@@ -66,7 +63,7 @@ class BF16Payload:
         return replace(self, **parts)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False)
 class PRQPayload:
     """A value is the sum over stages of its token's centroid, plus level times the scale of its group."""
 
@@ -77,7 +74,6 @@ class PRQPayload:
     powers: Tensor | None  # bf16 [N, B, H, 1, 1], what e4m3 centroids are times
     config: PRQConfig
     dtype: torch.dtype
-    views: dict[tuple[int | None, int | None], Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def parts(self) -> Mapping[str, Tensor]:
@@ -106,7 +102,7 @@ class PRQPayload:
         return replace(self, **parts)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False)
 class GroupwisePayload:
     """A value is the zero point of its group, plus level times its scale."""
 
@@ -116,7 +112,6 @@ class GroupwisePayload:
     config: GroupwiseConfig
     axis: Literal["channels", "tokens"]
     dtype: torch.dtype
-    views: dict[tuple[int | None, int | None], Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def parts(self) -> Mapping[str, Tensor]:
@@ -141,12 +136,13 @@ def head_dim(name: str) -> int:
 
 def some_heads(payload: P, part: slice) -> P:
     """Some heads of `payload`, as views of the same memory: made once, and kept as long as it is."""
+    views = _views.setdefault(payload, {})
     key = (part.start, part.stop)
-    if key not in payload.views:
-        payload.views[key] = payload.with_parts(
+    if key not in views:
+        views[key] = payload.with_parts(
             {name: x[(*[slice(None)] * head_dim(name), part)] for name, x in payload.parts.items()}
         )
-    return payload.views[key]
+    return views[key]
 
 
 def split(payload: Payload, count: int) -> list[Payload]:
