@@ -43,6 +43,7 @@ from ui.runs import player_view
 from ui.runs.history import Past
 from ui.runs.manager import HEARTBEAT_S, Desk, Record
 from ui.runs.presenter import View
+from ui.server.addresses import address_of
 
 Answer = tuple[list[str] | None, dict[str, Any]]
 # Of `settings`: the form's numbers under its own names.
@@ -350,11 +351,12 @@ class Api:
             raise FormError(text.NO_VISITOR)
         return self._desk.owner(visitor)
 
-    def _submit(self, form: Form, spec: BackendSpec, settings: Any, owner: str, asker: str) -> Record:
+    def _submit(self, form: Form, spec: BackendSpec, settings: Any, owner: str, address: str) -> Record:
+        asker = f"address {address}"
         # Before pictures and clips are read.
-        self._desk.check_room(asker)
+        self._desk.check_room(asker, address)
         commission = with_settings(form, spec, settings).commission(spec)
-        return self._desk.submit(owner, commission, asker)
+        return self._desk.submit(owner, commission, asker, address)
 
     def _answer(self, record: Record) -> Answer:
         """What came of a run. Raises gr.Error where no file did."""
@@ -367,12 +369,6 @@ class Api:
             files.append(self._desk.export(past, "mp4"))
         said = {"state": record.state, "said": _said(live.view), "camera": past.settings["path"]}
         return list(map(str, files)), said | {k: v for k, v in past.settings.items() if k not in _UNTOLD}
-
-
-def address_of(request: gr.Request) -> str:
-    """Returns whom a program's runs count against: the client's address. Behind a proxy that the web server
-    trusts, by default one on this machine, that is the address which the proxy forwards."""
-    return f"address {request.client.host if request.client else ''}"
 
 
 def _listed(past: Past) -> dict[str, Any]:

@@ -44,6 +44,9 @@ _CSS = "".join(
     for name in ("theme.css", "components/camera.css", "components/stage.css")
 )
 _UPLOADS_HOURS = 24  # at most, of uploads and of what was made for one answer
+# Inside a frame of another site a browser may deny storage, where Gradio's scripts end: they get one that
+# lasts as long as the page is open, and the session is the visitor's name.
+_STORAGE = f"<script>{(_HERE / 'components' / 'storage.js').read_text(encoding='utf-8')}</script>"
 _AT_ONCE = 100  # calls of one listener that are answered at once
 # Of all listeners: with room for the streams of all visitors who may have runs under way, and of programs.
 # Streams wait without a thread.
@@ -128,6 +131,7 @@ class Studio(gr.Blocks):
         return {
             "theme": theme(),
             "css": _CSS,
+            "head": _STORAGE,
             "allowed_paths": [str(self._desk.outputs)],
             "run_history": False,
             "footer_links": ["api", "settings"],

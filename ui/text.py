@@ -501,6 +501,13 @@ def enough_runs(most: int) -> str:
     )
 
 
+def enough_runs_here(most: int) -> str:
+    return (
+        f"{plural(most, 'video')} of your network address are running or waiting, as many as may be: "
+        "wait for one to end, or stop one."
+    )
+
+
 def queue_is_full(count: int) -> str:
     return f"The queue is full: {plural(count, 'video')} are running or waiting. Try again in a few minutes."
 

@@ -176,3 +176,38 @@ def test_the_page_itself_works_and_a_link_leads_to_it(abroad, site, attacker):
     assert read[:2] == [200, 200] and set(read[4:]) == {200}
     assert len(site.changes()) > len(before)
     page.close()
+
+
+DENIED = """
+for (const name of ["localStorage", "sessionStorage"]) {
+  Object.defineProperty(window, name, {
+    configurable: true, get() { throw new DOMException("denied", "SecurityError"); },
+  });
+}
+"""
+
+
+def test_the_page_works_where_the_browser_denies_storage(abroad, site, attacker):
+    """As in a frame of another site, where third parties may keep nothing."""
+    page = abroad.new_page()
+    page.set_default_timeout(60_000)
+    page.add_init_script(DENIED)
+    page.goto(f"http://localhost:{attacker}/")
+    framed = f"<iframe src=http://localhost:{site.port} width=1200 height=900></iframe>"
+    page.evaluate("html => { document.body.innerHTML = html }", framed)
+    frame = page.frame_locator("iframe")
+    frame.locator("#prompt textarea").fill("instant")
+    frame.locator("#generate").click()
+    frame.locator(".screen[data-state=final] video").wait_for()
+    page.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_other_site_frames_the_page(abroad, site, attacker, name):
+    """To lay it, unseen, under what its visitor clicks on."""
+    page = abroad.new_page()
+    page.goto(f"http://{name}:{attacker}/")
+    with page.expect_console_message(lambda line: "frame-ancestors" in line.text):
+        framed = f"<iframe src=http://localhost:{site.port}></iframe>"
+        page.evaluate("html => { document.body.innerHTML = html }", framed)
+    page.close()

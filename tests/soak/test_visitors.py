@@ -1,4 +1,4 @@
-"""Honest visitors beside one client that floods the page, and what the page's process takes after many runs."""
+"""Honest visitors beside one client that floods the page, from processes of their own."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class Page:
 
     def __init__(self, desk: Desk, visitor: str = "a visitor") -> None:
         self.visitor, self.desk = visitor, desk
-        self.request: Any = SimpleNamespace(session_hash=f"tab-{id(self)}")
+        self.request: Any = SimpleNamespace(session_hash=f"tab-{id(self)}", client=None)
         self.ui, self.stage = widgets()
         self.runs: Any = Listeners(Runs(desk, self.ui, self.stage))
         self.forms = Forms(desk.worker, self.ui, self.stage)

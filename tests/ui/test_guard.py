@@ -201,6 +201,44 @@ def test_names_that_were_given_are_served(served):
     assert status(served, {"host": "127.0.0.1:7860", "x-forwarded-host": "evil.example"}, "GET") == 403
 
 
+@pytest.mark.parametrize(
+    ("marks", "code"),
+    [
+        ({"origin": "https://studio.example:8443"}, 403),
+        ({"origin": "http://studio.example:3000", "host": "studio.example:8080"}, 403),
+        ({"origin": "http://studio.example:8080", "host": "studio.example:8080"}, 200),
+        ({"origin": "https://studio.example", "sec-fetch-site": "same-site"}, 403),
+        ({"origin": "https://studio.example", "sec-fetch-site": "cross-site"}, 403),
+        # Proxies that leave the port out, end https, or ask under another name.
+        ({"origin": "https://studio.example:8443", "sec-fetch-site": "same-origin"}, 200),
+        ({"origin": "https://studio.example:8443", "host": "127.0.0.1:7860"}, 200),
+        ({"origin": "https://studio.example", "host": "studio.example"}, 200),
+    ],
+)
+def test_another_service_on_a_named_host_is_another_site(marks, code):
+    """Where the browser says so, or the port that it connected to is known."""
+    served = policy("127.0.0.1", "", ["studio.example"], False)
+    host = "studio.example:443" if marks["origin"].endswith(":8443") else "studio.example"
+    assert status(served, {"host": host, **marks}) == code
+
+
+def test_a_local_page_is_framed_by_programs_of_this_machine_only():
+    for served in (LOCAL, policy("127.0.0.1", "/proxy/7860", [], False)):
+        _, _, headers = ask(served, {"host": "localhost:7860"}, "GET")
+        (value,) = (value.decode() for name, value in headers if name == b"content-security-policy")
+        assert value.startswith("frame-ancestors 'self' http://localhost:* ")
+        assert " * " not in value and " https: " not in value
+    _, _, headers = ask(policy("::1", "", ["hub.example"], False), {"host": "hub.example"}, "GET")
+    assert b"hub.example:*" in dict(headers)[b"content-security-policy"]
+
+
+def test_a_page_for_all_is_framed_by_all():
+    """As huggingface.co does, and everyone who embeds a Space."""
+    for served in (OPEN, policy("127.0.0.1", "", [], hosted=True)):
+        _, _, headers = ask(served, {"host": "owner-space.hf.space"}, "GET")
+        assert headers == []
+
+
 def test_names_close_an_open_address_to_others():
     served = policy("0.0.0.0", "", ["studio.example"], False)
     assert status(served, {"host": "studio.example"}, "GET") == 200

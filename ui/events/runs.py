@@ -29,6 +29,7 @@ from ui.runs import export, history, lists_view
 from ui.runs.folder import LOW_BYTES, free_bytes
 from ui.runs.manager import HEARTBEAT_S, Desk, Record
 from ui.runs.presenter import Live, View
+from ui.server.addresses import address_of
 from ui.widgets import inputs
 from ui.widgets.inputs import Controls
 from ui.widgets.outputs import Stage
@@ -238,9 +239,10 @@ class Runs:
         """Hands in what `made` returns. Then come `changes`, or the form as the run has it."""
         ui = self._widgets
         try:
-            self._desk.check_room(owner)
+            address = address_of(request)
+            self._desk.check_room(owner, address)
             commission = made()
-            self._desk.submit(owner, commission)
+            self._desk.submit(owner, commission, address=address)
         except (FormError, PictureError, ClipError) as error:
             return {ui.problem: inputs.note(str(error), "bad")}
         except Exception:

@@ -43,6 +43,7 @@ from ui.runs.run_index import Entry, RunIndex
 HEARTBEAT_S = 1.0  # the longest a run that nobody watches goes unnoticed between events
 ABANDONED_S = 60.0  # a shared program stops a run that nobody has watched for so long
 RUNS_PER_VISITOR = 2  # of a shared page, under way or waiting
+VISITORS_PER_ADDRESS = 3  # as many as have all their runs under way: names are free to invent
 RUNS_IN_ALL = 20  # of a shared page
 REMEMBERED = 8  # ended runs whose blocks are kept, to take back and go on with
 _NAME = re.compile("(?=.*[!-~])[ -~]{1,64}")  # of a visitor; blanks alone are none
@@ -95,6 +96,7 @@ class Record:
     run: RunLike
     order: float  # in the queue, and in history
     asker: str = ""  # whom it counts against: its owner, or a program's address
+    address: str = ""  # that it was asked for from; empty where that is not known
     state: State = "waiting"
     stopping: bool = False
     told: bool = False  # whether someone has seen how it ended
@@ -161,7 +163,7 @@ class Desk:
         self._tidying = threading.Lock()
         self.shared = False  # whether visitors are strangers to each other
         self.runs_per_visitor = runs_per_visitor
-        self._arriving: list[str] = []  # askers whose runs are being handed in
+        self._arriving: list[tuple[str, str]] = []  # askers and addresses whose runs are being handed in
         # Whether the stream that answers to one of some names (of a session, or a call) is being read.
         self.is_read: Callable[..., bool] = lambda *_: True
         self._watching: list[tuple[str, tuple[str | None, ...]]] = []  # owners, and names of their streams
@@ -214,20 +216,22 @@ class Desk:
                 _log.warning("%s is not taken up again: %s", past.folder, error)
                 folder.release()
                 continue
-            self._hand_in(past.owner, commission, folder, past.id, past.owner, past.order)
+            self._hand_in(past.owner, commission, folder, past.id, past.owner, order=past.order)
 
     def close(self) -> None:
         """What waits is left as it is written down."""
         self._closed = True
 
-    def submit(self, owner: str, commission: Commission, asker: str | None = None) -> Record:
-        """Queues a run. `asker` is whom it counts against, its owner by default.
+    def submit(
+        self, owner: str, commission: Commission, asker: str | None = None, address: str = ""
+    ) -> Record:
+        """Queues a run. `asker` is whom it counts against, its owner by default, beside its `address`.
 
         Raises FormError when no more runs are taken, before anything is written.
         """
         self.open()
         asker = owner if asker is None else asker
-        with self._place(asker):
+        with self._place(asker, address):
             run_id = secrets.token_urlsafe(16)
             folder = RunFolder.new(self.outputs, run_id)
             if commission.request.image is not None:
@@ -235,35 +239,38 @@ class Desk:
             if commission.request.clip is not None and commission.asked.clip:
                 folder.keep_clip(Path(commission.asked.clip))
             try:
-                return self._hand_in(owner, commission, folder, run_id, asker)
+                return self._hand_in(owner, commission, folder, run_id, asker, address)
             except FormError:
                 folder.delete()
                 raise
 
-    def check_room(self, asker: str) -> None:
+    def check_room(self, asker: str, address: str = "") -> None:
         """Raises FormError where a visitor, or a program's address, or all visitors of a shared page together
         have as many runs under way as they may."""
         if not self.shared:
             return
         with self._lock:
-            active = [record.asker for record in self._records.values() if not record.ended]
+            active = [(each.asker, each.address) for each in self._records.values() if not each.ended]
             active += self._arriving
-        if active.count(asker) >= self.runs_per_visitor:
+        if sum(each == asker for each, _ in active) >= self.runs_per_visitor:
             raise FormError(text.enough_runs(self.runs_per_visitor))
+        most = VISITORS_PER_ADDRESS * self.runs_per_visitor
+        if address and sum(each == address for _, each in active) >= most:
+            raise FormError(text.enough_runs_here(most))
         if len(active) >= RUNS_IN_ALL:
             raise FormError(text.queue_is_full(len(active)))
 
     @contextmanager
-    def _place(self, asker: str) -> Iterator[None]:
+    def _place(self, asker: str, address: str) -> Iterator[None]:
         """Holds a place for a run that is not in the queue yet. Raises FormError where there is none."""
         with self._lock:
-            self.check_room(asker)
-            self._arriving.append(asker)
+            self.check_room(asker, address)
+            self._arriving.append((asker, address))
         try:
             yield
         finally:
             with self._lock:
-                self._arriving.remove(asker)
+                self._arriving.remove((asker, address))
 
     @contextmanager
     def watching(self, owner: str, *streams: str | None) -> Iterator[None]:
@@ -302,7 +309,7 @@ class Desk:
         with self._lock:
             if not record.ended:
                 raise FormError(text.STILL_RUNNING)
-            self.check_room(record.asker)
+            self.check_room(record.asker, record.address)
             with record.changed:
                 record.watched_at = time.monotonic()
                 record.run = self._submit(commission.job(record.id, live.blocks))
@@ -461,13 +468,14 @@ class Desk:
         folder: RunFolder,
         run_id: str,
         asker: str,
+        address: str = "",
         order: float | None = None,
     ) -> Record:
         """`order` is that of a run taken up again; others come in the order in which they get here."""
         live = Live(commission, self.worker.info, folder, run_id)
         with self._lock:
             run = self._submit(commission.job(run_id))
-            record = Record(run_id, owner, live, run, time.time() if order is None else order, asker)
+            record = Record(run_id, owner, live, run, time.time() if order is None else order, asker, address)
             self._records[run_id] = record
             self._forget_old()
         self._watch(record)

@@ -25,6 +25,11 @@ from ui.server.environment import addresses, bare, is_loopback
 _ADDRESS = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9_][a-z0-9_.-]*))(?::(\d{1,5}))?")
 _ORIGIN = re.compile(r"(https?)://([^/]+)")
 _PORTS = {"http": 80, "https": 443}
+# Notebooks and other programs of this machine, and an editor that shows pages: VS Code's windows and sites.
+_FRAMES = (
+    "http://localhost:*", "https://localhost:*", "http://127.0.0.1:*", "https://127.0.0.1:*",
+    "vscode-webview:", "vscode-file:", "https://vscode.dev", "https://*.vscode-cdn.net", "https://*.github.dev",
+)  # fmt: skip
 _READ_ONLY = ("GET", "HEAD", "OPTIONS")
 _log = logging.getLogger(__name__)
 
@@ -74,6 +79,9 @@ class Guard:
         self._app = app
         self._policy = policy
         self._shared_at = shared_at
+        # A page for all the world has nothing of a visitor's inside another site's frame: cookies and storage
+        # are not the same there, and people embed Spaces where they like.
+        self._framing = () if policy.others else ((b"content-security-policy", _framed_by(policy)),)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -88,7 +96,8 @@ class Guard:
 
         async def with_own_cookies(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": _own_cookies(message.get("headers", ()), secure)}
+                answered = _own_cookies(message.get("headers", ()), secure)
+                message = {**message, "headers": [*answered, *self._framing]}
             await send(message)
 
         return await self._app(scope, receive, with_own_cookies)
@@ -110,7 +119,7 @@ class Guard:
             source = "/".join(headers.get("referer", "").split("/")[:3]) or None
         if source is not None:
             # A proxy's word, where every name is served: a script's request would be preceded by a preflight.
-            own = self._is_own(source, site, [*hosts, *forwarded] if self._policy.others else hosts)
+            own = self._is_own(source, site, hosts, forwarded)
         else:
             # A link, or a frame: its contents are not the other site's to read.
             followed = mode == "navigate" and not changes
@@ -136,19 +145,29 @@ class Guard:
         shared = urlsplit(self._shared_at() or "").hostname
         return name in self._policy.names or name == shared
 
-    def _is_own(self, source: str, site: str | None, hosts: list[str]) -> bool:
+    def _is_own(self, source: str, site: str | None, hosts: list[str], forwarded: list[str]) -> bool:
         """Whether `source` is where the page itself is seen: under one of `hosts`, which are served."""
         origin = _origin(source)
         if origin is None:
             return False
+        if site is not None:
+            # The browser compares with the address that it shows, port and scheme included, whatever proxies
+            # make of them on the way.
+            return site == "same-origin"
         name, port = origin
-        # The browser compares with the address that it shows, which a proxy may have changed on the way.
-        if site == "same-origin" or self._is_named(name):
+        names = [*hosts, *forwarded] if self._policy.others else hosts
+        ports = [seen[1] for seen in filter(None, map(_parts, names)) if seen[0] == name]
+        if port in ports:
             return True
-        for seen in filter(None, map(_parts, hosts)):
-            if name == seen[0] and (port == seen[1] or (seen[1] is None and port in _PORTS.values())):
-                return True
-        return False
+        # A proxy may leave the port out, or ask under a name of its own; it does not name another port.
+        named = self._is_named(name)
+        return (None in ports and (named or port in _PORTS.values())) or (named and not ports)
+
+
+def _framed_by(policy: Policy) -> bytes:
+    """The header's value that keeps other sites from laying a local page under their visitor's clicks."""
+    names = (f"{name}:*" for name in sorted(policy.names))
+    return " ".join(("frame-ancestors", "'self'", *_FRAMES, *names)).encode()
 
 
 def _host_name(written: str) -> str:

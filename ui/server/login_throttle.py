@@ -6,10 +6,12 @@ import time
 from asyncio import Lock, sleep
 from dataclasses import dataclass, field
 
+from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ui import text
+from ui.server.addresses import client_address
 
 _FREE = 4  # wrong passwords before an attempt has to wait
 _LONGEST_S = 8.0
@@ -20,7 +22,7 @@ _ADDRESSES = 1000
 
 @dataclass(slots=True, eq=False)
 class _Address:
-    """Failures of one address since its last success, and the attempts that wait their turn."""
+    """Failures of one address, and the attempts that wait their turn."""
 
     failures: int = 0
     waiting: int = 0
@@ -43,13 +45,15 @@ class LoginThrottle:
         path = scope.get("path", "").rstrip("/")
         if scope["type"] != "http" or scope["method"] != "POST" or not path.endswith("/login"):
             return await self._app(scope, receive, send)
-        address = self._of((scope.get("client") or ("",))[0])
+        connected = (scope.get("client") or ("",))[0]
+        address = self._of(client_address(connected, Headers(scope=scope)))
         if address.waiting >= _WAITING:
             return await PlainTextResponse(text.TOO_MANY_LOGINS, 429)(scope, receive, send)
 
         async def note(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                address.failures = address.failures + 1 if message["status"] >= 400 else 0
+            # A success forgets none: it may be another's, behind the same address.
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                address.failures += 1
                 address.last = time.monotonic()
             await send(message)
 
