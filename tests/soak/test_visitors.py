@@ -1,4 +1,5 @@
-"""Honest visitors beside one client that floods the page, from processes of their own."""
+"""Honest visitors beside one client that floods the page, from processes of their own; and the memory of the
+page's process after many short runs."""
 
 from __future__ import annotations
 
@@ -9,12 +10,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
+import psutil
 import pytest
 
 from tests.browser.conftest import free_port, serve
 from tests.soak.conftest import FULL, Tell
+from tests.soak.desks import rss_mib
 from tests.soak.programs import ROOT
 
+RUNS, SETTLED = (350, 50) if FULL else (4, 2)
+GROWTH_MIB = 10.0
+CALL = ["pocket", "instant", "BF16", 1, 1, "", None, None, "", "", 0, "drop", False, None]
 VISITORS, AT_ONCE, SECONDS = (50, 20, 60.0) if FULL else (3, 4, 0.5)
 
 
@@ -52,6 +59,23 @@ def test_honest_visitors_beside_a_flooder(page: str, tmp_path: Path, tell: Tell)
     tell("honest visitors alone and beside a flooder", visitors=VISITORS, floods=asked, **figures)
     assert asked and all(len(beside[step]) >= VISITORS for step in beside), "all were served"
     assert "Traceback" not in (tmp_path / "log.txt").read_text()
+
+
+def test_the_page_does_not_grow(page: str, tell: Tell):
+    """Objects are counted in tests/ui/test_sessions.py."""
+    children = psutil.Process().children()
+    server = next(each.pid for each in children if "tests.browser.fake_app" in each.cmdline())
+    settled = 0.0
+    with httpx.Client(base_url=f"{page}gradio_api/call/", timeout=60) as client:
+        for number in range(1, RUNS + 1):
+            asked = client.post("generate", json={"data": CALL}).json()
+            assert "event: complete" in client.get(f"generate/{asked['event_id']}").text
+            if number == SETTLED:
+                settled = rss_mib(server)
+    growth = rss_mib(server) - settled
+    tell("short runs", after=SETTLED, further=RUNS - SETTLED, page_memory=f"{growth:+.1f} MiB")
+    if FULL:
+        assert growth < GROWTH_MIB
 
 
 def _late(seconds: list[float]) -> float:
