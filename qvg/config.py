@@ -86,6 +86,9 @@ class PRQConfig:
     scale`. "int2" and "int4" are the paper's codes: whole levels, the scale from the largest magnitude.
     "sign", "trit" and "quad" have two, three and four levels and an unbiased scale (`quantize_groups`);
     "quad" takes the bytes of "int2".
+
+    With `channel_scales`, what is left of a channel is divided by a power of two before it is quantised: one
+    wide channel would otherwise spoil the scale of its whole group.
     """
 
     codec: ClassVar[str] = "qvg.codecs.prq:PRQCodec"
@@ -95,6 +98,7 @@ class PRQConfig:
     code: Code = "int2"
     iterations: int = 2  # k-means rounds per stage
     centroids: Literal["bf16", "fp8"] = "bf16"  # FP8: E4M3 with a power of two for each stage and head
+    channel_scales: bool = False  # a power of two in BF16 for each channel of a head
 
     def __post_init__(self) -> None:
         if self.stages < 1:
@@ -123,7 +127,7 @@ class PRQConfig:
     def stored_bytes(
         self, batch: int, heads: int, tokens: int, head_dim: int, tensor: TensorName = "k"
     ) -> int:
-        """Bytes of one encoded tensor [B, H, S, D]: codes, FP8 scales, uint8 labels, centroids."""
+        """Bytes of one encoded tensor [B, H, S, D]: codes, scales, uint8 labels, centroids."""
         self.check_head_dim(head_dim)
         bits = CODES[self.code]
         codes = tokens * head_dim * bits // 8 if bits else -(-tokens // TRITS_PER_BYTE) * head_dim
@@ -132,7 +136,8 @@ class PRQConfig:
         count = self.stages * min(self.clusters, tokens) * head_dim
         # Of FP8 centroids the power of two takes two bytes.
         centroids = count * BF16_BYTES if self.centroids == "bf16" else count + self.stages * BF16_BYTES
-        return batch * heads * (codes + scales + labels + centroids)
+        channels = head_dim * BF16_BYTES if self.channel_scales else 0
+        return batch * heads * (codes + scales + labels + centroids + channels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,10 +238,10 @@ QVG_PRO = PRQConfig(stages=4, group=16, iterations=5)
 QVG_INT4 = replace(QVG, code="int4")
 QVG_PRO_INT4 = replace(QVG_PRO, code="int4")
 # Ours: the bytes of QVG; and a third less of them, at no worse attention output or video than QVG.
-QVG_PLUS = replace(QVG, code="quad")
+QVG_PLUS = replace(QVG, code="quad", channel_scales=True)
 QVG_MAX = SplitConfig(
-    k=PRQConfig(code="trit", group=128, centroids="fp8"),
-    v=PRQConfig(code="sign", group=128, centroids="fp8", stages=2),
+    k=PRQConfig(code="trit", group=128, centroids="fp8", channel_scales=True),
+    v=PRQConfig(code="sign", group=128, centroids="fp8", stages=2, channel_scales=True),
 )
 # The paper's rivals at the bytes of QVG: 2.25 bits a value. With zero points and keys before rotation they
 # are stronger than its symmetric ones.

@@ -65,13 +65,17 @@ class BF16Payload:
 
 @dataclass(frozen=True, eq=False)
 class PRQPayload:
-    """A value is the sum over stages of its token's centroid, plus level times the scale of its group."""
+    """A value is the sum over stages of its token's centroid, plus level times the scale of its group.
+
+    That product is also times the scale of its channel, where there are `channels`.
+    """
 
     codes: Tensor  # uint8, see `qvg.ops.pack`
     scales: Tensor  # e4m3 [B, H, S, D / G]
     labels: Tensor  # uint8 [N, B, H, S]
     centroids: Tensor  # bf16 or e4m3 [N, B, H, K, D]
     powers: Tensor | None  # bf16 [N, B, H, 1, 1], what e4m3 centroids are times
+    channels: Tensor | None  # bf16 [B, H, D], powers of two
     config: PRQConfig
     dtype: torch.dtype
 
@@ -83,7 +87,8 @@ class PRQPayload:
             "labels": self.labels,
             "centroids": self.centroids,
         }
-        return parts if self.powers is None else {**parts, "powers": self.powers}
+        optional = {"powers": self.powers, "channels": self.channels}
+        return parts | {name: part for name, part in optional.items() if part is not None}
 
     @property
     def codebooks(self) -> Tensor:

@@ -28,7 +28,14 @@ from qvg.ops.hadamard import hadamard, hadamard_reference
 from qvg.ops.kmeans import Clusters, kmeans, kmeans_reference
 from qvg.ops.pack.reference import Bits, Code
 from qvg.ops.reconstruct import reconstruct, reconstruct_reference
-from qvg.ops.residual import quantize_residual, quantize_residual_reference, subtract, subtract_reference
+from qvg.ops.residual import (
+    channel_scales,
+    channel_scales_reference,
+    quantize_residual,
+    quantize_residual_reference,
+    subtract,
+    subtract_reference,
+)
 from qvg.ops.rotate import rotate, rotate_reference
 from qvg.ops.seeding import seed_centroids, seed_centroids_reference
 from qvg.rope import grid_rope
@@ -172,17 +179,22 @@ def _kernels(device: torch.device, count: int) -> Iterator[tuple[str, Comparison
 
 def _residuals(x: Tensor, code: Code, group: int, stages: int) -> Iterator[tuple[str, Comparison]]:
     labels, centroids = _clusters(x, stages)
-    right = quantize_residual_reference(x, labels, centroids, group, code)
+    channels = None if code.startswith("int") else channel_scales_reference(x, labels, centroids)
+    right = quantize_residual_reference(x, labels, centroids, group, code, None, channels)
     rest = (labels, centroids, code, torch.float32)
-    expected = reconstruct_reference(*right, *rest)
+    expected = reconstruct_reference(*right, *rest, channels=channels)
 
     def quantized() -> tuple[float, float]:
-        found = quantize_residual(x, labels, centroids, group, code)
+        found = quantize_residual(x, labels, centroids, group, code, None, channels)
+        decoded = reconstruct_reference(*found, *rest, channels=channels)
         # Sums in another order move a scale, or a value across a boundary, now and then.
-        return abs(_apart(reconstruct_reference(*found, *rest), x) - _apart(expected, x)), 1e-3
+        return abs(_apart(decoded, x) - _apart(expected, x)), 1e-3
 
     yield "quantize_residual", quantized
-    yield "reconstruct", lambda: (_apart(reconstruct(*right, *rest), expected), 1e-5)
+    yield "reconstruct", lambda: (_apart(reconstruct(*right, *rest, channels=channels), expected), 1e-5)
+    if channels is not None:
+        # A root in the middle between two powers may become either.
+        yield "channel_scales", lambda: (_apart(channel_scales(x, labels, centroids), channels), 0.1)
 
 
 def _affine(x: Tensor, bits: Bits, axis: Literal["channels", "tokens"]) -> Iterator[tuple[str, Comparison]]:

@@ -14,7 +14,8 @@ class CacheStats:
     BF16. `scratch_bytes` is held beside them on the device: the block being denoised, the unused part of
     preallocated buffers, and what spans are decoded and copied to. `parts` splits `stored_bytes` by name:
     "sink" and "recent" (full precision), and the parts of the codec's payloads ("values" of BF16; "codes",
-    "scales", "labels", "centroids" of QVG; "codes", "scales", "zeros" of RTN, KIVI and QuaRot).
+    "scales", "labels", "centroids", "powers", "channels" of QVG; "codes", "scales", "zeros" of RTN, KIVI and
+    QuaRot).
     """
 
     stored_bytes: int

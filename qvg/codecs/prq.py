@@ -13,7 +13,7 @@ from qvg.ops.finite import finite
 from qvg.ops.interrupt import checkpoint
 from qvg.ops.kmeans import kmeans
 from qvg.ops.reconstruct import reconstruct
-from qvg.ops.residual import quantize_residual, subtract
+from qvg.ops.residual import channel_scales, quantize_residual, subtract
 from qvg.payload import PRQPayload
 from qvg.rope import Rope
 
@@ -58,9 +58,10 @@ class PRQCodec:
         if config.centroids == "fp8":
             centroids, powers = to_fp8(centroids)
             codebooks = centroids.bfloat16() * powers
+        channels = channel_scales(values, labels, codebooks, limit) if config.channel_scales else None
         group = config.group_of(x.shape[-1])
-        codes, scales = quantize_residual(values, labels, codebooks, group, config.code, limit)
-        return PRQPayload(codes, scales, labels, centroids, powers, config, x.dtype)
+        codes, scales = quantize_residual(values, labels, codebooks, group, config.code, limit, channels)
+        return PRQPayload(codes, scales, labels, centroids, powers, channels, config, x.dtype)
 
     def decode(
         self,
@@ -82,6 +83,7 @@ class PRQCodec:
             dtype or payload.dtype,
             start,
             powers=payload.powers,
+            channels=payload.channels,
             rope=rope,
             first_frame=first_frame,
             out=out,

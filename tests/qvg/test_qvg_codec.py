@@ -104,6 +104,27 @@ def test_four_levels_at_least_halve_the_error_of_three(seed: int) -> None:
     assert squared_error(few_plus, video(seed, "k")) < 0.5 * squared_error(few, video(seed, "k"))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_channel_scales_keep_wide_channels_apart(seed: int) -> None:
+    """Channels as far from zero and as wide as they come: Student's t of 3 degrees of freedom."""
+    generator = torch.Generator().manual_seed(seed)
+    widths, offsets = (
+        torch.randn(2, 1, 2, 1, 128, generator=generator)
+        / torch.randn(2, 3, 1, 2, 1, 128, generator=generator).square().mean(1).sqrt()
+    )
+    x = (video(seed, "v").float() * widths + 4 * offsets).bfloat16()
+    few, few_plus = replace(QVG, clusters=64), replace(QVG_PLUS, clusters=64)
+    plain = replace(few_plus, channel_scales=False)
+    assert squared_error(few_plus, x) < 0.5 * squared_error(few, x)
+    assert squared_error(few_plus, x) < 0.9 * squared_error(plain, x)
+
+
+def test_tiny_numbers_are_not_lost_to_fp8_scales() -> None:
+    x = 1e-6 * tokens(4)
+    few_plus = replace(QVG_PLUS, clusters=8)
+    assert squared_error(few_plus, x) < 0.2 * squared_error(replace(few_plus, channel_scales=False), x)
+
+
 def test_what_each_rival_is_for() -> None:
     keys, values = video(0, "k"), video(0, "v")
     # Outlier channels spoil groups of channels; rotation spreads them; groups of tokens keep them apart.

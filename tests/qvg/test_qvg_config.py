@@ -70,8 +70,11 @@ def test_a_short_span_stores_one_centroid_a_token() -> None:
 
 @pytest.mark.parametrize("shape", [SELF_FORCING_SPAN, LONGCAT, (2, 3, 7, 64)])
 def test_the_four_level_code_takes_the_bytes_of_the_ternary_one(shape: tuple[int, int, int, int]) -> None:
-    assert replace(QVG_PLUS, code="int2") == QVG
-    assert QVG_PLUS.stored_bytes(*shape) == QVG.stored_bytes(*shape)
+    plain = replace(QVG_PLUS, channel_scales=False)
+    assert replace(plain, code="int2") == QVG
+    assert plain.stored_bytes(*shape) == QVG.stored_bytes(*shape)
+    batch, heads, _, head_dim = shape
+    assert QVG_PLUS.stored_bytes(*shape) == QVG.stored_bytes(*shape) + 2 * batch * heads * head_dim
 
 
 def test_bytes_without_codebooks() -> None:

@@ -29,7 +29,14 @@ from qvg.ops.kmeans import Clusters, assigned, kmeans, kmeans_reference
 from qvg.ops.pack import unpack
 from qvg.ops.pack.reference import Bits, Code
 from qvg.ops.reconstruct import reconstruct, reconstruct_reference
-from qvg.ops.residual import quantize_residual, quantize_residual_reference, subtract, subtract_reference
+from qvg.ops.residual import (
+    channel_scales,
+    channel_scales_reference,
+    quantize_residual,
+    quantize_residual_reference,
+    subtract,
+    subtract_reference,
+)
 from qvg.ops.rotate import rotate, rotate_reference
 from qvg.ops.seeding import seed_centroids, seed_centroids_reference
 from qvg.ops.triton import launch
@@ -91,6 +98,12 @@ def clusters_of(x: Tensor, stages: int = 1) -> tuple[Tensor, Tensor]:
     labels = torch.randint(count, (stages, *x.shape[:3]), generator=generator).to(torch.uint8)
     centroids = torch.randn(stages, *x.shape[:2], count, x.shape[3], generator=generator).bfloat16()
     return labels.to(DEVICE), centroids.to(DEVICE)
+
+
+def channels_of(x: Tensor) -> Tensor:
+    """bf16 powers of two [B, H, D] that are anything."""
+    exponents = torch.randint(-20, 12, (*x.shape[:2], x.shape[3]), generator=torch.Generator().manual_seed(4))
+    return torch.ldexp(torch.ones(exponents.shape), exponents).bfloat16().to(DEVICE)
 
 
 def spoilt(x: Tensor) -> Tensor:
@@ -189,6 +202,21 @@ def test_subtracting_centroids(count: int) -> None:
     assert torch.equal(subtract(bad, clusters, limit), subtract_reference(bad, clusters, limit).bfloat16())
 
 
+@pytest.mark.parametrize("stages", [1, 2])
+@pytest.mark.parametrize("count", LENGTHS)
+def test_how_wide_channels_are(count: int, stages: int) -> None:
+    wide = torch.tensor([0.01, 1.0, 30.0, 1000.0], device=DEVICE).repeat(32)
+    for x in (tokens(count) * wide, spoilt(tokens(count)), torch.zeros_like(tokens(count))):
+        labels, centroids = clusters_of(x, stages)
+        limit = largest_reference(x)
+        found = channel_scales(x, labels, centroids, limit)
+        expected = channel_scales_reference(x, labels, centroids, limit)
+        assert (found.shape, found.dtype) == (expected.shape, torch.bfloat16)
+        # Sums in another order move a root across the middle of two powers now and then.
+        assert (found == expected).float().mean() > 0.98
+        assert (found.float().log2() - expected.float().log2()).abs().max() <= 1
+
+
 @pytest.mark.parametrize(
     ("code", "group", "stages"),
     [("int2", 64, 1), ("int2", 16, 4), ("int4", 64, 1), ("quad", 64, 1), ("trit", 128, 1), ("sign", 128, 2)],
@@ -197,8 +225,12 @@ def test_subtracting_centroids(count: int) -> None:
 def test_quantizing_residuals(count: int, code: Code, group: int, stages: int) -> None:
     x = tokens(count)
     labels, centroids = clusters_of(x, stages)
-    found = quantize_residual(x, labels, centroids, group, code)
-    expected = quantize_residual_reference(x, labels, centroids, group, code)
+    channels = None if code.startswith("int") else channels_of(x)
+    if channels is not None:
+        # Wide channels are wide here, so that no scale is too large for FP8.
+        x = (centroids[0].float().mean(2, keepdim=True) + x * channels.unsqueeze(2)).bfloat16()
+    found = quantize_residual(x, labels, centroids, group, code, None, channels)
+    expected = quantize_residual_reference(x, labels, centroids, group, code, None, channels)
     for part, right in zip(found, expected, strict=True):
         assert (part.shape, part.dtype) == (right.shape, right.dtype)
     # Sums in another order move a scale, or a value across a boundary, now and then.
@@ -206,7 +238,8 @@ def test_quantizing_residuals(count: int, code: Code, group: int, stages: int) -
     levels, right_levels = (unpack(parts[0], code, tokens=count) for parts in (found, expected))
     assert same > 0.99 and (levels == right_levels).float().mean() > 0.995
     decoded, right = (
-        reconstruct_reference(*parts, labels, centroids, code, torch.float32) for parts in (found, expected)
+        reconstruct_reference(*parts, labels, centroids, code, torch.float32, channels=channels)
+        for parts in (found, expected)
     )
     assert abs(relative(decoded, x) - relative(right, x)) < 1e-3
 
@@ -227,18 +260,22 @@ def test_quantizing_residuals(count: int, code: Code, group: int, stages: int) -
 def test_decoding(count: int, code: Code, group: int, stages: int, head_dim: int) -> None:
     x = tokens(count, head_dim)
     labels, centroids = clusters_of(x, stages)
+    channels = None if code.startswith("int") else channels_of(x)
     parts = quantize_residual_reference(x, labels, centroids, group, code)
     parts = (*parts, labels, centroids, code)
-    precise = reconstruct(*parts, torch.float32)
-    expected = reconstruct_reference(*parts, torch.float32)
+    precise = reconstruct(*parts, torch.float32, channels=channels)
+    expected = reconstruct_reference(*parts, torch.float32, channels=channels)
     torch.testing.assert_close(precise, expected, atol=1e-5, rtol=1e-5)
-    assert torch.equal(reconstruct(*parts, torch.bfloat16), precise.bfloat16())
+    assert torch.equal(reconstruct(*parts, torch.bfloat16, channels=channels), precise.bfloat16())
     start = count // 3
-    assert torch.equal(reconstruct(*parts, torch.float32, start), precise[:, :, start:])
+    assert torch.equal(reconstruct(*parts, torch.float32, start, channels=channels), precise[:, :, start:])
     torch.testing.assert_close(
-        reconstruct_reference(*parts, torch.float32, start), precise[:, :, start:], atol=1e-5, rtol=1e-5
+        reconstruct_reference(*parts, torch.float32, start, channels=channels),
+        precise[:, :, start:],
+        atol=1e-5,
+        rtol=1e-5,
     )
-    beyond = reconstruct(*parts, torch.float32, count)
+    beyond = reconstruct(*parts, torch.float32, count, channels=channels)
     assert beyond.shape == (1, HEADS, 0, head_dim)
 
 

@@ -27,7 +27,14 @@ from qvg.ops.finite import largest, largest_reference
 from qvg.ops.hadamard import hadamard, hadamard_reference
 from qvg.ops.kmeans import Clusters, kmeans, kmeans_reference
 from qvg.ops.reconstruct import reconstruct, reconstruct_reference
-from qvg.ops.residual import quantize_residual, quantize_residual_reference, subtract, subtract_reference
+from qvg.ops.residual import (
+    channel_scales,
+    channel_scales_reference,
+    quantize_residual,
+    quantize_residual_reference,
+    subtract,
+    subtract_reference,
+)
 from qvg.ops.rotate import rotate, rotate_reference
 from qvg.ops.seeding import seed_centroids, seed_centroids_reference
 from qvg.rope import grid_rope
@@ -157,6 +164,12 @@ OPS: list[tuple[str, str, Callable[[], Any], Callable[[], Any]]] = [
         "_subtract",
         lambda: subtract(tokens(), clusters()),
         lambda: subtract_reference(tokens(), clusters()).bfloat16(),
+    ),
+    (
+        "qvg.ops.residual.triton",
+        "_energy",
+        lambda: channel_scales(tokens(), *(x.unsqueeze(0) for x in clusters())),
+        lambda: channel_scales_reference(tokens(), *(x.unsqueeze(0) for x in clusters())),
     ),
     (
         "qvg.ops.residual.triton",

@@ -25,7 +25,7 @@ from ui.runs.side import Figures, thinned
 _TEMPLATE = (Path(__file__).parents[1] / "components" / "gauge.html").read_text(encoding="utf-8")
 _GROUPS = (
     ("codes", "codes", ("codes",)),
-    ("scales", "scales", ("scales", "zeros")),
+    ("scales", "scales", ("scales", "zeros", "powers", "channels")),
     ("centroids", "centroids + labels", ("centroids", "labels")),
     ("recent", "recent, BF16", ("recent", "sink")),
     ("values", "BF16 history", ("values",)),

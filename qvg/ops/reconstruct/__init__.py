@@ -25,6 +25,7 @@ def reconstruct(
     start: int = 0,
     *,
     powers: Tensor | None = None,
+    channels: Tensor | None = None,
     rope: Rope | None = None,
     first_frame: int = 0,
     out: Tensor | None = None,
@@ -32,12 +33,14 @@ def reconstruct(
     """See `reconstruct_reference`."""
     head_dim = centroids.shape[-1]
     encoded = (codes, scales, labels, centroids, code, dtype, start)
-    place: dict[str, Any] = {"rope": rope, "first_frame": first_frame, "out": out}
+    rest: dict[str, Any] = {
+        "powers": powers, "channels": channels, "rope": rope, "first_frame": first_frame, "out": out
+    }  # fmt: skip
     if use_kernels(codes, head_dim, head_dim // scales.shape[-1]) and start < labels.shape[-1]:
         from qvg.ops.reconstruct.triton import reconstruct as kernel
 
         return or_reference(
-            lambda: kernel(*encoded, powers=powers, **place),
-            lambda: reconstruct_reference(*encoded, powers=powers, **place),
+            lambda: kernel(*encoded, **rest),
+            lambda: reconstruct_reference(*encoded, **rest),
         )
-    return reconstruct_reference(*encoded, powers=powers, **place)
+    return reconstruct_reference(*encoded, **rest)

@@ -24,6 +24,7 @@ def reconstruct_reference(
     start: int = 0,
     *,
     powers: Tensor | None = None,
+    channels: Tensor | None = None,
     rope: Rope | None = None,
     first_frame: int = 0,
     out: Tensor | None = None,
@@ -31,7 +32,8 @@ def reconstruct_reference(
     """[B, H, S - start, D] in `dtype`: the sum over stages of the assigned centroids, plus level times scale.
 
     codes: uint8 (see `pack`); scales: e4m3 [B, H, S, D / G]; labels: uint8 [N, B, H, S]; centroids: bf16
-    [N, B, H, K, D], or e4m3 and times `powers` of two, bf16 [N, B, H, 1, 1]. `rope` rotates the tokens, whole
+    [N, B, H, K, D], or e4m3 and times `powers` of two, bf16 [N, B, H, 1, 1]; level times scale is also times
+    `channels`, powers of two, bf16 [B, H, D]. `rope` rotates the tokens, whole
     frames of which the first is `first_frame`. The result is written to `out` where that is given, in its
     type.
     """
@@ -42,6 +44,8 @@ def reconstruct_reference(
     x = _smooth(labels, codebooks_of(centroids, powers), work)
     groups = (*scales.shape, centroids.shape[-1] // scales.shape[-1])
     levels = unpack(codes, code, work, start, tokens)
+    if channels is not None:
+        levels = levels * channels.to(work).unsqueeze(2)  # exact
     x.view(groups).addcmul_(levels.reshape(groups), from_e4m3(scales, work).unsqueeze(-1))
     if rope is None and out is not None and out.dtype == dtype:
         return rotate_reference(x, None, out=out)  # rounded on the way

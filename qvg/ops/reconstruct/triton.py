@@ -32,6 +32,7 @@ def reconstruct(
     start: int = 0,
     *,
     powers: Tensor | None = None,
+    channels: Tensor | None = None,
     rope: Rope | None = None,
     first_frame: int = 0,
     out: Tensor | None = None,
@@ -54,7 +55,7 @@ def reconstruct(
     launch(
         _reconstruct,
         (tiles(tokens - start, block), tiles(heads, together), batch),
-        (codes, scales.view(torch.uint8), labels, centroids, powers, out, frame, place),
+        (codes, scales.view(torch.uint8), labels, centroids, powers, channels, out, frame, place),
         (tokens, start, heads, places, first_frame),
         (
             *codes.stride()[:2],
@@ -62,6 +63,7 @@ def reconstruct(
             *labels.stride()[:3],
             *centroids.stride()[:3],
             *((0, 0, 0) if powers is None else powers.stride()[:3]),
+            *((0, 0) if channels is None else channels.stride()[:2]),
             *out.stride()[:3],
             head_dim,
             head_dim // scales.shape[-1],
@@ -69,6 +71,7 @@ def reconstruct(
             stages,
             code,
             powers is not None,
+            channels is not None,
             turned,
             block,
             together,
@@ -80,9 +83,10 @@ def reconstruct(
     return out
 
 
-# The powers of a group of heads begin anywhere: no other kernel for each.
+# The powers of a group of heads, and channels where there are few, begin anywhere: no other kernel for each.
 @triton.jit(
-    do_not_specialize=["S", "start", "H", "P", "first_frame"], do_not_specialize_on_alignment=["p_powers"]
+    do_not_specialize=["S", "start", "H", "P", "first_frame"],
+    do_not_specialize_on_alignment=["p_powers", "p_channels"],
 )
 def _reconstruct(
     p_codes,
@@ -90,6 +94,7 @@ def _reconstruct(
     p_labels,
     p_centroids,
     p_powers,
+    p_channels,
     p_out,
     p_frame,
     p_place,
@@ -111,6 +116,8 @@ def _reconstruct(
     w_n,
     w_b,
     w_h,
+    k_b,
+    k_h,
     t_b,
     t_h,
     t_s,
@@ -120,6 +127,7 @@ def _reconstruct(
     STAGES: tl.constexpr,
     CODE: tl.constexpr,
     E4M3: tl.constexpr,
+    CHANNELS: tl.constexpr,
     A: tl.constexpr,
     b_s: tl.constexpr,
     HEADS: tl.constexpr,
@@ -129,7 +137,8 @@ def _reconstruct(
 ):
     """Grid (tiles of tokens, HEADS heads together, batch). A channels turn by frame; -1: none turns at all.
 
-    Strides are c_ of codes, g_ of scales, l_ of labels, m_ of centroids, w_ of powers, t_ of the result.
+    Strides are c_ of codes, g_ of scales, l_ of labels, m_ of centroids, w_ of powers, k_ of channels,
+    t_ of the result.
     """
     rows = tl.program_id(0) * b_s + tl.arange(0, b_s)
     tokens = start + rows
@@ -148,6 +157,9 @@ def _reconstruct(
             else:
                 level = load_levels(p_head, tokens, inside, b_s, D, BITS, CODE, SLOPE, BEND)
             x = scaled(level, p_scales + b * g_b + wide * g_h, tokens, inside, b_s, D, G)
+            if CHANNELS:
+                channel = tl.load(p_channels + b * k_b + wide * k_h + tl.arange(0, D))
+                x *= channel.to(tl.float32)[None, :]
             for stage in tl.static_range(STAGES):
                 p_label = p_labels + stage * l_n + b * l_b + wide * l_h
                 label = tl.load(p_label + tokens, mask=inside, other=0).to(tl.int64)

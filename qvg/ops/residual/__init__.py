@@ -7,9 +7,20 @@ from torch import Tensor
 from qvg.ops.kernels import or_reference, use_kernels
 from qvg.ops.kmeans import Clusters
 from qvg.ops.pack.reference import Code
-from qvg.ops.residual.reference import quantize_residual_reference, subtract_reference
+from qvg.ops.residual.reference import (
+    channel_scales_reference,
+    quantize_residual_reference,
+    subtract_reference,
+)
 
-__all__ = ["quantize_residual", "quantize_residual_reference", "subtract", "subtract_reference"]
+__all__ = [
+    "channel_scales",
+    "channel_scales_reference",
+    "quantize_residual",
+    "quantize_residual_reference",
+    "subtract",
+    "subtract_reference",
+]
 
 
 def subtract(x: Tensor, clusters: Clusters, limit: Tensor | None = None) -> Tensor:
@@ -30,13 +41,26 @@ def quantize_residual(
     group: int,
     code: Code,
     limit: Tensor | None = None,
+    channels: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `quantize_residual_reference`."""
     if use_kernels(x, x.shape[-1], group):
         from qvg.ops.residual.triton import quantize_residual as kernel
 
         return or_reference(
-            lambda: kernel(x, labels, centroids, group, code, limit),
-            lambda: quantize_residual_reference(x, labels, centroids, group, code, limit),
+            lambda: kernel(x, labels, centroids, group, code, limit, channels),
+            lambda: quantize_residual_reference(x, labels, centroids, group, code, limit, channels),
         )
-    return quantize_residual_reference(x, labels, centroids, group, code, limit)
+    return quantize_residual_reference(x, labels, centroids, group, code, limit, channels)
+
+
+def channel_scales(x: Tensor, labels: Tensor, centroids: Tensor, limit: Tensor | None = None) -> Tensor:
+    """See `channel_scales_reference`."""
+    if use_kernels(x, x.shape[-1]):
+        from qvg.ops.residual.triton import channel_scales as kernel
+
+        return or_reference(
+            lambda: kernel(x, labels, centroids, limit),
+            lambda: channel_scales_reference(x, labels, centroids, limit),
+        )
+    return channel_scales_reference(x, labels, centroids, limit)

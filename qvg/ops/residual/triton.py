@@ -7,9 +7,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from qvg.ops.card import card_of
 from qvg.ops.groups.reference import BOUNDARY, SIZES
 from qvg.ops.kmeans.reference import Clusters
 from qvg.ops.pack.reference import TRITS, Code, bits_of
+from qvg.ops.residual.reference import nearest_powers
 from qvg.ops.triton import (
     e4m3_bits,
     e4m3_value,
@@ -23,6 +25,7 @@ from qvg.ops.triton import (
 
 BLOCK = 64  # rows of codes of a program
 BLOCK_TRITS = 8  # five tokens each
+TOGETHER = 4  # programs of a multiprocessor that add up squares
 
 
 def subtract(x: Tensor, clusters: Clusters, limit: Tensor | None = None) -> Tensor:
@@ -42,7 +45,13 @@ def subtract(x: Tensor, clusters: Clusters, limit: Tensor | None = None) -> Tens
 
 
 def quantize_residual(
-    x: Tensor, labels: Tensor, centroids: Tensor, group: int, code: Code, limit: Tensor | None = None
+    x: Tensor,
+    labels: Tensor,
+    centroids: Tensor,
+    group: int,
+    code: Code,
+    limit: Tensor | None = None,
+    channels: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See the reference."""
     x = rows_contiguous(x)
@@ -57,7 +66,7 @@ def quantize_residual(
     launch(
         _quantize,
         (tiles(rows, block), batch * heads, 1),
-        (x, limit, labels.contiguous(), centroids.contiguous(), codes, scales),
+        (x, limit, labels.contiguous(), centroids.contiguous(), _dense(channels), codes, scales),
         (tokens, rows, heads, centroids.shape[3]),
         (
             *x.stride()[:3],
@@ -67,6 +76,7 @@ def quantize_residual(
             len(labels),
             code,
             limit is not None,
+            channels is not None,
             block,
             together,
             inner,
@@ -76,6 +86,30 @@ def quantize_residual(
         4,
     )
     return codes, scales.view(torch.float8_e4m3fn)
+
+
+def channel_scales(x: Tensor, labels: Tensor, centroids: Tensor, limit: Tensor | None = None) -> Tensor:
+    """See the reference. Squares are added up in a fixed order."""
+    x = rows_contiguous(x)
+    batch, heads, tokens, head_dim = x.shape
+    n = batch * heads
+    parts = max(1, min(TOGETHER * card_of(x.device).processors // n, tiles(tokens, 4 * BLOCK)))
+    share = BLOCK * tiles(tokens, BLOCK * parts)
+    parts = tiles(tokens, share)
+    energy = torch.empty(batch, heads, parts, head_dim, dtype=torch.float32, device=x.device)
+    launch(
+        _energy,
+        (parts, n, 1),
+        (x, limit, labels.contiguous(), centroids.contiguous(), energy),
+        (tokens, share, heads, centroids.shape[3]),
+        (*x.stride()[:3], head_dim, len(labels), limit is not None, BLOCK),
+        4,
+    )
+    return nearest_powers(energy.sum(dim=2), tokens)
+
+
+def _dense(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
 
 
 @triton.jit
@@ -121,6 +155,7 @@ def _quantize(
     p_limit,
     p_labels,
     p_centroids,
+    p_channels,
     p_codes,
     p_scales,
     S,
@@ -136,6 +171,7 @@ def _quantize(
     STAGES: tl.constexpr,
     CODE: tl.constexpr,
     CLEAN: tl.constexpr,
+    CHANNELS: tl.constexpr,
     b_s: tl.constexpr,
     TOGETHER: tl.constexpr,
     INNER: tl.constexpr,
@@ -146,11 +182,16 @@ def _quantize(
     n = tl.program_id(1)
     o_r = tl.program_id(0) * b_s + tl.arange(0, b_s)
     row = n.to(tl.int64) * R + o_r
+    if CHANNELS:
+        channel = tl.load(p_channels + n.to(tl.int64) * D + tl.arange(0, D)).to(tl.float32)
+        narrower = inverse_or_zero(channel)  # of a power of two: exact
     digits = tl.zeros((b_s, D), tl.int32)
     for place in tl.static_range(TOGETHER):
         rows = o_r * TOGETHER + place
         x = load_tokens(p_x, p_limit, n, H, rows, S, s_b, s_h, s_s, D, CLEAN)
         x = minus_centroids(x, p_labels, p_centroids, n, tl.num_programs(1), rows, S, K, D, STAGES)
+        if CHANNELS:
+            x = x * narrower[None, :]
         groups = tl.reshape(x, (b_s, D // G, G))
         if (CODE == "int2") | (CODE == "int4"):
             number, scale = absmax_numbers(groups, BITS)
@@ -213,3 +254,35 @@ def unbiased_numbers(
     if CODE == "trit":
         return tl.where(positive, 1 + out, 1 - out), scale
     return tl.where(positive, 2 + out, 1 - out), scale
+
+
+@triton.jit(do_not_specialize=["S", "TOKENS", "H", "K"])
+def _energy(
+    p_x,
+    p_limit,
+    p_labels,
+    p_centroids,
+    p_energy,
+    S,
+    TOKENS,
+    H,
+    K,
+    s_b,
+    s_h,
+    s_s,
+    D: tl.constexpr,
+    STAGES: tl.constexpr,
+    CLEAN: tl.constexpr,
+    b_s: tl.constexpr,
+):
+    """Grid (parts of TOKENS tokens, heads): sums of squares of the residual, fp32 [n, parts, D]."""
+    n = tl.program_id(1)
+    first = tl.program_id(0) * TOKENS
+    total = tl.zeros((D,), tl.float32)
+    for o_s in range(first, tl.minimum(first + TOKENS, S), b_s):
+        rows = o_s + tl.arange(0, b_s)
+        x = load_tokens(p_x, p_limit, n, H, rows, S, s_b, s_h, s_s, D, CLEAN)
+        x = minus_centroids(x, p_labels, p_centroids, n, tl.num_programs(1), rows, S, K, D, STAGES)
+        total += tl.sum(x * x, axis=0)
+    slot = n.to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
+    tl.store(p_energy + slot * D + tl.arange(0, D), total)
