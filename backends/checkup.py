@@ -398,7 +398,7 @@ def _frame(place: Place) -> Part:
     began = time.perf_counter()
     backend = registry.load("pocket", place.device, lambda text: None)
     loaded = time.perf_counter()
-    side = Side(codec_for(backend.spec, PRESET), CachePolicy(every=1))
+    side = Side(PRESET, codec_for(backend.spec, PRESET), CachePolicy(every=1))
     session = Session(backend, (side,), place.device)
     made = list(session.run(Request(prompt="a red box", blocks=2), lambda: False))
     last = made[-1]

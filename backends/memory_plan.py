@@ -1,27 +1,41 @@
-"""What a run will cost, before it starts. No torch here: the page asks at every change of a control."""
+"""Memory of a run, computed before it starts: its bytes, whether a device holds them, what a budget costs.
+
+No torch here: the page computes all of it again whenever a control changes.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
 
 from backends.base import BackendSpec
 from backends.runtime import hardware
 from backends.runtime.hardware import DeviceInfo
+from backends.runtime.jobs import Side
 from backends.sizes import file_size, memory_size
 from qvg.config import BF16, PRESETS, BF16Config, CodecConfig, with_clusters
 from qvg.policy import CachePolicy, cache_bytes, host_bytes
 
+MIB = 1 << 20
+WhenFull = Literal["drop", "stop"]
+_SHORT = (4, 8)  # a window of this many spans wastes little of a tight budget
+
+
+class BudgetTooSmall(ValueError):
+    """No video can be generated inside the budget; the message says how much is needed."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The memory of one run. `kv_bytes` and `bf16_bytes` are what CacheStats will say after the last block.
+    """Memory of one side of a run, in bytes.
 
-    `needs_bytes` is the most held at any time: weights and activations, encoded history, and the room set
-    aside for full-precision blocks; or the text encoder and the weights, before the first block. `parts` say
-    what it is made of while blocks are made. `host_bytes` of history are beside it, in the host's memory.
-    `fits` is None while the device is not known; whether the host has that memory is not asked. `loading`
-    says what the way to a GPU takes of the host's memory and disk; it is empty where that is little.
+    `kv_bytes` and `bf16_bytes` are those of CacheStats after the last block. `needs_bytes` is the peak:
+    weights, activations, encoded history, and buffers for full-precision blocks, whose sizes `parts` names;
+    or the text encoder and the weights, before the first block. `host_bytes` of the history are in CPU memory
+    instead. `fits` is None while the device is unknown; CPU memory is not checked. `loading` says how much
+    CPU memory and disk the loading to a GPU takes, and is empty where that is little.
     """
 
     kv_bytes: int
@@ -29,44 +43,44 @@ class Plan:
     needs_bytes: int
     parts: tuple[tuple[str, int], ...]
     fits: bool | None
-    blocks_that_fit: int | None  # of those asked for; None while the device is not known
+    blocks_that_fit: int | None  # of the requested ones; None while the device is unknown
     sentence: str
     host_bytes: int = 0
     loading: str = ""
 
 
 def codec_for(spec: BackendSpec, preset: str) -> CodecConfig:
-    """The preset called `preset`, with as many centroids as this generator's spans are worth."""
+    """Returns the preset named `preset`, with the number of centroids that suits the model's spans."""
     return with_clusters(PRESETS[preset], spec.clusters)
 
 
 def plan(
     spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int, device: DeviceInfo | None
 ) -> Plan:
-    """What `blocks` blocks cost, and whether `device` can hold it."""
+    """Returns the memory plan of `blocks` blocks, and whether `device` has that memory."""
     if device is not None and device.kind == "cpu":
-        # The host's memory is what is asked about.
+        # The device's memory is CPU memory: nothing is moved elsewhere.
         policy = replace(policy, device_bytes=None)
     kv_bytes, bf16_bytes = cache_after(spec, codec, policy, blocks)
-    held = most_bytes(spec, codec, policy, blocks)
-    needs = max(spec.working_bytes + held, _prompt_bytes(spec, device))
-    fits = lasts = None
+    cache_peak = most_bytes(spec, codec, policy, blocks)
+    needs = max(spec.working_bytes + cache_peak, _prompt_bytes(spec, device))
+    fits = max_blocks = None
     if device is not None:
-        lasts = _blocks_that_fit(spec, codec, policy, blocks, device.memory_bytes)
-        fits = lasts == blocks
-    sentence = _sentence(spec, policy, blocks, needs, device, lasts)
-    on_host, _ = _host_bytes(spec, codec, policy, lasts or blocks)
+        max_blocks = blocks_within(spec, codec, policy, blocks, room_for_cache(spec, device))
+        fits = max_blocks == blocks
+    sentence = _sentence(spec, policy, blocks, needs, device, max_blocks)
+    on_host, _ = _host_bytes(spec, codec, policy, max_blocks or blocks)
     if on_host:
         sentence += f" Keeps {memory_size(on_host)} of history in the host's memory."
-    elif lasts == blocks and not isinstance(codec, BF16Config):
-        sentence += _without(spec, policy, blocks, needs, device)
+    elif max_blocks == blocks and not isinstance(codec, BF16Config):
+        sentence += _without_codec(spec, policy, blocks, needs, device)
     return Plan(
         kv_bytes=kv_bytes,
         bf16_bytes=bf16_bytes,
         needs_bytes=needs,
-        parts=(*(spec.memory or (("model", spec.working_bytes),)), ("KV cache", held)),
+        parts=(*(spec.memory or (("model", spec.working_bytes),)), ("KV cache", cache_peak)),
         fits=fits,
-        blocks_that_fit=lasts,
+        blocks_that_fit=max_blocks,
         sentence=sentence,
         host_bytes=on_host,
         loading=_loading(spec, device),
@@ -84,30 +98,8 @@ def most_bytes(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, block
     return held_bytes(spec, codec, policy, last_encoded) if blocks else 0
 
 
-def _prompt_bytes(spec: BackendSpec, device: DeviceInfo | None) -> int:
-    """Held while a prompt is read. On a GPU too small for the text encoder the CPU reads it."""
-    if device is not None and (device.kind != "cuda" or spec.prompt_bytes > device.memory_bytes):
-        return 0
-    return spec.prompt_bytes
-
-
-def _loading(spec: BackendSpec, device: DeviceInfo | None) -> str:
-    if not spec.loading_bytes or (device is not None and device.kind != "cuda"):
-        return ""
-    needs = spec.loading_bytes
-    if device is not None and not _prompt_bytes(spec, device):
-        needs += spec.encoder_bytes
-    ram = hardware.ram_bytes()
-    said = f"Loading needs about {file_size(needs)} of RAM"
-    if spec.converted_bytes:
-        said += f" and, the first time, {file_size(spec.converted_bytes)} of disk for a copy in BF16"
-    if 0 < ram < needs:
-        said += f"; this machine has {file_size(ram)} of RAM: close other programs, and add swap"
-    return f"{said}."
-
-
 def held_bytes(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> int:
-    """Bytes the cache holds after `blocks` blocks: spans, and room for every full-precision block."""
+    """Returns the bytes of a cache after `blocks` blocks: spans, and buffers for full-precision blocks."""
     stored, _ = cache_after(spec, codec, policy, blocks)
     on_host, to_read_it = _host_bytes(spec, codec, policy, blocks)
     stored += to_read_it - on_host
@@ -119,24 +111,17 @@ def held_bytes(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, block
 
 
 def cache_after(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> tuple[int, int]:
-    """(stored_bytes, bf16_bytes) after `blocks` blocks."""
+    """Returns (stored_bytes, bf16_bytes) of a cache after `blocks` blocks, as CacheStats counts them."""
     return cache_bytes(spec.geometry, codec, *_history(spec, policy, blocks))
 
 
-def _host_bytes(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> tuple[int, int]:
-    """What of it is in the host's memory, and what it takes of the device's to read that."""
-    return host_bytes(spec.geometry, codec, *_history(spec, policy, blocks))
-
-
-def _history(spec: BackendSpec, policy: CachePolicy, blocks: int) -> tuple[CachePolicy, int, int]:
-    """Policy, number and length of the blocks that are remembered after `blocks` blocks."""
-    if spec.context_latents is None:
-        return policy, blocks, spec.latents_per_block
-    return CachePolicy(every=1, device_bytes=policy.device_bytes), min(blocks - 1, 1), spec.context_latents
+def bf16_bytes(spec: BackendSpec, blocks: int) -> int:
+    """Returns the bytes of all `blocks` blocks of history in BF16, without a window or a budget."""
+    return cache_after(spec, BF16, CachePolicy(every=1), blocks)[1]
 
 
 def block_bytes(spec: BackendSpec) -> int:
-    """Keys and values of one block in BF16, all layers."""
+    """Returns the bytes of one block's keys and values in BF16, all layers."""
     geometry = spec.geometry
     tokens = spec.latents_per_block * geometry.tokens_per_frame
     return 2 * geometry.layers * BF16.stored_bytes(1, geometry.heads, tokens, geometry.head_dim)
@@ -151,24 +136,161 @@ def blocks_within(
     )
 
 
-def _blocks_that_fit(
-    spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int, memory_bytes: int
-) -> int:
-    return blocks_within(spec, codec, policy, blocks, memory_bytes - spec.working_bytes)
+def room_for_cache(spec: BackendSpec, device: DeviceInfo) -> int:
+    """Returns the bytes `device` has for KV caches; negative where weights and activations do not fit."""
+    return device.memory_bytes - spec.working_bytes
 
 
-def _without(
+@lru_cache(maxsize=64)  # the page computes the same plan twice for every change of the form
+def fit_budget(spec: BackendSpec, side: Side, blocks: int, budget: int, when_full: WhenFull) -> Side:
+    """Returns `side` with a policy whose cache stays within `budget` bytes for `blocks` blocks.
+
+    The policy stays as it is if it fits. Otherwise the oldest blocks but the sinks are dropped, as few as
+    possible; or, with "stop", the video ends before the budget is exceeded. Raises BudgetTooSmall.
+    """
+    codec, policy = side.codec, side.policy
+    if most_bytes(spec, codec, policy, blocks) <= budget:
+        return side
+    if spec.context_latents is not None:
+        # The context window has one length, whatever the policy says.
+        raise BudgetTooSmall(
+            f"what it looks back on does not fit: {_needs(spec, most_bytes(spec, codec, policy, blocks))}"
+        )
+    if when_full == "stop":
+        # Spans longer than `every` must be worth it.
+        longest = max(
+            _candidates(spec, policy, budget),
+            key=lambda each: (blocks_within(spec, codec, each, blocks, budget), each.every <= policy.every),
+        )
+        ends_after = blocks_within(spec, codec, longest, blocks, budget)
+        if not ends_after:
+            least = held_bytes(spec, codec, replace(policy, every=1), 1)
+            raise BudgetTooSmall(f"not one block fits: {_needs(spec, least)}")
+        return replace(side, policy=longest, ends_after=None if ends_after == blocks else ends_after)
+    widest = _widest(spec, codec, policy, blocks, budget)
+    return replace(side, policy=widest, drops_from=first_miss(widest, blocks))
+
+
+def fit_longer(
+    spec: BackendSpec, side: Side, made: int, blocks: int, budget: int, when_full: WhenFull
+) -> Side:
+    """Returns `side`, of which `made` blocks exist, fitted to `budget` bytes (0: any) for `blocks` blocks.
+
+    The existing blocks must have been generated as the returned side says. Raises BudgetTooSmall, with the
+    side's name, if the longer video would have needed another policy from the start.
+    """
+    policy = side.policy
+    if not budget or most_bytes(spec, side.codec, policy, blocks) <= budget:
+        return replace(side, drops_from=first_miss(policy, blocks))
+    if when_full == "stop":
+        ends_after = blocks_within(spec, side.codec, policy, blocks, budget)
+        return replace(side, ends_after=ends_after, drops_from=None)
+    fitting = _windowed(spec, side.codec, replace(policy, window=None), blocks, budget)
+    # A window wider than what exists has not dropped anything yet.
+    if policy.window is not None or fitting is None or (fitting.window or 0) + fitting.sink < made:
+        raise BudgetTooSmall(side.name)
+    return replace(side, policy=fitting, ends_after=None, drops_from=first_miss(fitting, blocks))
+
+
+def first_miss(policy: CachePolicy, blocks: int) -> int | None:
+    """Returns the first of `blocks` blocks (from 0) generated without the whole history; None if none is."""
+    missing = blocks if policy.window is None else policy.sink + policy.window + 1
+    return missing if missing < blocks else None
+
+
+def _widest(
+    spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int, budget: int
+) -> CachePolicy:
+    """Returns the policy that reads furthest back; of several, the one that encodes most blocks together."""
+    best: CachePolicy | None = None
+    for whole in _candidates(spec, policy, budget):
+        if most_bytes(spec, codec, whole, blocks) <= budget:
+            return whole
+        found = _windowed(spec, codec, whole, blocks, budget)
+        if found is not None and (best is None or (found.window or 0) > (best.window or 0)):
+            best = found
+    if best is None:
+        smallest = replace(policy, every=1, window=1 + policy.recent)
+        raise BudgetTooSmall(
+            "a window of one block does not fit: " + _needs(spec, most_bytes(spec, codec, smallest, blocks))
+        )
+    return best
+
+
+def _candidates(spec: BackendSpec, policy: CachePolicy, budget: int) -> list[CachePolicy]:
+    """Returns `policy` without a window, and with other numbers of blocks that are encoded together, the
+    largest first: fewer need smaller buffers, and single blocks much space for their centroids."""
+    room = max(1, budget // block_bytes(spec))
+    short = {max(1, min(policy.every, room // spans)) for spans in _SHORT}
+    counts = sorted({1, 2, policy.every, *short}, reverse=True)
+    return [replace(policy, every=every, window=None) for every in counts]
+
+
+def _windowed(
+    spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int, budget: int
+) -> CachePolicy | None:
+    """Returns `policy` with the widest window that fits; None if none does."""
+    fits, too_wide = policy.every + policy.recent - 1, blocks
+    while too_wide - fits > 1:
+        middle = (fits + too_wide) // 2
+        if most_bytes(spec, codec, replace(policy, window=middle), blocks) <= budget:
+            fits = middle
+        else:
+            too_wide = middle
+    return replace(policy, window=fits) if fits >= policy.every + policy.recent else None
+
+
+def _needs(spec: BackendSpec, count: int) -> str:
+    return f"{spec.title} needs at least {-(-count // MIB):,} MiB"
+
+
+def _host_bytes(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> tuple[int, int]:
+    """Returns the bytes of the history in CPU memory, and those on the device to read it through."""
+    return host_bytes(spec.geometry, codec, *_history(spec, policy, blocks))
+
+
+def _history(spec: BackendSpec, policy: CachePolicy, blocks: int) -> tuple[CachePolicy, int, int]:
+    """Policy, number and length of the blocks that are remembered after `blocks` blocks."""
+    if spec.context_latents is None:
+        return policy, blocks, spec.latents_per_block
+    return CachePolicy(every=1, device_bytes=policy.device_bytes), min(blocks - 1, 1), spec.context_latents
+
+
+def _prompt_bytes(spec: BackendSpec, device: DeviceInfo | None) -> int:
+    """Returns the bytes in use while the prompt is encoded; 0 where a CPU does that for a small GPU."""
+    if device is not None and (device.kind != "cuda" or spec.prompt_bytes > device.memory_bytes):
+        return 0
+    return spec.prompt_bytes
+
+
+def _loading(spec: BackendSpec, device: DeviceInfo | None) -> str:
+    """Returns how much CPU memory and disk the loading takes, as a sentence; empty where that is little."""
+    if not spec.loading_bytes or (device is not None and device.kind != "cuda"):
+        return ""
+    needs = spec.loading_bytes
+    if device is not None and not _prompt_bytes(spec, device):
+        needs += spec.encoder_bytes
+    ram = hardware.ram_bytes()
+    said = f"Loading needs about {file_size(needs)} of RAM"
+    if spec.converted_bytes:
+        said += f" and, the first time, {file_size(spec.converted_bytes)} of disk for a copy in BF16"
+    if 0 < ram < needs:
+        said += f"; this machine has {file_size(ram)} of RAM: close other programs, and add swap"
+    return f"{said}."
+
+
+def _without_codec(
     spec: BackendSpec, policy: CachePolicy, blocks: int, needs: int, device: DeviceInfo | None
 ) -> str:
-    """What the same run would take if nothing were encoded; empty where that is no more."""
+    """Returns what the same run would need in BF16, as a sentence; empty where that is no more."""
     most = spec.working_bytes + most_bytes(spec, BF16, policy, blocks)
     if device is None or most <= needs:
         return ""
     cost = f" BF16 would need {memory_size(most)}"
-    lasts = _blocks_that_fit(spec, BF16, policy, blocks, device.memory_bytes)
-    if lasts == blocks:
+    max_blocks = blocks_within(spec, BF16, policy, blocks, room_for_cache(spec, device))
+    if max_blocks == blocks:
         return f"{cost}."
-    return f"{cost} and run out at frame {spec.video_frames(lasts) + 1:,}."
+    return f"{cost} and run out at frame {spec.video_frames(max_blocks) + 1:,}."
 
 
 def _sentence(
@@ -177,22 +299,23 @@ def _sentence(
     blocks: int,
     needs: int,
     device: DeviceInfo | None,
-    lasts: int | None,
+    max_blocks: int | None,
 ) -> str:
-    if device is None or lasts is None:
+    if device is None or max_blocks is None:
         return f"Needs {memory_size(needs)}."
     home = "GPU" if device.kind == "cuda" else "machine"
+    room = room_for_cache(spec, device)
     cost = f"Needs {memory_size(needs)} of this {home}'s {memory_size(device.memory_bytes)}"
-    if lasts == blocks:
+    if max_blocks == blocks:
         return f"{cost}: fits."
-    if lasts == 0:
+    if max_blocks == 0:
         return f"{cost}: {spec.title} does not fit here at any length."
     for preset, config in PRESETS.items():
         if not isinstance(config, BF16Config):
             codec = codec_for(spec, preset)
-            if _blocks_that_fit(spec, codec, policy, blocks, device.memory_bytes) == blocks:
+            if blocks_within(spec, codec, policy, blocks, room) == blocks:
                 way_out = f"{preset} fits"
                 break
     else:
-        way_out = f"{lasts} blocks fit"
-    return f"{cost}: would run out at frame {spec.video_frames(lasts) + 1:,}; {way_out}."
+        way_out = f"{max_blocks} blocks fit"
+    return f"{cost}: would run out at frame {spec.video_frames(max_blocks) + 1:,}; {way_out}."

@@ -152,7 +152,14 @@ RULES = (
     Rule("backends.runtime.jobs", ("backends.base", "backends.camera", "backends.events", *PLAIN_QVG)),
     Rule(
         "backends.memory_plan",
-        ("backends", "backends.base", "backends.sizes", "backends.runtime.hardware", *PLAIN_QVG),
+        (
+            "backends",
+            "backends.base",
+            "backends.sizes",
+            "backends.runtime.hardware",
+            "backends.runtime.jobs",
+            *PLAIN_QVG,
+        ),
     ),
     Rule(
         "backends.runtime.worker",

@@ -21,10 +21,10 @@ from starlette.concurrency import run_in_threadpool
 
 from backends import registry
 from backends.base import BackendSpec
+from backends.memory_plan import WhenFull
 from backends.plain_text import excerpt, read_number
 from qvg.config import PRESETS
 from ui import text
-from ui.form.budget import WhenFull
 from ui.form.clips import ClipError
 from ui.form.pictures import PictureError
 from ui.form.values import (

@@ -207,7 +207,7 @@ class JobRunner:
         from backends.runtime.session import Session
 
         kept = self._session
-        if kept is None or not job.first_block or self._video != job.video or kept.sides != job.sides:
+        if kept is None or not job.first_block or self._video != job.video or not kept.continue_as(job.sides):
             self.release()
             kept = Session(backend, job.sides, self._device)
         self._session, self._video = kept, job.video

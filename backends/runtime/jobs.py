@@ -1,4 +1,4 @@
-"""What the page asks of a worker, and the run it watches. Nothing here loads torch or talks to a process."""
+"""Jobs, which the page submits to a worker, and runs, which it watches. No torch and no processes here."""
 
 from __future__ import annotations
 
@@ -16,25 +16,40 @@ from qvg.config import CodecConfig
 from qvg.policy import CachePolicy
 
 UNREAD_BYTES = 1 << 30
-_REPLACEABLE = (Queued, Loading, Progress)  # of which only the newest is worth reading
+_REPLACEABLE = (Queued, Loading, Progress)  # only the newest of these is worth reading
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One way to keep a video's history. `blocks` is where it must end; None: with the request."""
+    """One of the videos that a job makes from the same request: they differ in how the KV cache is kept.
 
+    `name` is the preset's, for the user. `ends_after` is the number of blocks that its memory budget allows,
+    None for all. `drops_from` is the block (from 0) that is the first to miss history, None where none does.
+    """
+
+    name: str
     codec: CodecConfig
     policy: CachePolicy
-    blocks: int | None = None
+    ends_after: int | None = None
+    drops_from: int | None = None
+
+    @property
+    def cache(self) -> tuple[CodecConfig, CachePolicy]:
+        """What its KV cache is made from: a side of the same can continue its video."""
+        return self.codec, self.policy
+
+    def blocks(self, requested: int) -> int:
+        """Returns how many of `requested` blocks it makes."""
+        return requested if self.ends_after is None else min(self.ends_after, requested)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to make and by which generator: once for every side, block by block in turns.
+    """A request, a model, and the sides to generate, one block of each in turn.
 
-    A job with a `video` name may be gone on with: what the generator knows of it is kept for a while. One
-    that goes on has that name, a request whose beginning is what was made, and the number of the
-    `first_block` to make; what is no longer known is made again, unseen.
+    Set `video` to make a job resumable: the worker keeps its state for a while. A resumed job has the same
+    `video`, a request that begins with what exists, and the number of its `first_block`; dropped state is
+    regenerated without emitting frames.
     """
 
     backend_id: str
@@ -49,10 +64,10 @@ class Job:
 
 
 class Run:
-    """A submitted job, watched by one reader.
+    """A submitted job, and its events for one reader.
 
-    A reader that leaves calls `stop()`, in the `finally` of its handler. One that only stops reading is taken
-    to have left when a gibibyte of frames waits for it: its run is stopped, and no memory or device is lost.
+    A reader that leaves calls `stop()` in a `finally`. One that only stops reading counts as gone when 1 GiB
+    of frames is unread: then the run is stopped, so that it blocks neither memory nor the device.
     """
 
     def __init__(
@@ -70,26 +85,26 @@ class Run:
         self._unread: deque[Event] = deque()
         self._unread_bytes = 0
         self._changed = threading.Condition()
-        self.place = 0  # in the queue, kept by the worker; 1 is next, 0 is running or over
+        self.place = 0  # in the queue, set by the worker; 1 is next, 0 is running or ended
         self._ended = False
 
     @property
     def ended(self) -> bool:
-        """Whether its last event has been sent, read or not."""
+        """Whether the last event has been put, read or not."""
         return self._ended
 
     def stop(self) -> None:
-        """Ends the run before its next denoising step, or at once while it waits."""
+        """Ends the run before its next denoising step, or at once while it is queued."""
         self._stop(self)
 
     def move(self, place: int) -> None:
-        """Changes its place in the queue, from 1; what is not waiting, or that far back, stays or is last."""
+        """Moves a queued run to `place`, counted from 1; beyond the end is last. Other runs stay."""
         self._move(self, place)
 
     def steer(self, keys: tuple[str, ...]) -> None:
-        """Holds `keys` down from the next block on; none stand still. The request's path is left for good.
+        """Steers with `keys` from the next block on instead of the request's path; no keys stand still.
 
-        Raises ValueError for a key that is none of `backends.camera.KEYS`.
+        Raises ValueError for a key that is not in `backends.camera.KEYS`.
         """
         for key in keys:
             if key not in KEYS:
@@ -97,7 +112,7 @@ class Run:
         self._steer(self, keys)
 
     def events(self, timeout: float) -> Iterator[Event | None]:
-        """What happens, up to and including Done or Failed; None whenever `timeout` seconds bring nothing."""
+        """Yields events up to and including Done or Failed, and None after `timeout` seconds without one."""
         while True:
             with self._changed:
                 if not self._unread and self._ended:
@@ -108,7 +123,7 @@ class Run:
                 return
 
     def put(self, event: Event) -> None:
-        """For the worker: adds an event. After the last one nothing is added."""
+        """Adds an event; for the worker. Events after Done or Failed are ignored."""
         with self._changed:
             if self._ended:
                 return

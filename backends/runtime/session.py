@@ -56,6 +56,13 @@ class Session:
         """Of the caches."""
         return sum(take.held_bytes for take in self._takes)
 
+    def continue_as(self, sides: Sequence[Side]) -> bool:
+        """Lets the next run make `sides`, and returns True, if their caches are those that are here."""
+        if [side.cache for side in sides] != [side.cache for side in self.sides]:
+            return False
+        self.sides = tuple(sides)
+        return True
+
     def close(self) -> None:
         """Releases everything. Any number of times."""
         for take in self._takes:
@@ -110,10 +117,10 @@ class Session:
             for turn, side in enumerate(self.sides):
                 self._turn = turn
                 self._takes.append(self._open(request, side))
-        for take in self._takes:
+        for take, side in zip(self._takes, self.sides, strict=True):
             if isinstance(take.rollout, Resumable):
                 take.rollout.go_on(request)
-            take.limit_to(request.blocks)
+            take.limit = side.blocks(request.blocks)
 
     def _make(
         self,
@@ -161,7 +168,7 @@ class Session:
             device=self._device,
         )
         with interruptible(self._check):
-            return _Take(cache, self._backend.open(request, cache, self._tick), side)
+            return _Take(cache, self._backend.open(request, cache, self._tick))
 
     def _check(self) -> None:
         """Raises Stopped where the run is to end."""
@@ -216,7 +223,6 @@ class _Take:
 
     cache: KVCache
     rollout: Rollout
-    side: Side
     limit: int = 0  # blocks
     blocks: int = 0
     frames: int = 0
@@ -233,9 +239,6 @@ class _Take:
             return 0
         copies = sum(mark.cache.copied_bytes for mark in self.marks)
         return self.stats.stored_bytes + self.stats.scratch_bytes + copies
-
-    def limit_to(self, blocks: int) -> None:
-        self.limit = blocks if self.side.blocks is None else min(self.side.blocks, blocks)
 
     def step(self, move: CameraMove | None, reseed: int | None) -> Segment | None:
         """Its next block; None where it has no more."""

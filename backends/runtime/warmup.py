@@ -8,10 +8,11 @@ or done without, when it is launched.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import json
 import logging
 import os
-import pickle
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backends import registry
 from backends.memory_plan import codec_for
@@ -65,7 +66,7 @@ class Use(NamedTuple):
 def usual(backend_id: str) -> Use:
     """What a visitor gets who changes nothing."""
     spec = registry.find(backend_id)
-    return Use(backend_id, (Side(codec_for(spec, PRESET), spec.policy),))
+    return Use(backend_id, (Side(PRESET, codec_for(spec, PRESET), spec.policy),))
 
 
 def possible() -> bool:
@@ -237,8 +238,50 @@ def start_process(uses: Sequence[Use], cards: Sequence[str]) -> subprocess.Popen
     )
     assert process.stdin is not None
     with suppress(BrokenPipeError), process.stdin:
-        pickle.dump(tuple(uses), process.stdin)
+        process.stdin.write(_written(uses).encode())
     return process
+
+
+def _written(uses: Iterable[Use]) -> str:
+    """Returns `uses` as JSON, as far as kernels depend on them."""
+    return json.dumps(
+        [
+            [
+                use.backend_id,
+                use.mode,
+                [[side.name, _fields(side.codec), _fields(side.policy)] for side in use.sides],
+            ]
+            for use in uses
+        ]
+    )
+
+
+def _parsed(text: str) -> tuple[Use, ...]:
+    """Returns the uses that `_written` wrote."""
+    return tuple(
+        Use(
+            backend_id,
+            tuple(Side(name, _config(codec), _config(policy)) for name, codec, policy in sides),
+            mode,
+        )
+        for backend_id, mode, sides in json.loads(text)
+    )
+
+
+def _fields(config: Any) -> dict[str, Any]:
+    """Returns a config, and configs within it, by the names of their classes and fields."""
+    kind = type(config)
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {
+        "class": f"{kind.__module__}:{kind.__qualname__}",
+        "fields": {name: _fields(x) if dataclasses.is_dataclass(x) else x for name, x in values.items()},
+    }
+
+
+def _config(written: dict[str, Any]) -> Any:
+    module, _, name = written["class"].partition(":")
+    values = {key: _config(x) if isinstance(x, dict) else x for key, x in written["fields"].items()}
+    return getattr(importlib.import_module(module), name)(**values)
 
 
 def _by_kernel(found: Iterable[Launch]) -> list[list[Launch]]:
@@ -256,7 +299,7 @@ def _words(error: Exception) -> str:
 def main() -> None:
     if hasattr(os, "nice"):
         os.nice(LOWEST_PRIORITY)
-    uses: tuple[Use, ...] = pickle.load(sys.stdin.buffer)
+    uses = _parsed(sys.stdin.read())
     problems = 0
     for card in sys.argv[1:]:
         problems += len(compiled_for(card, uses)[1])

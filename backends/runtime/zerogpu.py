@@ -189,7 +189,7 @@ class ZeroWorker:
     def _drive(self, active: _Active) -> None:
         run, job = active.run, active.run.job
         asked = job.request.blocks
-        blocks = sum(asked if side.blocks is None else min(side.blocks, asked) for side in job.sides)
+        blocks = sum(side.blocks(asked) for side in job.sides)
         seconds = self.seconds(job.backend_id, blocks)
         self._wait_for_kernels(active)
         run.put(Loading(f"Asking the Space for {seconds} s of its GPU."))

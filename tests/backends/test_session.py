@@ -19,8 +19,8 @@ from backends.runtime.session import MARKS, Session
 from qvg.config import BF16, RTN
 from tests.fake_backend import SPEC, STEPS, FakeBackend
 
-ALONE = (Side(BF16, SPEC.policy),)
-PAIR = (*ALONE, Side(RTN, SPEC.policy))
+ALONE = (Side("BF16", BF16, SPEC.policy),)
+PAIR = (*ALONE, Side("RTN", RTN, SPEC.policy))
 
 
 def never() -> bool:
@@ -183,7 +183,11 @@ def test_a_side_makes_what_it_makes_alone():
 
 
 def test_a_side_that_must_end_early_leaves_the_other_to_go_on():
-    sides = (Side(BF16, SPEC.policy, blocks=1), PAIR[1], Side(BF16, SPEC.policy, blocks=0))
+    sides = (
+        Side("BF16", BF16, SPEC.policy, ends_after=1),
+        PAIR[1],
+        Side("BF16", BF16, SPEC.policy, ends_after=0),
+    )
     *updates, done = run(FakeBackend(), sides=sides, blocks=3)
     assert [(update.segment.index, update.side) for update in updates] == [(0, 0), (0, 1), (1, 1), (2, 1)]
     assert (done.stopped, done.blocks) == (False, 3)
@@ -300,7 +304,7 @@ def test_other_noise_from_a_block_on():
 
 
 def test_a_side_that_ended_early_stays_ended_when_the_video_goes_on():
-    sides = (Side(BF16, SPEC.policy, blocks=2), PAIR[1])
+    sides = (Side("BF16", BF16, SPEC.policy, ends_after=2), PAIR[1])
     session = Session(FakeBackend(), sides)
     on(session, 3)
     *updates, _ = session.run(Request(blocks=5), never, first_block=3, keep=True)

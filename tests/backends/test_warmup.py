@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def use(backend_id: str, *presets: str, mode: str = "") -> Use:
     spec = registry.find(backend_id)
-    return Use(backend_id, tuple(Side(codec_for(spec, name), spec.policy) for name in presets), mode)
+    return Use(backend_id, tuple(Side(name, codec_for(spec, name), spec.policy) for name in presets), mode)
 
 
 def names(launches: list[Launch]) -> set[str]:
@@ -61,12 +61,12 @@ def test_every_generator_says_what_it_launches(backend_id: str) -> None:
 def test_every_mode_is_known(mode: str) -> None:
     spec = registry.find("worldplay")
     policy = next(each.policy for each in spec.modes if each.id == mode)
-    side = Side(codec_for(spec, "QVG INT2"), policy)
+    side = Side("QVG INT2", codec_for(spec, "QVG INT2"), policy)
     assert "_turn" in names(warmup.launches(Use("worldplay", (side,), mode), CARD))
 
 
 def test_a_generator_that_does_not_say_has_none() -> None:
-    assert warmup.launches(Use("fake", (Side(BF16, registry.find("pocket").policy),)), CARD) == []
+    assert warmup.launches(Use("fake", (Side("BF16", BF16, registry.find("pocket").policy),)), CARD) == []
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_generator_that_does_not_say_has_none() -> None:
 def test_presets_are_named(presets: list[str], words: str) -> None:
     assert use("pocket", *presets).name == words
     own = replace(codec_for(registry.find("pocket"), "QVG INT2"), clusters=17)
-    assert Use("pocket", (Side(own, registry.find("pocket").policy),)).name == "this KV cache"
+    assert Use("pocket", (Side("QVG INT2", own, registry.find("pocket").policy),)).name == "this KV cache"
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from backends.runtime.worker import Job, Run, Side, Worker
 from qvg.config import BF16
 from tests.fake_backend import OTHER, SPEC
 
-ALONE = (Side(BF16, SPEC.policy),)
+ALONE = (Side("BF16", BF16, SPEC.policy),)
 LOADERS = "tests.fake_backend:load"
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60.0  # two slow cores import torch in this time, whatever else they do
@@ -375,7 +375,7 @@ from qvg.policy import CachePolicy
 
 if __name__ == "__main__":
     worker = Worker("cpu", "tests.fake_backend:load")
-    side = Side(BF16, CachePolicy(every=2))
+    side = Side("BF16", BF16, CachePolicy(every=2))
     run = worker.submit(Job("fake", Request(prompt="delay=0.5", blocks=400), (side,)))
     for event in run.events(60):
         if isinstance(event, Progress):

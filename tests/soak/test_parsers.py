@@ -42,7 +42,7 @@ from tests.ui.page import widgets
 from ui import api, safe_json
 from ui.components import camera
 from ui.events.form import PLANNED, Forms, filled
-from ui.form import budget
+from ui.form import budget_share
 from ui.form.pictures import PictureError
 from ui.form.values import Form, FormError, default_form
 from ui.runs import history, lists_view, mp4, recovery
@@ -158,7 +158,7 @@ def test_a_budget_is_bytes_or_too_small(spec: Any, blocks: int, asked: float):
     form = replace(default_form(spec), blocks=min(blocks, spec.max_blocks), budget=asked, as_path=False)
     for when in ("drop", "stop"):
         with Bounded():
-            assert budget.share_of(spec, min(blocks, spec.max_blocks), 50) > 0
+            assert budget_share.share_of(spec, min(blocks, spec.max_blocks), 50) > 0
             try:
                 sides = replace(form, when_full=when).named_sides(spec)
             except FormError as error:

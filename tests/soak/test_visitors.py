@@ -1,5 +1,4 @@
 """Honest visitors beside one client that floods the page, and the memory of the page after many runs."""
-page's process after many short runs."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ class FakeWorker:
             move = self.moves.pop(0) if self.moves else None
             count = spec.video_frames(block + 1) - spec.video_frames(block)
             for number, side in enumerate(sides):
-                if side.blocks is not None and block >= side.blocks:
+                if block >= side.blocks(request.blocks):
                     continue
                 started = time.monotonic()
                 for step in range(self.steps):

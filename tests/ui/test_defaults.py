@@ -37,7 +37,7 @@ def visible(layout: Layout) -> int:
 @pytest.mark.parametrize(("spec", "form"), RUNS.values(), ids=RUNS)
 def test_a_first_run_shows_the_method(spec: BackendSpec, form: Form):
     for side in form.named_sides(spec):
-        blocks, policy = side.blocks(form.length(spec)), side.fate.policy
+        blocks, policy = side.blocks(form.length(spec)), side.policy
         end = layout_of(spec, policy, blocks)
         assert visible(end) >= LEAST_ENCODED * end.visible_blocks
         assert not end.recent, "the last blocks still wait to be encoded"

@@ -37,7 +37,7 @@ def test_a_plain_job():
     assert job.request.prompt == "a red box"
     assert [str(move) for move in job.request.moves] == ["w-4", "right-2"]
     assert (job.request.seed, job.request.blocks) == (7, 12)
-    assert job.sides == (Side(PRQConfig(clusters=64), POCKET.policy),)
+    assert job.sides == (Side("QVG INT2", PRQConfig(clusters=64), POCKET.policy),)
 
 
 def test_bf16_ignores_the_codec_fields():

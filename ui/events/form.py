@@ -14,8 +14,8 @@ from backends.plain_text import read_number
 from backends.runtime.worker import DeviceInfo
 from qvg.config import PRESETS, PRQConfig
 from ui import safe_json, text
-from ui.components import budget_slider, camera, chips
-from ui.form import budget
+from ui.components import camera, chips
+from ui.form import budget_share
 from ui.form.clips import ClipError, read_clip
 from ui.form.pictures import PictureError, read_picture
 from ui.form.values import CODEC_NUMBERS, POLICY_NUMBERS, QUANTIZED, Form, FormError, default_form
@@ -161,8 +161,8 @@ class Forms:
         blocks = _length(read(PLANNED, values), spec)
         share = getattr(event, "share", None)
         if isinstance(share, (int, float)):
-            return {ui.budget: budget.share_of(spec, blocks, int(share))}
-        return {ui.budget: budget.named(str(event.name), spec)}
+            return {ui.budget: budget_share.share_of(spec, blocks, int(share))}
+        return {ui.budget: budget_share.named(str(event.name), spec)}
 
     def draw_path(self, model: str, path: str | None) -> Changes:
         """What a path comes to, or what is wrong with it. What came as JSON is written out as moves."""
@@ -203,7 +203,7 @@ class Forms:
         device = self._worker.info
         asked = read(PLANNED, values)
         # Also of a budget that is too small, to be moved on from there.
-        slider = budget_slider.value(spec, _length(asked, spec), int(asked.budget or 0))
+        slider = budget_share.value(spec, _length(asked, spec), int(asked.budget or 0))
         try:
             blocks = asked.length(spec)
             sides = asked.named_sides(spec)
@@ -228,7 +228,11 @@ class Forms:
             fate = text.together(needs, device.memory_bytes if device else 0, fits)
         if isinstance(self._worker, TimedWorker):
             fate += f" {text.lent(self._worker.seconds(spec.id, sum(side.blocks(blocks) for side in sides)))}"
-        told = [f"{side.name}: {said}" for side in sides if (said := side.told(spec))]
+        told = [
+            f"{side.name}: {said}"
+            for side in sides
+            if (said := text.fate(side.drops_from, side.ends_after, spec))
+        ]
         limit = int(asked.budget or 0)
         changes: Changes = {
             ui.length_note: inputs.note(length),

@@ -1,60 +1,38 @@
-"""What a run is to make, as the page understood it: the job, and what its sides are called."""
+"""Specification of a run: a validated form, and the request and the sides that it describes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from backends.base import BackendSpec, Request
 from backends.camera import CameraMove, each_latent, format_path
-from backends.memory_plan import blocks_within, most_bytes
+from backends.memory_plan import MIB, fit_longer
 from backends.runtime.jobs import Job, Side
-from qvg.config import CodecConfig
-from ui import text
-from ui.form.budget import MIB, Fate, TooSmall, first_miss, windowed
 
 if TYPE_CHECKING:
     from ui.form.values import Form
 
-Keys = tuple[str, ...]  # held during one latent frame
-
-
-class NamedSide(NamedTuple):
-    """A side of a run as the page calls it, and how it lives inside the budget."""
-
-    name: str
-    codec: CodecConfig
-    fate: Fate
-
-    @property
-    def side(self) -> Side:
-        return Side(self.codec, self.fate.policy, self.fate.ends_after)
-
-    def told(self, spec: BackendSpec) -> str:
-        """What it gives up, in words; empty where nothing."""
-        return text.fate(self.fate.drops_from, self.fate.ends_after, spec)
-
-    def blocks(self, asked: int) -> int:
-        """It makes, of those asked for."""
-        return asked if self.fate.ends_after is None else min(self.fate.ends_after, asked)
+Keys = tuple[str, ...]  # camera keys pressed during one latent frame
 
 
 @dataclass(frozen=True, slots=True)
 class Commission:
-    """A request, what it was made from, and the sides it is made for."""
+    """A request for a model, the sides to generate, and the form that they come from."""
 
     spec: BackendSpec
     asked: Form
     request: Request
-    sides: tuple[NamedSide, ...]
+    sides: tuple[Side, ...]
 
     def job(self, video: str = "", first_block: int = 0) -> Job:
-        return Job(self.spec.id, self.request, tuple(side.side for side in self.sides), video, first_block)
+        """Returns the job for the worker; `video` and `first_block` are those of `Job`."""
+        return Job(self.spec.id, self.request, self.sides, video, first_block)
 
     def settings(self) -> dict[str, Any]:
-        """What a finished file remembers of how it was made."""
+        """Returns how the run was made, for run.json and the metadata of its videos."""
         request = self.request
         return {
             "program": "QVG Studio",
@@ -74,9 +52,9 @@ class Commission:
                 {
                     "codec": side.name,
                     "codec_settings": _plain(side.codec),
-                    "policy": _plain(side.fate.policy),
-                    "ends_after": side.fate.ends_after,
-                    "drops_from": side.fate.drops_from,
+                    "policy": _plain(side.policy),
+                    "ends_after": side.ends_after,
+                    "drops_from": side.drops_from,
                 }
                 for side in self.sides
             ],
@@ -84,48 +62,35 @@ class Commission:
         }
 
 
-def longer(
-    made: Commission,
+def extend(
+    run: Commission,
     blocks: int,
     more: int,
     walked: Sequence[Keys],
     path: Sequence[CameraMove],
     seed: int | None,
 ) -> Commission:
-    """`made`, of which there are `blocks` blocks, gone on with for `more` of them along `path`.
+    """Extends `run`, of which `blocks` blocks exist, by `more` blocks along `path`.
 
-    `walked` is where the camera went so far; `seed` draws other noise from here on. Raises TooSmall where a
-    side could not have begun as it did, had its budget been known to hold so many blocks.
+    `walked` are the keys of each latent frame so far; `seed` replaces the noise from here on. Raises
+    BudgetTooSmall if the longer video would have needed another policy from the start.
     """
-    spec, total = made.spec, blocks + more
+    spec, form, total = run.spec, run.asked, blocks + more
     steps = max(0, blocks * spec.latents_per_block - 1)  # the first frame is where the camera stands
     keys = [*walked[:steps], *[()] * (steps - len(walked)), *each_latent(path)]
-    reseeds = tuple(each for each in made.request.reseeds if each[0] < blocks)
+    reseeds = tuple(each for each in run.request.reseeds if each[0] < blocks)
     if seed is not None:
         reseeds += ((blocks, seed),)
     moves = as_moves(keys)
-    request = replace(made.request, blocks=total, moves=moves, reseeds=reseeds)
-    asked = replace(made.asked, path=format_path(moves), blocks=total, as_path=False)
-    sides = tuple(_going_on(side, made, blocks, total) for side in made.sides)
-    return replace(made, request=request, asked=asked, sides=sides)
-
-
-def _going_on(side: NamedSide, made: Commission, blocks: int, total: int) -> NamedSide:
-    """How a side lives in its budget now that it is to be longer."""
-    budget = int(made.asked.budget or 0) * MIB
-    policy = side.fate.policy
-    if not budget or most_bytes(made.spec, side.codec, policy, total) <= budget:
-        return side._replace(fate=side.fate._replace(drops_from=first_miss(policy, total)))
-    if made.asked.when_full == "stop":
-        return side._replace(fate=Fate(policy, blocks_within(made.spec, side.codec, policy, total, budget)))
-    fitting = windowed(made.spec, side.codec, replace(policy, window=None), total, budget)
-    # A window that is wider than what was made has not been noticed yet.
-    if policy.window is not None or fitting is None or (fitting.window or 0) + fitting.sink < blocks:
-        raise TooSmall(side.name)
-    return side._replace(fate=Fate(fitting, drops_from=first_miss(fitting, total)))
+    request = replace(run.request, blocks=total, moves=moves, reseeds=reseeds)
+    budget = int(form.budget or 0) * MIB
+    sides = tuple(fit_longer(spec, side, blocks, total, budget, form.when_full) for side in run.sides)
+    form = replace(form, path=format_path(moves), blocks=total, as_path=False)
+    return replace(run, request=request, asked=form, sides=sides)
 
 
 def as_moves(keys: Iterable[Keys]) -> tuple[CameraMove, ...]:
+    """Returns the camera moves that press these keys, one a latent frame."""
     return tuple(CameraMove(held, len(list(run))) for held, run in groupby(keys))
 
 

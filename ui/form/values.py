@@ -9,18 +9,18 @@ from typing import Any, Literal, get_args
 
 from backends.base import BackendSpec, PromptChange, Request
 from backends.camera import CameraMove, PathError, parse_path
-from backends.memory_plan import Plan, codec_for, plan
+from backends.memory_plan import MIB, BudgetTooSmall, Plan, WhenFull, codec_for, fit_budget, plan
 from backends.plain_text import COLON, excerpt, read_number
 from backends.runtime.hardware import DeviceInfo
+from backends.runtime.jobs import Side
 from backends.validation import MAX_SEED, check
 from qvg.config import PRESETS, BF16Config, CodecConfig, PRQConfig
 from qvg.policy import CachePolicy
 from ui import text
 from ui.components import camera
-from ui.form.budget import MIB, Fate, TooSmall, WhenFull, live_within
 from ui.form.clips import read_clip
 from ui.form.pictures import read_picture
-from ui.form.run_spec import Commission, NamedSide
+from ui.form.run_spec import Commission
 
 QUANTIZED = tuple(name for name, config in PRESETS.items() if not isinstance(config, BF16Config))
 MAX_STAGES, MAX_ITERATIONS = 16, 64  # beyond, an encode takes minutes and cannot be stopped
@@ -153,21 +153,19 @@ class Form:
         except ValueError as error:
             raise FormError(f"Cache policy: {_sentence(error)}") from None
 
-    def named_sides(self, spec: BackendSpec) -> tuple[NamedSide, ...]:
+    def named_sides(self, spec: BackendSpec) -> tuple[Side, ...]:
+        """Returns one side for each preset of `names`, within the memory budget. Raises FormError."""
         policy, blocks = self.policy(), self.length(spec)
         budget = _whole("The memory budget", self.budget) * MIB
         if budget < 0:
             raise FormError("The memory budget is 0 for none, or more.")
         sides = []
         for name in self.names():
-            codec = self.codec(spec, name)
+            side = Side(name, self.codec(spec, name), policy)
             try:
-                fate = Fate(policy)
-                if budget:
-                    fate = live_within(spec, codec, policy, blocks, budget, self.when_full)
-            except TooSmall as error:
+                sides.append(fit_budget(spec, side, blocks, budget, self.when_full) if budget else side)
+            except BudgetTooSmall as error:
                 raise FormError(text.budget_too_small(name, str(error))) from None
-            sides.append(NamedSide(name, codec, fate))
         return tuple(sides)
 
     def commission(self, spec: BackendSpec) -> Commission:
@@ -196,10 +194,10 @@ class Form:
         return Commission(spec, self, request, self.named_sides(spec))
 
     def plans(self, spec: BackendSpec, device: DeviceInfo | None) -> tuple[Plan, ...]:
-        """Of every side alone."""
+        """Returns the memory plan of every side as if it ran alone. Raises FormError."""
         blocks = self.length(spec)
         return tuple(
-            plan(spec, side.codec, side.fate.policy, side.blocks(blocks), device)
+            plan(spec, side.codec, side.policy, side.blocks(blocks), device)
             for side in self.named_sides(spec)
         )
 

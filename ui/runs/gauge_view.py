@@ -13,13 +13,12 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from backends.base import BackendSpec
-from backends.memory_plan import cache_after
+from backends.memory_plan import MIB, bf16_bytes, cache_after, room_for_cache
 from backends.runtime.hardware import DeviceInfo
+from backends.runtime.jobs import Side
 from qvg.config import BF16, BF16Config, CodecConfig
 from qvg.policy import CachePolicy
 from ui import text
-from ui.form.budget import MIB
-from ui.form.run_spec import NamedSide
 from ui.runs.side import Figures, thinned
 
 _TEMPLATE = (Path(__file__).parents[1] / "components" / "gauge.html").read_text(encoding="utf-8")
@@ -79,17 +78,17 @@ def latents_after(spec: BackendSpec, blocks: int) -> int:
 def projection(spec: BackendSpec, blocks: int) -> list[Point]:
     """All history in BF16, whatever a window or a budget says."""
     end = latents_after(spec, blocks)
-    _, bytes_at_end = cache_after(spec, BF16, CachePolicy(every=1), blocks)
+    bytes_at_end = bf16_bytes(spec, blocks)
     return [Point(0, 0, 0), Point(end, bytes_at_end, bytes_at_end)]
 
 
 def planned(
-    spec: BackendSpec, sides: Sequence[NamedSide], blocks: int, budget_mib: float, device: DeviceInfo | None
+    spec: BackendSpec, sides: Sequence[Side], blocks: int, budget_mib: float, device: DeviceInfo | None
 ) -> dict[str, Any]:
     """Before a run: where it will end, and how it gets there."""
     rows = []
     for side in sides:
-        points = forecast(spec, side.codec, side.fate.policy, max(1, side.blocks(blocks)))
+        points = forecast(spec, side.codec, side.policy, max(1, side.blocks(blocks)))
         end = points[-1].stored_bytes
         groups = [("planned", "planned", end)]
         rows.append(Row(side.name, [Point(0, 0, 0), *points], groups, "", {}, _whole(side)))
@@ -99,7 +98,7 @@ def planned(
 
 def measured(
     spec: BackendSpec,
-    sides: Sequence[NamedSide],
+    sides: Sequence[Side],
     figures: Sequence[Figures],
     blocks: int,
     budget_mib: float,
@@ -131,8 +130,8 @@ def measured(
     return _view(spec, text.GAUGE_NOW, rows, blocks, int(budget_mib) * MIB, device, facts, live=True)
 
 
-def _whole(side: NamedSide) -> str:
-    every = 1 if isinstance(side.codec, BF16Config) else side.fate.policy.every
+def _whole(side: Side) -> str:
+    every = 1 if isinstance(side.codec, BF16Config) else side.policy.every
     return text.FULL_PRECISION if every == 1 else text.not_encoded_yet(every)
 
 
@@ -154,10 +153,10 @@ def split(parts: dict[str, int], scratch: int = 0) -> list[tuple[str, str, int]]
 
 def room(spec: BackendSpec, device: DeviceInfo | None) -> int:
     """Bytes this device has for KV caches, beside weights and activations; 0 where it is not known."""
-    return max(0, device.memory_bytes - spec.working_bytes) if device else 0
+    return max(0, room_for_cache(spec, device)) if device else 0
 
 
-def _lasts(spec: BackendSpec, sides: Sequence[NamedSide], device: DeviceInfo | None) -> list[tuple[str, str]]:
+def _lasts(spec: BackendSpec, sides: Sequence[Side], device: DeviceInfo | None) -> list[tuple[str, str]]:
     """How much video fills this device, by the bytes a block takes in the long run; alone on it."""
     available = room(spec, device)
     if not available or spec.context_latents is not None:

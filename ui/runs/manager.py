@@ -26,12 +26,12 @@ from typing import Literal, Protocol, runtime_checkable
 
 from backends.camera import CameraMove
 from backends.events import Event, Progress, Update
+from backends.memory_plan import BudgetTooSmall
 from backends.runtime.hardware import DeviceInfo
 from backends.runtime.jobs import Job
 from backends.validation import check
 from ui import text
-from ui.form.budget import TooSmall
-from ui.form.run_spec import Commission, as_moves, longer
+from ui.form.run_spec import Commission, as_moves, extend
 from ui.form.values import FormError
 from ui.runs import export, recovery
 from ui.runs.folder import RunFolder
@@ -300,9 +300,9 @@ class Desk:
         """`blocks` more blocks of a video, along `path`. Raises FormError where that cannot be."""
         live = record.live
         try:
-            commission = longer(live.commission, live.blocks, blocks, live.walked, path, seed)
+            commission = extend(live.commission, live.blocks, blocks, live.walked, path, seed)
             check(commission.request, commission.spec)
-        except TooSmall as error:
+        except BudgetTooSmall as error:
             raise FormError(text.budget_too_small_to_go_on(str(error))) from error
         except ValueError as error:
             raise FormError(str(error)) from error

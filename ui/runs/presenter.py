@@ -169,7 +169,7 @@ class Live:
         self._status = self._line(message, "error", ())
 
     def go_on(self, commission: Commission) -> None:
-        """More of the same video is coming; `commission` is `ui.form.run_spec.longer` of the last one."""
+        """More of the same video is coming; `commission` is `ui.form.run_spec.extend` of the last one."""
         self.commission = commission
         self._begin(self.blocks)
 
@@ -267,9 +267,8 @@ class Live:
     def _caption(self, reel: Reel) -> tuple[str, str]:
         spec = self.commission.spec
         side = reel.figures(spec.fps)
-        return compare_view.caption(side, reel.side.told(spec), len(self.reels) > 1), compare_view.headline(
-            side
-        )
+        fate = text.fate(reel.side.drops_from, reel.side.ends_after, spec)
+        return compare_view.caption(side, fate, len(self.reels) > 1), compare_view.headline(side)
 
     def _show(self, track: dict[str, Any], name: str, data: bytes) -> None:
         file = self.folder.keep(name, data)

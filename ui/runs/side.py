@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 
+from backends.runtime.jobs import Side
 from qvg.stats import CacheStats
-from ui.form.run_spec import NamedSide
 from ui.runs.quality import Likeness, likeness, pooled
 from ui.runs.revisit import Revisit, Seen
 
@@ -57,7 +57,7 @@ class Block(NamedTuple):
 class Reel:
     """What there is of one side."""
 
-    def __init__(self, side: NamedSide, returning: Mapping[int, int]) -> None:
+    def __init__(self, side: Side, returning: Mapping[int, int]) -> None:
         self.side = side
         self.codec = ""  # of its video, as players name it
         self.blocks: list[Block] = []
@@ -105,8 +105,8 @@ class Reel:
         likenesses = [block.likeness for block in self.blocks]
         return {
             "codec": self.side.name,
-            "ends_after": self.side.fate.ends_after,
-            "drops_from": self.side.fate.drops_from,
+            "ends_after": self.side.ends_after,
+            "drops_from": self.side.drops_from,
             "frames": self.frames,
             "latents": [block.stats.total_frames for block in self.blocks],
             "latents_seen": stats.frames if stats else 0,
