@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -241,7 +240,7 @@ def test_a_process_compiles_without_a_gpu(tmp_path: Path, monkeypatch) -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_what_a_process_is_to_compile_for_arrives_as_it_was_sent(preset: str) -> None:
     uses = (use("pocket", preset, "BF16"), use("worldplay", preset))
-    assert pickle.loads(pickle.dumps(uses)) == uses
+    assert warmup._parsed(warmup._written(uses)) == uses
 
 
 @pytest.fixture
