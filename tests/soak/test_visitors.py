@@ -20,7 +20,7 @@ from tests.soak.programs import ROOT
 
 RUNS, SETTLED = (350, 50) if FULL else (4, 2)
 GROWTH_MIB = 10.0
-CALL = ["pocket", "instant", "BF16", 1, 1, "", None, None, "", "", 0, "drop", False, None]
+CALL = ["pocket", "instant", "BF16", 1, 1, "", None, None, "", "", 0, "drop", False, None, ""]
 VISITORS, AT_ONCE, SECONDS = (50, 20, 60.0) if FULL else (3, 4, 0.5)
 
 

@@ -20,7 +20,7 @@ from ui.page import build
 from ui.server import sessions
 from ui.server.sessions import Session, Sessions
 
-CALL = ["pocket", "instant", "BF16", 1, 1, "", None, None, "", "", 0, "drop", False, None]
+CALL = ["pocket", "instant", "BF16", 1, 1, "", None, None, "", "", 0, "drop", False, None, ""]
 
 
 @pytest.fixture
