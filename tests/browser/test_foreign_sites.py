@@ -15,7 +15,7 @@ from tests.browser.conftest import ARGUMENTS, CHROMIUM, free_port, serve
 # Names of an attacker's, that lead to this machine as they may anywhere.
 NAMES = ("evil.example", "rebound.example")
 RULES = "--host-resolver-rules=" + ",".join(f"MAP {name} 127.0.0.1" for name in NAMES)
-GENERATE = ["pocket", "instant", "BF16", 1, 1, "", None, None, "", "", 0, "drop", False, None]
+GENERATE = ["pocket", "instant", "BF16", 1, 1, "", None, None, "", "", 0, "drop", False, None, ""]
 
 # Each tries one way and says what it could read or open; what it could change is seen on disk.
 BY_SCRIPT = """async ({ base, generate }) => {

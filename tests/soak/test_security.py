@@ -228,7 +228,7 @@ def test_a_forged_address_of_a_file_is_one_line_in_the_log(tmp_path: Path, caplo
     """And the same sentence, whether there is such a file or not."""
     page = build(FakeWorker(), tmp_path / "outputs")
     _, address, _ = page.launch(prevent_thread_lock=True, quiet=True)
-    inputs = ["pocket", "a box", "BF16", 1, 1, "", None, None, "", "", 0, "drop", False, None]
+    inputs = ["pocket", "a box", "BF16", 1, 1, "", None, None, "", "", 0, "drop", False, None, ""]
     told = []
     try:
         with httpx.Client(base_url=f"{address}gradio_api/call/", timeout=30) as client:
