@@ -6,7 +6,7 @@ left out. `still` holds no key. Moves are separated by commas, semicolons or lin
 is a trajectory, JSON as HY-WorldPlay reads it; text that begins with `[` is moves as JSON:
 `[{"keys": ["w", "right"], "n": 4}]`. Text may come as it was pasted: with the signs that `plain_text.PLAIN`
 knows, in quotes or a code fence, in upper case, `8.0` for 8. The browser reads moves alike: see
-ui/components/path.js.
+ui/components/camera_path.js.
 """
 
 from __future__ import annotations
@@ -204,6 +204,29 @@ def each_latent(moves: Iterable[CameraMove]) -> Iterator[tuple[str, ...]]:
     for move in moves:
         for _ in range(move.latents):
             yield move.keys
+
+
+class Pose(NamedTuple):
+    """Where the camera is on the map; heading 0 looks up the page, and grows clockwise."""
+
+    x: float
+    y: float
+    heading: float
+
+
+def trace(moves: Iterable[CameraMove], metres_per_latent: float, degrees_per_latent: float) -> list[Pose]:
+    """Returns the camera after each latent frame, the start included; metres, and radians."""
+    turned = math.radians(degrees_per_latent)
+    pose = Pose(0.0, 0.0, 0.0)
+    poses = [pose]
+    for keys in each_latent(moves):
+        ahead = metres_per_latent * (("w" in keys) - ("s" in keys))
+        aside = metres_per_latent * (("d" in keys) - ("a" in keys))
+        heading = pose.heading + turned * (("right" in keys) - ("left" in keys))
+        sin, cos = math.sin(heading), math.cos(heading)
+        pose = Pose(pose.x + ahead * sin + aside * cos, pose.y + ahead * cos - aside * sin, heading)
+        poses.append(pose)
+    return poses
 
 
 class TrajectoryFrame(NamedTuple):

@@ -11,7 +11,6 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
-from html import unescape
 from typing import Any
 
 import gradio as gr
@@ -380,8 +379,8 @@ def _listed(past: Past) -> dict[str, Any]:
 
 
 def _said(view: View) -> str:
-    """The status line, which is escaped for the page."""
-    return unescape(view.status["text"])
+    """The status line."""
+    return view.status["text"]
 
 
 def with_settings(form: Form, spec: BackendSpec, settings: Any) -> Form:

@@ -13,16 +13,26 @@ from typing import Any
 import gradio as gr
 import httpx
 from gradio.exceptions import InvalidPathError
-from gradio.themes import Base
 from gradio.utils import colab_check, is_hosted_notebook
 from starlette.middleware import Middleware
 
 from backends import registry
 from backends.media import decoding
 from ui import api, text
-from ui.components import chips
-from ui.events import machine
+from ui.components import (
+    brand,
+    chips,
+    device,
+    machine_report,
+    run_lists,
+    theme_toggle,
+)
+from ui.components import examples as example_cards
+from ui.components import models as model_list
+from ui.components.base import styles
+from ui.events import camera, machine
 from ui.events.form import ASKED, PLANNED, Forms, widgets_of
+from ui.events.models import ModelEvents
 from ui.events.runs import Runs
 from ui.form import examples, values
 from ui.runs import downloads, gauge_view, lists_view
@@ -34,15 +44,12 @@ from ui.server.guard import Guard, Policy
 from ui.server.login_throttle import LoginThrottle
 from ui.server.served_files import ServedFiles
 from ui.server.sessions import OpenStreams, Sessions
+from ui.theme import theme
 from ui.widgets import inputs
 from ui.widgets.inputs import Controls
 from ui.widgets.outputs import Stage, build_outputs
 
-_HERE = Path(__file__).parent
-_CSS = "".join(
-    (_HERE / name).read_text(encoding="utf-8")
-    for name in ("theme.css", "components/camera.css", "components/stage.css")
-)
+_CSS = (Path(__file__).parent / "theme.css").read_text(encoding="utf-8") + styles()
 _UPLOADS_HOURS = 24  # at most, of uploads and of what was made for one answer
 # Inside a frame of another site a browser may deny storage, where Gradio's scripts end: they get one that
 # lasts as long as the page is open, and the session is the visitor's name.
@@ -182,53 +189,6 @@ def _shares(asked: bool | None) -> bool:
     return colab_check() or is_hosted_notebook() or os.environ.get("GRADIO_SHARE", "").lower() == "true"
 
 
-def theme() -> Base:
-    """System fonts only: nothing is fetched."""
-    return Base(
-        primary_hue="teal",
-        secondary_hue="teal",
-        neutral_hue="zinc",
-        radius_size="md",
-        text_size="md",
-        font=["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "sans-serif"],
-        font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
-    ).set(
-        body_background_fill="#f6f6f4",
-        body_background_fill_dark="#131416",
-        block_background_fill="transparent",
-        block_background_fill_dark="transparent",
-        block_border_width="0px",
-        block_border_width_dark="0px",
-        block_label_background_fill="transparent",
-        block_label_background_fill_dark="transparent",
-        block_label_border_width="0px",
-        block_label_border_width_dark="0px",
-        block_padding="0px",
-        block_title_text_weight="600",
-        block_title_text_color="*body_text_color",
-        block_title_text_color_dark="*body_text_color",
-        block_title_text_size="*text_sm",
-        block_info_text_size="*text_xs",
-        block_info_text_color="*body_text_color_subdued",
-        block_info_text_color_dark="*body_text_color_subdued",
-        body_text_color_subdued="#63656b",
-        body_text_color_subdued_dark="#a2a6ae",
-        input_background_fill="white",
-        input_background_fill_dark="#1d1f22",
-        input_border_width="1px",
-        input_border_width_dark="1px",
-        slider_color="*primary_700",
-        slider_color_dark="*primary_500",
-        button_primary_background_fill="*primary_700",
-        button_primary_background_fill_hover="*primary_800",
-        button_primary_background_fill_dark="*primary_700",
-        button_primary_background_fill_hover_dark="*primary_600",
-        button_primary_text_color="white",
-        button_primary_text_color_dark="white",
-        layout_gap="14px",
-    )
-
-
 def build(
     worker: WorkerLike, outputs: Path, runs_per_visitor: int = RUNS_PER_VISITOR, limits: Limits = LIMITS
 ) -> Studio:
@@ -247,29 +207,20 @@ def build(
         # First, because listeners of the page have such names too.
         api.connect(desk)
         with gr.Row(elem_classes="top"):
-            gr.HTML(
-                f"<h1>{text.TITLE}</h1><p>{text.TAGLINE}</p>", elem_classes="brand", apply_default_css=False
-            )
-            device = gr.HTML(text.DEVICE_UNKNOWN, elem_id="device", apply_default_css=False)
-            about = machine.component()
-            gr.HTML(
-                html_template='<button type="button" class="chip"></button>',
-                js_on_load=(_HERE / "components" / "page.js").read_text(encoding="utf-8"),
-                elem_id="theme",
-                apply_default_css=False,
-                light=text.LIGHT,
-                dark=text.DARK,
-            )
-        tries = examples.component()
+            brand.component()
+            on_device = device.component()
+            about = machine_report.component(machine.view(()))
+            theme_toggle.component()
+        tries = example_cards.component([(each.name, each.said) for each in examples.EXAMPLES])
         with gr.Row(elem_classes="columns", equal_height=False):
             with gr.Column(elem_classes="panel", min_width=320, scale=4):
-                widgets = inputs.build(entries)
+                widgets = inputs.build(entries, camera.ANSWERS)
                 with widgets.manage:
-                    shop = downloads.component({"busy": False, "locked": False, "models": []})
+                    shop = model_list.component({"busy": False, "locked": False, "models": []})
             with gr.Column(elem_classes="stage", min_width=320, scale=8):
                 sides = values.default_form(spec).named_sides(spec)
                 parts = build_outputs(gauge_view.planned(spec, sides, spec.default_blocks, 0, None), steer)
-                past = lists_view.history()
+                past = run_lists.history(lists_view.history_of([], "", False))
         screen = Stage(
             **parts,
             history=past,
@@ -283,7 +234,7 @@ def build(
 
         stock = downloads.Models(lambda: desk.shared)
         while_loading = gr.Timer(1.0, active=False)
-        events = downloads.ModelEvents(stock, widgets, shop, while_loading)
+        events = ModelEvents(stock, widgets, shop, while_loading)
         looked_after = [shop, while_loading, widgets.model, widgets.about]
         shop.pick(events.pick, widgets.model, looked_after, **_EVERY)
         while_loading.tick(events.look, widgets.model, looked_after, **_QUIET)
@@ -293,9 +244,9 @@ def build(
         about.pick(here.look, None, about, **_QUIET)
 
         timer = gr.Timer(1.0)
-        timer.tick(forms.look_for_device, None, [device, timer], **_QUIET)
+        timer.tick(forms.look_for_device, None, [on_device, timer], **_QUIET)
         planned = [screen.run_id, widgets.model, *widgets_of(widgets, PLANNED)]
-        device.change(forms.foresee, planned, _foreseen(widgets, screen), **_QUIET)
+        on_device.change(forms.foresee, planned, _foreseen(widgets, screen), **_QUIET)
         # The gauge has been built so, and may belong to a run by now.
         page.load(forms.foresee_in_words, planned, _foreseen(widgets, screen)[:-1], **_QUIET)
         page.load(runs.arrive, [screen.visitor], [*_followed(widgets, screen), screen.visitor], **_RUNNING)

@@ -1,14 +1,10 @@
-"""Every word the page shows, and how numbers are written."""
+"""Every word the page shows. How numbers are written is in `ui.format`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-from backends.sizes import memory_size
-
-if TYPE_CHECKING:
-    from backends.base import BackendSpec
-    from ui.form.run_spec import Commission
+from ui.format import clock, decibels, left, plural, size, times
 
 TITLE = "QVG Studio"
 TAGLINE = "Long video from a 2-bit memory"
@@ -225,24 +221,6 @@ def not_a_host(written: str) -> str:
     return f"{written!r} is not a host name: write a name such as studio.example, without a path."
 
 
-def size(count: float) -> str:
-    """`840 KiB`, `63.2 MiB`, `23.60 GiB`."""
-    return memory_size(count, digits=2)
-
-
-def times(ratio: float) -> str:
-    """`6.2×`"""
-    return f"{ratio:.1f}×"
-
-
-def length(blocks: int, frames: int, fps: int) -> str:
-    return f"{plural(blocks, 'block')}, {plural(frames, 'frame')}, {frames / fps:.1f} s at {fps} fps"
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def path_length(moves: int, latents: int) -> str:
     return f"{plural(moves, 'move')}, {plural(latents, 'latent frame')}."
 
@@ -283,17 +261,9 @@ def spoken_gauge(stored: int, bf16: int, ratio: float, smaller: str) -> str:
     return f"{size(stored)} held; BF16 would hold {size(bf16)}; {times(ratio)} {smaller}"
 
 
-def video_length(spec: BackendSpec, blocks: int) -> str:
+def video_length(frames: int, fps: int) -> str:
     """`4,321 frames (6:00)`"""
-    frames = spec.video_frames(blocks)
-    return f"{plural(frames, 'frame')} ({clock(frames / spec.fps)})"
-
-
-def clock(seconds: float) -> str:
-    """`0:07`, `5:08`, `2:05:08`"""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    return f"{plural(frames, 'frame')} ({clock(frames / fps)})"
 
 
 def not_encoded_yet(together: int) -> str:
@@ -311,12 +281,15 @@ def seen(frames: int, total: int) -> str:
     return f"{frames:,} of {total:,} latent frames"
 
 
-def fate(drops_from: int | None, ends_after: int | None, spec: BackendSpec) -> str:
-    """What a side gives up to stay in its budget, by block; empty where nothing."""
+def fate(drops_from: int | None, ends_after: int | None, frames: Callable[[int], int]) -> str:
+    """What a side gives up to stay in its budget, by block; empty where nothing.
+
+    `frames` are the video's after so many blocks.
+    """
     if drops_from is not None:
-        return f"drops frames from frame {spec.video_frames(drops_from) + 1:,} on"
+        return f"drops frames from frame {frames(drops_from) + 1:,} on"
     if ends_after is not None:
-        return f"out of memory at frame {spec.video_frames(ends_after) + 1:,}"
+        return f"out of memory at frame {frames(ends_after) + 1:,}"
     return ""
 
 
@@ -351,10 +324,6 @@ def budget_too_small_to_go_on(name: str) -> str:
         f"{name} cannot keep a longer video in this memory budget the way it began: "
         "raise the budget, or make a new video."
     )
-
-
-def decibels(psnr: float | str) -> str:
-    return psnr if isinstance(psnr, str) else f"{psnr:.1f} dB"
 
 
 def revisit(psnr: float | str) -> str:
@@ -407,17 +376,6 @@ def progress(block: int, blocks: int, step: int, steps: int, side: str, left_s: 
     return said if left_s is None else f"{said}, {left(left_s)}"
 
 
-def about(seconds: float) -> str:
-    """`about 40 s`, `about 3 min`"""
-    if seconds < 100:
-        return f"about {max(1, round(seconds))} s"
-    return f"about {round(seconds / 60)} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
-
-
-def left(seconds: float) -> str:
-    return f"{about(seconds)} left"
-
-
 def part_of(some: str, all_of_it: str) -> str:
     return f"{some} of {all_of_it}"
 
@@ -449,13 +407,6 @@ def stopped(frames: int, fps: int, freed_bytes: int, memory_bytes: int) -> str:
     if not frames:
         return f"Stopped before the first block was finished.{freed}"
     return f"Stopped: {plural(frames, 'frame')}, {frames / fps:.1f} s of video, kept.{freed}"
-
-
-def job_name(commission: Commission) -> str:
-    """What a run is called in a list."""
-    sides = " | ".join(side.name for side in commission.sides)
-    prompt = commission.request.prompt or commission.spec.title
-    return f"{prompt[:80]} · {sides} · {plural(commission.request.blocks, 'block')}"
 
 
 def side_in_short(name: str, ratio: float, psnr: float | str | None, revisit_psnr: float | str | None) -> str:

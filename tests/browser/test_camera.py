@@ -5,11 +5,12 @@ import math
 
 import pytest
 
-from backends.camera import parse_path, trace_trajectory
+from backends.camera import parse_path, trace, trace_trajectory
 from backends.pocket.spec import SPEC
 from tests.backends.test_camera import PASTED
 from tests.browser.conftest import at_rest
-from ui.components import camera
+from ui.components.base import script
+from ui.form.camera_path import CONSTANTS, FIRST
 
 PATH = "#path :is(textarea, input)"
 
@@ -82,7 +83,7 @@ def test_the_pad_the_timeline_and_the_text_are_one(page, picture):
     page.wait_for_function(f"/^right-([7-9]|[1-9][0-9]), w-9$/.test(document.querySelector({PATH!r}).value)")
 
     page.click("#camera .chip >> text=Look around and back")
-    path_is(page, camera.FIRST)
+    path_is(page, FIRST)
     page.fill(PATH, "w-3, fly-2")
     page.wait_for_selector("#path-note .note.bad")
     assert moves.count() == 2, "a mistake keeps the last good map"
@@ -107,14 +108,14 @@ def test_quick_changes_do_not_keep_the_page_busy(page):
 
 def test_where_the_text_leads_is_where_the_map_draws_it(page):
     """The browser's own arithmetic, against Python's."""
-    for text in ("w-8, right-4, d-3", "w+left-9, still-2, s+right-12, a-7", camera.FIRST):
+    for text in ("w-8, right-4, d-3", "w+left-9, still-2, s+right-12, a-7", FIRST):
         found = page.evaluate(
             "([source, text, metres, degrees]) => new Function('text', 'metres', 'degrees', source +"
             " 'const m = parsePath(text); return [tracePath(m, metres, degrees), formatPath(m)];')"
             "(text, metres, degrees)",
-            [camera.PATH_SCRIPT, text, SPEC.metres_per_latent, SPEC.degrees_per_latent],
+            [script(["camera_path"], CONSTANTS), text, SPEC.metres_per_latent, SPEC.degrees_per_latent],
         )
-        expected = camera.trace(parse_path(text), SPEC)
+        expected = trace(parse_path(text), SPEC.metres_per_latent, SPEC.degrees_per_latent)
         assert found[1] == text
         assert len(found[0]) == len(expected)
         for one, two in zip(found[0], expected, strict=True):
@@ -125,7 +126,7 @@ def test_the_browser_reads_text_as_pasted_as_python_does(page):
     found = page.evaluate(
         "([source, texts]) => new Function('texts', source +"
         " 'return texts.map(parsePath).map((moves) => moves && formatPath(moves));')(texts)",
-        [camera.PATH_SCRIPT, [row["text"] for row in PASTED]],
+        [script(["camera_path"], CONSTANTS), [row["text"] for row in PASTED]],
     )
     assert found == [row.get("path") for row in PASTED]
 
@@ -153,7 +154,7 @@ def test_a_line_is_drawn_and_the_camera_turned_by_mouse(page, picture):
     page.mouse.up()
     page.wait_for_function(f"/w/.test(document.querySelector({PATH!r}).value)")
     drawn = page.input_value(PATH)
-    end = camera.trace(parse_path(drawn), SPEC)[-1]
+    end = trace(parse_path(drawn), SPEC.metres_per_latent, SPEC.degrees_per_latent)[-1]
     assert end.x > 0
     assert math.degrees(math.atan2(end.x, end.y)) == pytest.approx(22.6, abs=6)
     picture(page, "camera")

@@ -10,7 +10,7 @@ from PIL import Image
 from backends.longcat.spec import TINY
 from backends.memory_plan import codec_for, plan
 from tests.browser.conftest import free_port, serve
-from ui import text
+from ui.format import size
 from ui.runs import mp4
 
 
@@ -43,7 +43,7 @@ def test_a_picture_becomes_a_clip_and_is_continued(open_page, program, tmp_path)
     assert "Made at 96 x 64, the size nearest" in page.inner_text("#status")
     # The history of the last continuation: three latents, in one span whatever the policy says.
     codec = codec_for(TINY, "QVG INT2")
-    assert page.inner_text(".gauge .held") == text.size(plan(TINY, codec, TINY.policy, 2, None).kv_bytes)
+    assert page.inner_text(".gauge .held") == size(plan(TINY, codec, TINY.policy, 2, None).kv_bytes)
     page.wait_for_selector(".screen[data-state=final] video")
     with page.expect_download() as download:
         page.click("a.download")

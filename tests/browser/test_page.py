@@ -10,7 +10,7 @@ from PIL import Image
 from backends.pocket.spec import SPEC
 from tests.browser.conftest import at_rest
 from tests.ui.fake_worker import counter
-from ui.components import camera
+from ui.form.camera_path import FIRST
 from ui.form.values import FIRST_SEED
 from ui.runs import mp4
 
@@ -78,7 +78,7 @@ def download(page: Any, button: str, folder: Path) -> Path:
 
 def test_from_click_to_download(page, tmp_path, picture):
     assert page.input_value(PROMPT) == SPEC.examples[0]
-    assert page.input_value(PATH) == camera.FIRST
+    assert page.input_value(PATH) == FIRST
     picture(page, "empty")
     generate(page, "a red box", blocks=8)
     page.wait_for_function("document.querySelector('#player video')?.buffered.length")

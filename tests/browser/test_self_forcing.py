@@ -10,7 +10,7 @@ from backends.memory_plan import codec_for
 from backends.self_forcing.spec import TINY
 from qvg.policy import cache_bytes
 from tests.browser.conftest import free_port, serve
-from ui import text
+from ui.format import size
 from ui.runs import mp4
 
 
@@ -40,7 +40,7 @@ def test_a_prompt_becomes_a_video_block_by_block(open_page, program, tmp_path):
     # Two blocks encoded together, one in full precision; the last one is not remembered.
     codec = codec_for(TINY, "QVG INT2")
     stored, _ = cache_bytes(TINY.geometry, codec, TINY.policy, 3, TINY.latents_per_block)
-    assert page.inner_text(".gauge .held") == text.size(stored)
+    assert page.inner_text(".gauge .held") == size(stored)
     page.wait_for_selector(".screen[data-state=final] video")
     with page.expect_download() as download:
         page.click("a.download")

@@ -20,7 +20,7 @@ from tests.soak.test_parsers import SIDE
 from tests.ui.fake_worker import INFO, FakeWorker
 from tests.ui.page import Page
 from ui import text
-from ui.components import camera
+from ui.events import camera
 from ui.form.values import Form, FormError, default_form
 from ui.runs import export, lists_view, mp4
 from ui.runs.manager import Desk

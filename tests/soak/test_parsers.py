@@ -40,7 +40,7 @@ from tests.soak.growth import MOST, RUNS, exponent, run_of
 from tests.ui.fake_worker import INFO, FakeWorker
 from tests.ui.page import widgets
 from ui import api, safe_json
-from ui.components import camera
+from ui.events import camera
 from ui.events.form import PLANNED, Forms, filled
 from ui.form import budget_share
 from ui.form.pictures import PictureError

@@ -17,6 +17,9 @@ import gradio as gr
 
 from backends import registry
 from tests.ui.fake_worker import counter
+from ui.components import run_lists
+from ui.components.note import NOTHING
+from ui.events import camera
 from ui.events.form import ASKED, OPTIONS, Forms
 from ui.events.runs import Runs
 from ui.form.values import default_form
@@ -33,10 +36,11 @@ POCKET = registry.find("pocket")
 def widgets() -> tuple[Controls, Stage]:
     """What a page has, made once: widgets know nothing of runs."""
     with gr.Blocks():
-        form = inputs.build(registry.entries())
+        form = inputs.build(registry.entries(), camera.ANSWERS)
         sides = default_form(POCKET).named_sides(POCKET)
         parts = build_outputs(gauge_view.planned(POCKET, sides, 12, 0, None), lambda asked: False)
-        here = Stage(**parts, history=lists_view.history(), run_id=gr.State(""), visitor=gr.BrowserState(""))
+        past = run_lists.history(lists_view.history_of([], "", False))
+        here = Stage(**parts, history=past, run_id=gr.State(""), visitor=gr.BrowserState(""))
     return form, here
 
 
@@ -152,7 +156,7 @@ class Page:
 
     @property
     def problem(self) -> str:
-        return self.shown.get(self.ui.problem, "")
+        return self.shown.get(self.ui.problem, NOTHING)["said"]
 
     @property
     def history(self) -> list[dict[str, Any]]:

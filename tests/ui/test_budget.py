@@ -64,11 +64,11 @@ def test_at_the_same_budget_bf16_forgets_and_two_bits_remember():
     assert bf16.drops_from == 6
     assert qvg.drops_from is None
     assert qvg.policy.window is None
-    assert text.fate(bf16.drops_from, None, POCKET) == "drops frames from frame 25 on"
+    assert text.fate(bf16.drops_from, None, POCKET.video_frames) == "drops frames from frame 25 on"
     stops = fit_budget(POCKET, whole(), 20, 23 * MIB, "stop")
     # Five blocks of 3.5 MiB, and the one being denoised.
     assert stops.ends_after == 5
-    assert text.fate(None, stops.ends_after, POCKET) == "out of memory at frame 21"
+    assert text.fate(None, stops.ends_after, POCKET.video_frames) == "out of memory at frame 21"
 
 
 @pytest.mark.parametrize("every", [1, 4, 8])

@@ -32,11 +32,11 @@ def foreseen(page: Page, run_id: str = "", **changes: Any) -> dict[Any, Any]:
 
 def test_the_path_is_explained_as_it_is_typed(page):
     good = page.forms.draw_path("pocket", "w-8, right-4")
-    assert "2 moves, 12 latent frames" in good[page.ui.path_note]
+    assert "2 moves, 12 latent frames" in good[page.ui.path_note]["said"]
     assert page.ui.path not in good
     bad = page.forms.draw_path("pocket", "w-8, rihgt-4")
-    assert "move 2 (character 6)" in bad[page.ui.path_note]
-    assert "<b>" not in page.forms.draw_path("pocket", "<b>-2")[page.ui.path_note]
+    assert "move 2 (character 6)" in bad[page.ui.path_note]["said"]
+    assert "<b>" in page.forms.draw_path("pocket", "<b>-2")[page.ui.path_note]["said"], "plain text"
 
 
 def test_a_pasted_trajectory_becomes_moves(page):
@@ -48,16 +48,16 @@ def test_a_pasted_trajectory_becomes_moves(page):
 
 def test_a_bad_picture_is_a_sentence(page, tmp_path):
     (tmp_path / "a.png").touch()
-    assert "empty" in page.forms.look_at_picture(str(tmp_path / "a.png"))[page.ui.picture_note]
-    assert page.forms.look_at_picture(None)[page.ui.picture_note] == ""
+    assert "empty" in page.forms.look_at_picture(str(tmp_path / "a.png"))[page.ui.picture_note]["said"]
+    assert page.forms.look_at_picture(None)[page.ui.picture_note]["said"] == ""
 
 
 def test_the_plan_is_in_words_before_the_click(page, worker):
     worker.info = INFO
     said = foreseen(page, blocks=12)
-    assert "12 blocks, 48 frames, 4.0 s at 12 fps" in said[page.ui.length_note]
-    assert re.search(r"ends at .* instead of .* in BF16.* fits", said[page.ui.memory_note])
-    assert said[page.ui.budget_note] == ""
+    assert "12 blocks, 48 frames, 4.0 s at 12 fps" in said[page.ui.length_note]["said"]
+    assert re.search(r"ends at .* instead of .* in BF16.* fits", said[page.ui.memory_note]["said"])
+    assert said[page.ui.budget_note]["said"] == ""
     assert said[page.stage.gauge]["live"] is False
 
 
@@ -68,32 +68,33 @@ def test_time_on_a_lent_device_is_told_before_the_click(tmp_path):
             return 10 * blocks
 
     lent = Page(Desk(Lent(), tmp_path))
-    assert "Asks the Space for 120 s of GPU time." in foreseen(lent, blocks=12)[lent.ui.memory_note]
+    assert "Asks the Space for 120 s of GPU time." in foreseen(lent, blocks=12)[lent.ui.memory_note]["said"]
     both = foreseen(
         lent, blocks=20, memory="compare", sides=("BF16", "QVG INT2"), budget=23, when_full="stop"
     )
-    assert "Asks the Space for 250 s of GPU time." in both[lent.ui.memory_note], "BF16 ends after five blocks"
+    said = both[lent.ui.memory_note]["said"]
+    assert "Asks the Space for 250 s of GPU time." in said, "BF16 ends after five blocks"
 
 
 def test_a_comparison_is_planned_together(page, worker):
     sides = ["BF16", "QVG INT2"]
-    assert "together need" in foreseen(page, memory="compare", sides=sides)[page.ui.memory_note]
+    assert "together need" in foreseen(page, memory="compare", sides=sides)[page.ui.memory_note]["said"]
     worker.info = INFO
     said = foreseen(page, memory="compare", sides=sides, budget=23, blocks=20)
-    assert "of 8.00 GiB: fits" in said[page.ui.memory_note]
-    assert "In 23.0 MiB: BF16: drops frames from frame 25 on." in said[page.ui.budget_note]
+    assert "of 8.00 GiB: fits" in said[page.ui.memory_note]["said"]
+    assert "In 23.0 MiB: BF16: drops frames from frame 25 on." in said[page.ui.budget_note]["said"]
     assert len(said[page.stage.gauge]["rows"]) == 2
     small = INFO.__class__(
         **{name: getattr(INFO, name) for name in INFO.__slots__} | {"memory_bytes": 1 << 28}
     )
     worker.info = small
-    said = foreseen(page, memory="compare", sides=sides)[page.ui.memory_note]
+    said = foreseen(page, memory="compare", sides=sides)[page.ui.memory_note]["said"]
     assert "does not fit" in said
     assert "bad" in said
 
 
 def test_a_budget_everyone_keeps_is_said(page):
-    said = foreseen(page, budget=4000)[page.ui.budget_note]
+    said = foreseen(page, budget=4000)[page.ui.budget_note]["said"]
     assert "Every side keeps its whole history in 3.91 GiB." in said
 
 
@@ -108,12 +109,12 @@ def test_the_plan_leaves_a_finished_gauge_alone(page):
 )  # fmt: skip
 def test_a_plan_that_cannot_be_is_a_sentence(page, changes):
     said = foreseen(page, **changes)
-    assert "bad" in said[page.ui.length_note]
-    assert said[page.ui.memory_note] == ""
+    assert said[page.ui.length_note]["kind"] == "bad"
+    assert said[page.ui.memory_note]["said"] == ""
 
 
 def test_a_malformed_path_is_said_once(page):
-    assert foreseen(page, path="fly-3")[page.ui.length_note] == ""
+    assert foreseen(page, path="fly-3")[page.ui.length_note]["said"] == ""
 
 
 @pytest.mark.parametrize("model", registry.IDS)
@@ -124,7 +125,7 @@ def test_choosing_a_model_sets_the_form(page, model):
     assert changes[page.ui.camera].visible == ("camera" in spec.inputs)
     assert changes[page.ui.every] == spec.policy.every
     assert changes[page.ui.clusters].value == spec.clusters
-    assert spec.summary.split("'")[0] in changes[page.ui.about].replace("&#x27;", "'")
+    assert spec.summary.split("'")[0] in changes[page.ui.about]["summary"]
 
 
 def test_choosing_a_mode_explains_it_and_sets_its_policy(page, worker):

@@ -7,9 +7,9 @@ import pytest
 from backends import registry
 from backends.memory_plan import codec_for
 from tests.ui.fake_worker import INFO, stats
-from ui import text
 from ui.form.run_spec import Commission
 from ui.form.values import default_form
+from ui.format import about, size
 from ui.runs import gauge_view
 from ui.runs.revisit import Seen
 from ui.runs.side import Block, Reel, stages
@@ -183,7 +183,7 @@ def test_a_forecast_ends_at_the_end(blocks):
     ],
 )
 def test_sizes(count, words):
-    assert text.size(count) == words
+    assert size(count) == words
 
 
 @pytest.mark.parametrize(
@@ -191,4 +191,4 @@ def test_sizes(count, words):
     [(0.2, "about 1 s"), (42.4, "about 42 s"), (200, "about 3 min"), (9000, "about 2.5 h")],
 )
 def test_times_to_come(seconds, words):
-    assert text.about(seconds) == words
+    assert about(seconds) == words

@@ -15,8 +15,9 @@ from backends.hub.artifacts import Artifact, File, Source
 from backends.longcat import spec
 from tests.backends.fake_hub import COMMIT, FakeHub
 from tests.ui.page import widgets
-from ui.runs import downloads
-from ui.runs.downloads import ModelEvents, Models
+from ui.components import models
+from ui.events.models import ModelEvents
+from ui.runs.downloads import Models
 
 DATA = b"weights" * 30_000
 FILE = File("model.bin", len(DATA), hashlib.sha256(DATA).hexdigest())
@@ -60,7 +61,7 @@ def test_every_model_is_listed_with_its_size_and_licence(hub):
     owned = card(Models())
     assert (owned["said"], owned["state"], owned["size"]) == ("Not here yet", "absent", "0 MB")
     assert owned["asks"]
-    assert "&lt;An owned model&gt;: owner/model" in owned["parts"][0]
+    assert "<An owned model>: owner/model" in owned["parts"][0]
     for each in listing["models"]:
         assert each["licence"]
 
@@ -90,7 +91,7 @@ def test_a_licence_is_accepted_then_the_model_comes_and_goes(hub):
     stock = Models()
     stock.download("longcat", False, "")
     finish(stock)
-    assert "The licence of &lt;An owned model&gt; has to be accepted first" in card(stock)["problem"]
+    assert "The licence of <An owned model> has to be accepted first" in card(stock)["problem"]
     stock.download("longcat", True, "")
     finish(stock)
     done = card(stock)
@@ -157,7 +158,7 @@ def test_strangers_may_only_look(hub):
 def test_buttons_refresh_the_picker(hub):
     ui, _ = widgets()
     with gr.Blocks():
-        shown, timer = downloads.component({}), gr.Timer()
+        shown, timer = models.component({}), gr.Timer()
     stock = Models()
     events = ModelEvents(stock, ui, shown, timer)
     pressed = SimpleNamespace(id="longcat", action="download", accepted=True, token="")
@@ -168,6 +169,6 @@ def test_buttons_refresh_the_picker(hub):
     assert changes[timer].active is False
     (name,) = (name for name, value in changes[ui.model].choices if value == "longcat")
     assert name == spec.SPEC.title
-    assert "Ready" in changes[ui.about]
+    assert changes[ui.about]["ready"]
     events.pick(SimpleNamespace(id="longcat", action="delete"), "longcat")
     assert card(stock)["state"] == "absent"

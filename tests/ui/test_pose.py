@@ -6,55 +6,58 @@ import re
 import shutil
 import subprocess
 import unicodedata
-from pathlib import Path
 
 import pytest
 
-from backends.camera import KEYS, parse_path
+from backends.camera import KEYS, MAX_TEXT, parse_path, trace
 from backends.plain_text import PLAIN
 from backends.pocket.spec import SPEC
 from tests.backends.test_camera import PASTED
 from tests.soak.growth import RUNS
-from ui.components import camera
+from ui.components.base import HERE, script
+from ui.components.camera import PAD
+from ui.events import camera
+from ui.form.camera_path import CONSTANTS, PRESETS
 
+PATH_SCRIPT = script(["camera_path"], CONSTANTS)
 WALK = SPEC.metres_per_latent
 
 
-@pytest.mark.parametrize("key", camera.PAD, ids=lambda key: key.key)
+@pytest.mark.parametrize("key", PAD, ids=lambda key: key.key)
 def test_every_pad_key_is_a_move(key):
     (move,) = parse_path(f"{key.key}-3")
     assert str(move) == f"{key.key}-3"
     assert key.name
 
 
-@pytest.mark.parametrize(("name", "path"), camera.PRESETS)
+@pytest.mark.parametrize(("name", "path"), PRESETS)
 def test_every_preset_is_a_path(name, path):
     assert name
     assert parse_path(path)
 
 
 def test_walking_goes_up_the_map():
-    end = camera.trace(parse_path("w-10"), SPEC)[-1]
+    end = trace(parse_path("w-10"), SPEC.metres_per_latent, SPEC.degrees_per_latent)[-1]
     assert end.x == pytest.approx(0)
     assert end.y == pytest.approx(10 * WALK)
     assert end.heading == 0
 
 
 def test_turning_right_then_walking_goes_right():
-    end = camera.trace(parse_path("right-36, w-10"), SPEC)[-1]
+    end = trace(parse_path("right-36, w-10"), SPEC.metres_per_latent, SPEC.degrees_per_latent)[-1]
     assert math.degrees(end.heading) == pytest.approx(90)
     assert end.x == pytest.approx(10 * WALK)
     assert end.y == pytest.approx(0, abs=1e-9)
 
 
 def test_stepping_aside_keeps_the_view():
-    end = camera.trace(parse_path("d-5"), SPEC)[-1]
+    end = trace(parse_path("d-5"), SPEC.metres_per_latent, SPEC.degrees_per_latent)[-1]
     assert (end.x, end.y, end.heading) == pytest.approx((5 * WALK, 0, 0))
 
 
 @pytest.mark.parametrize("path", ["right-40, left-40", "w-24, s-24", "a+right-144"])
 def test_paths_that_come_back(path):
-    end = camera.trace(parse_path(path), SPEC)[-1]
+    end = trace(parse_path(path), SPEC.metres_per_latent, SPEC.degrees_per_latent)[-1]
     assert (end.x, end.y) == pytest.approx((0, 0), abs=1e-9)
     assert math.cos(end.heading) == pytest.approx(1)
 
@@ -93,7 +96,7 @@ def test_what_is_written_is_read_back(model, kind):
 
 def test_files_that_cannot_be_read_or_written_are_sentences():
     assert "move 1 (character 1)" in camera.read({"text": "fly-2", "model": "pocket"})["error"]
-    assert "too long" in camera.read({"text": "w" * (camera.MAX_TEXT + 1), "model": "pocket"})["error"]
+    assert "too long" in camera.read({"text": "w" * (MAX_TEXT + 1), "model": "pocket"})["error"]
     assert "there is no generator" in camera.read({"text": "w-1"})["error"]
     assert (
         "'fly' is not a key" in camera.write({"path": "fly-2", "kind": "moves", "model": "pocket"})["error"]
@@ -122,15 +125,15 @@ def test_the_page_reads_text_as_pasted_as_python_does(tmp_path):
     node = shutil.which("node")
     if node is None:
         pytest.skip("needs node")
-    script = tmp_path / "read.js"
-    script.write_text(
-        f"{camera.PATH_SCRIPT}\nconst texts = {json.dumps([row['text'] for row in PASTED])};\n"
+    program = tmp_path / "read.js"
+    program.write_text(
+        f"{PATH_SCRIPT}\nconst texts = {json.dumps([row['text'] for row in PASTED])};\n"
         f"const runs = {json.dumps(RUNS)}, MOST_STEEP = {STEEP_IN_A_BROWSER};\n{STEEPNESS}\n"
         "const read = texts.map(parsePath).map((moves) => moves && formatPath(moves));\n"
         "console.log(JSON.stringify([read, runs.map(steepness)]));",
         encoding="utf-8",
     )
-    ran = subprocess.run([node, str(script)], capture_output=True, text=True, check=True)
+    ran = subprocess.run([node, str(program)], capture_output=True, text=True, check=True)
     read, steepness = json.loads(ran.stdout)
     assert read == [row.get("path") for row in PASTED]
     assert {
@@ -140,8 +143,8 @@ def test_the_page_reads_text_as_pasted_as_python_does(tmp_path):
 
 def test_every_key_of_a_keyboard_is_a_key_of_the_camera_wherever_it_is_pressed():
     found = [
-        dict(re.findall(r'(Key[A-Z]|Arrow\w+): "(\w+)"', (Path(camera.__file__).parent / name).read_text()))
-        for name in ("map.js", "drive.js")
+        dict(re.findall(r'(Key[A-Z]|Arrow\w+): "(\w+)"', (HERE / name).read_text()))
+        for name in ("camera_map.js", "steering.js")
     ]
     assert found[0] == found[1]
     assert {*found[0].values()} == {*KEYS}

@@ -218,7 +218,7 @@ def test_in_a_shared_program_visitors_see_only_their_own_runs(page, worker, tmp_
     stranger.watch(stranger.runs.arrive(stranger.request, stranger.visitor))
     assert stranger.history == []
     stranger.see(stranger.runs.undo(stranger.request, stranger.visitor, page.run_id))
-    assert "note bad" in stranger.problem
+    assert stranger.problem
     stranger.watch(stranger.runs.export_json(stranger.request, stranger.visitor, page.run_id))
     assert "could not be saved" in stranger.problem
     stranger.press(stranger.runs.history, id=page.run_id, action="delete")
@@ -690,11 +690,11 @@ def test_a_bad_picture_is_a_sentence(page, worker, tmp_path):
     assert worker.jobs == []
 
 
-def test_words_of_the_user_are_escaped(page):
+def test_words_of_the_user_stay_as_they_are_until_a_template_escapes_them(page):
     page.run(path="<img src=x onerror=alert(1)>-2")
-    assert "<img" not in page.problem
-    page.run(prompt="<b>instant", blocks=1)
-    assert "<b>" not in str([page.shown[page.stage.queue], page.history, page.status])
+    assert "<img" in page.problem
+    page.run(prompt="<b>instant & co", blocks=1)
+    assert page.history[0]["name"] == "<b>instant & co"
 
 
 def test_a_full_disk_leaves_a_video_in_the_page(page, monkeypatch):

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 import gradio as gr
 
-from backends.base import BackendSpec
 from ui import text
-from ui.form import budget_share
-
-_HERE = Path(__file__).parent
+from ui.components.base import html
 
 
-def component(spec: BackendSpec) -> gr.HTML:
-    """Returns the slider. Its `pick` event has the `share` in percent, or the `name` of a budget."""
-    return gr.HTML(
-        budget_share.value(spec, spec.default_blocks, 0),
-        html_template=(_HERE / "dial.html").read_text(encoding="utf-8"),
-        js_on_load=(_HERE / "dial.js").read_text(encoding="utf-8"),
+def component(value: dict[str, Any], names: Sequence[str]) -> gr.HTML:
+    """Tells a listener of `pick` the `share` in per cent, or which of `names` was clicked as `name`.
+
+    The value is `share` and `bf16_mib`, what all of it is.
+    """
+    return html(
+        "budget_slider",
+        value,
         elem_id="budgets",
-        apply_default_css=False,
-        names=[text.NO_LIMIT, *budget_share.CARDS],
+        names=list(names),
         words={"label": text.BUDGET_SHARE, "none": text.NO_LIMIT, "of": text.OF_BF16},
     )

@@ -1,3 +1,4 @@
+// needs: track.js, steering.js
 // The screen: one track fills it and has the browser's controls; several play in step under one transport.
 const frame = element.querySelector(".screen");
 const panes = element.querySelector(".panes");
@@ -292,3 +293,5 @@ transport.addEventListener("keydown", (event) => {
 
 wipeTo(0.5);
 canvas.style.filter = `brightness(${part(".gain").value})`;
+watch("value", show);
+show();

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -14,11 +13,13 @@ from backends.plain_text import read_number
 from backends.runtime.worker import DeviceInfo
 from qvg.config import PRESETS, PRQConfig
 from ui import safe_json, text
-from ui.components import camera, chips
-from ui.form import budget_share
+from ui.components import chips
+from ui.components.note import NOTHING
+from ui.form import budget_share, camera_path
 from ui.form.clips import ClipError, read_clip
 from ui.form.pictures import PictureError, read_picture
 from ui.form.values import CODEC_NUMBERS, POLICY_NUMBERS, QUANTIZED, Form, FormError, default_form
+from ui.format import length
 from ui.runs import gauge_view
 from ui.runs.manager import TimedWorker, WorkerLike
 from ui.widgets import inputs
@@ -98,7 +99,7 @@ def model_changes(ui: Controls, spec: BackendSpec, form: Form) -> Changes:
         ui.preview: gr.Checkbox(visible="preview" in spec.inputs),
         **dict(zip(ui.options, inputs.options(spec, form.options or ()), strict=True)),
         ui.camera: gr.Column(visible=steered),
-        ui.map: camera.scale_of(spec),
+        ui.map: camera_path.scale_of(spec),
         ui.blocks: gr.Slider(maximum=spec.max_blocks, value=form.blocks),
         ui.as_path: gr.Checkbox(visible=steered, value=form.as_path),
         ui.mode: inputs.modes(spec, form.mode or ""),
@@ -177,7 +178,7 @@ class Forms:
         return changes
 
     def look_at_clip(self, model: str, clip: str | None) -> Changes:
-        said = ""
+        said = NOTHING
         if clip:
             spec = registry.find(model)
             try:
@@ -188,7 +189,7 @@ class Forms:
         return {self._widgets.clip_note: said}
 
     def look_at_picture(self, picture: str | None) -> Changes:
-        said = ""
+        said = NOTHING
         if picture:
             try:
                 said = inputs.thumbnail(read_picture(picture))
@@ -213,11 +214,11 @@ class Forms:
             said = "" if isinstance(error.__cause__, PathError) else str(error)
             return {
                 ui.length_note: inputs.note(said, "bad"),
-                ui.memory_note: "",
-                ui.budget_note: "",
+                ui.memory_note: NOTHING,
+                ui.budget_note: NOTHING,
                 ui.budgets: slider,
             }
-        length = text.length(blocks, spec.video_frames(blocks), spec.fps)
+        duration = length(blocks, spec.video_frames(blocks), spec.fps)
         if len(sides) == 1:
             (plan,) = plans
             fate = f"{text.ends_at(plan.kv_bytes, plan.bf16_bytes)} {plan.sentence} {plan.loading}".rstrip()
@@ -231,13 +232,13 @@ class Forms:
         told = [
             f"{side.name}: {said}"
             for side in sides
-            if (said := text.fate(side.drops_from, side.ends_after, spec))
+            if (said := text.fate(side.drops_from, side.ends_after, spec.video_frames))
         ]
         limit = int(asked.budget or 0)
         changes: Changes = {
-            ui.length_note: inputs.note(length),
+            ui.length_note: inputs.note(duration),
             ui.memory_note: inputs.note(fate, "bad" if fits is False else "plain"),
-            ui.budget_note: inputs.note(text.budget_in_words(limit, told)) if limit else "",
+            ui.budget_note: inputs.note(text.budget_in_words(limit, told)) if limit else NOTHING,
             ui.budgets: slider,
         }
         if not run_id:
@@ -267,4 +268,4 @@ def _length(asked: Form, spec: BackendSpec) -> int:
 
 
 def device_line(info: DeviceInfo) -> str:
-    return escape(text.device(info.name, info.memory_bytes))
+    return text.device(info.name, info.memory_bytes)

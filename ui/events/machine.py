@@ -1,7 +1,6 @@
 """What is behind the device's name: the report on this machine, made when someone asks for it.
 
-It is made by the worker, in a process of its own, and once for everybody. The template does not escape:
-everything is escaped here.
+It is made by the worker, in a process of its own, and once for everybody.
 """
 
 from __future__ import annotations
@@ -9,11 +8,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
-
-import gradio as gr
 
 from backends.checkup import Part
 from ui import text
@@ -21,24 +17,6 @@ from ui import text
 KEEP_S = 120.0  # a report is shown again within this time
 # Strangers need not know this machine's folders and disks.
 PUBLIC = ("software", "device", "attention")
-
-_TEMPLATE = """
-<details class="machine" ${value.parts.length ? "open" : ""}>
-  <summary>${words.title}</summary>
-  <div class="sheet" role="status">
-    ${value.parts.length ? "" : `<p>${words.waiting}</p>`}
-    ${value.parts.map(p => `<h4>${p.title}${p.bad ? ` <b class="bad">${words.bad}</b>` : ""}</h4>
-      ${p.sentences.map(s => `<p>${s}</p>`).join("")}`).join("")}
-  </div>
-</details>
-"""
-
-_SCRIPT = """
-element.addEventListener("click", (event) => {
-  const summary = event.target.closest("summary");
-  if (summary && !summary.parentElement.open) trigger("pick", {});
-});
-"""
 
 
 @runtime_checkable
@@ -85,22 +63,10 @@ def view(parts: Sequence[Part]) -> dict[str, Any]:
     return {
         "parts": [
             {
-                "title": escape(part.title),
+                "title": part.title,
                 "bad": not part.works,
-                "sentences": [escape(sentence) for sentence in part.sentences],
+                "sentences": list(part.sentences),
             }
             for part in parts
         ]
     }
-
-
-def component() -> gr.HTML:
-    """Returns the disclosure, closed."""
-    return gr.HTML(
-        view(()),
-        html_template=_TEMPLATE,
-        js_on_load=_SCRIPT,
-        elem_id="machine",
-        apply_default_css=False,
-        words=text.MACHINE,
-    )

@@ -19,6 +19,7 @@ from backends import registry
 from backends.camera import PathError, parse_path
 from backends.validation import MAX_SEED
 from ui import text
+from ui.components.note import NOTHING
 from ui.events.form import ASKED, Changes, filled, read
 from ui.form import examples
 from ui.form.clips import ClipError
@@ -202,7 +203,7 @@ class Runs:
         """A video or a JSON of ours came back: the form as it was."""
         ui = self._widgets
         if not file:
-            return {ui.problem: ""}
+            return {ui.problem: NOTHING}
         try:
             return self._recall(history.read_settings(Path(file)))
         except ValueError as error:
@@ -225,7 +226,7 @@ class Runs:
     def _recall(self, settings: Mapping[str, Any]) -> Changes:
         ui = self._widgets
         try:
-            return filled(ui, *history.form_of(settings)) | {ui.problem: ""}
+            return filled(ui, *history.form_of(settings)) | {ui.problem: NOTHING}
         except ValueError as error:
             return {ui.problem: inputs.note(str(error), "bad")}
 
@@ -399,7 +400,7 @@ class Runs:
         except (FormError, PathError) as error:
             yield {ui.problem: inputs.note(str(error), "bad")}
             return
-        async for changes in self._watch(request, visitor, {ui.problem: ""}):
+        async for changes in self._watch(request, visitor, {ui.problem: NOTHING}):
             yield changes
 
     def _change(
@@ -415,7 +416,7 @@ class Runs:
         if record is None or not possible(record.live):
             return {self._widgets.problem: inputs.note(text.ONLY_AGAIN, "bad")}
         self._desk.change(record, do)
-        return self._end_of(record) | {self._widgets.problem: ""}
+        return self._end_of(record) | {self._widgets.problem: NOTHING}
 
     def _show(self, request: gr.Request, owner: str, run_id: str) -> Iterator[Changes]:
         """A run of the past on the screen."""
@@ -461,4 +462,4 @@ class Runs:
             _log.exception("an export failed")
             yield {ui.problem: inputs.note(text.not_exported(str(error)), "bad")}
             return
-        yield {ui.problem: "", stage.saved: lists_view.file_to_save(target, next(self._numbers))}
+        yield {ui.problem: NOTHING, stage.saved: lists_view.file_to_save(target, next(self._numbers))}

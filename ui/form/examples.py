@@ -4,29 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from html import escape
 from typing import Any
-
-import gradio as gr
 
 from backends import registry
 from backends.base import BackendSpec
-from ui import text
 from ui.form.values import Form, default_form
-
-_TEMPLATE = """
-<div class="tries" role="group" aria-label="${heading}">
-  ${examples.map(each => `<button type="button" data-name="${each.name}">
-    <b>${each.name}</b><span>${each.said}</span>
-  </button>`).join("")}
-</div>
-"""
-_SCRIPT = """
-element.addEventListener("click", (event) => {
-  const button = event.target.closest("button");
-  if (button) trigger("pick", { name: button.dataset.name });
-});
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +64,3 @@ EXAMPLES = (
 
 def named(name: str) -> Example | None:
     return next((example for example in EXAMPLES if example.name == name), None)
-
-
-def component() -> gr.HTML:
-    """Tells a listener of `pick` the example's `name`."""
-    return gr.HTML(
-        html_template=_TEMPLATE,
-        js_on_load=_SCRIPT,
-        elem_id="tries",
-        apply_default_css=False,
-        heading=text.TRY,
-        examples=[{"name": escape(each.name), "said": escape(each.said)} for each in EXAMPLES],
-    )

@@ -11,6 +11,7 @@ from backends.base import BackendSpec, Request
 from backends.camera import CameraMove, each_latent, format_path
 from backends.memory_plan import MIB, fit_longer
 from backends.runtime.jobs import Job, Side
+from ui.format import plural
 
 if TYPE_CHECKING:
     from ui.form.values import Form
@@ -26,6 +27,13 @@ class Commission:
     asked: Form
     request: Request
     sides: tuple[Side, ...]
+
+    @property
+    def name(self) -> str:
+        """What it is called in a list."""
+        sides = " | ".join(side.name for side in self.sides)
+        prompt = self.request.prompt or self.spec.title
+        return f"{prompt[:80]} · {sides} · {plural(self.request.blocks, 'block')}"
 
     def job(self, video: str = "", first_block: int = 0) -> Job:
         """Returns the job for the worker; `video` and `first_block` are those of `Job`."""

@@ -17,7 +17,7 @@ from backends.validation import MAX_SEED, check
 from qvg.config import PRESETS, BF16Config, CodecConfig, PRQConfig
 from qvg.policy import CachePolicy
 from ui import text
-from ui.components import camera
+from ui.form import camera_path
 from ui.form.clips import read_clip
 from ui.form.pictures import read_picture
 from ui.form.run_spec import Commission
@@ -243,7 +243,7 @@ def default_form(spec: BackendSpec, preset: str = QUANTIZED[0], mode: str = "") 
     return Form(
         prompt=spec.examples[0] if spec.examples else "",
         seed=FIRST_SEED,
-        path=camera.FIRST if "camera" in spec.inputs else "",
+        path=camera_path.FIRST if "camera" in spec.inputs else "",
         memory="quantised",
         sides=(BF16_NAME, QUANTIZED[0]),
         budget=0,

@@ -1,21 +1,15 @@
-"""What the sides of a run have in common with the first one, and whether each still knows what it showed.
-
-Numbers and words of our own only: the template does not escape.
-"""
+"""What the sides of a run have in common with the first one, and whether each still knows what it showed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-import gradio as gr
-
 from ui import text
+from ui.format import decibels, size, times
 from ui.runs.side import SPANS_S, Decibels, Figures
 
-_TEMPLATE = (Path(__file__).parents[1] / "components" / "compare.html").read_text(encoding="utf-8")
-_WIDTH, _HEIGHT = 320.0, 84.0  # as in compare.html
+_WIDTH, _HEIGHT = 320.0, 84.0  # as in compare_table.html
 _PSNR, _SSIM = (15.0, 60.0), (0.5, 1.0)  # what the charts show; equal pictures are drawn at the top
 
 
@@ -50,7 +44,7 @@ def caption(side: Figures, fate: str, several: bool) -> str:
     """Under a side's picture: what it costs and what it gives up."""
     said = [fate]
     if several and side["kv_bytes"]:
-        said.append(text.size(side["kv_bytes"][-1]))
+        said.append(size(side["kv_bytes"][-1]))
     if side["psnr"] is not None:
         said.append(text.to_reference(side["psnr"]))
     return " · ".join(filter(None, said))
@@ -63,10 +57,10 @@ def headline(side: Figures) -> str:
 
 def _row(side: Figures, spans: Sequence[int], revisit: bool) -> list[str]:
     def told(psnr: Decibels) -> str:
-        return text.NONE if psnr is None else text.decibels(psnr)
+        return text.NONE if psnr is None else decibels(psnr)
 
     cells = [side["codec"]]
-    cells += [text.size(side["kv_bytes"][-1]), text.times(side["ratio"])] if side["kv_bytes"] else ["", ""]
+    cells += [size(side["kv_bytes"][-1]), times(side["ratio"])] if side["kv_bytes"] else ["", ""]
     cells.append(told(side["psnr_by_block"][0] if side["psnr_by_block"] else None))
     cells += [told(side["psnr_by_span"][at]) for at in spans]
     cells.append(told(side["psnr"]))
@@ -95,17 +89,6 @@ def _chart(
         )
 
     return {"title": title, "low": f"{low:g}", "high": f"{high:g}", "lines": [line(side) for side in sides]}
-
-
-def component(value: dict[str, Any]) -> gr.HTML:
-    return gr.HTML(
-        value,
-        html_template=_TEMPLATE,
-        js_on_load=None,
-        elem_id="compare",
-        apply_default_css=False,
-        heading=text.COMPARISON,
-    )
 
 
 def nothing() -> dict[str, Any]:

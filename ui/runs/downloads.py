@@ -1,7 +1,6 @@
 """Which models are here, how much they are, under which licence; downloading and deleting them.
 
-Downloads are the program's, not a page's: whoever looks sees how far they are. The template does not escape:
-everything is escaped here.
+Downloads are the program's, not a page's: whoever looks sees how far they are.
 """
 
 from __future__ import annotations
@@ -11,11 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from html import escape
-from pathlib import Path
 from typing import Any
-
-import gradio as gr
 
 from backends import registry
 from backends.base import BackendUnavailable
@@ -23,11 +18,8 @@ from backends.hub import artifacts
 from backends.registry import Entry
 from backends.sizes import file_size
 from ui import text
-from ui.widgets import inputs
-from ui.widgets.inputs import Controls
+from ui.format import left
 
-Changes = dict[Any, Any]
-_HERE = Path(__file__).parents[1] / "components"
 _log = logging.getLogger(__name__)
 
 
@@ -120,20 +112,18 @@ class Models:
             size = text.part_of(file_size(state.bytes_here), size)
         return {
             "id": spec.id,
-            "title": escape(spec.title),
+            "title": spec.title,
             "state": {"present": "ready", "partial": "part", "absent": "absent"}[kind],
             "said": {"present": text.READY, "partial": text.PARTLY_HERE, "absent": text.NOT_HERE}[kind],
-            "size": escape(size),
-            "licence": escape(spec.license),
-            "parts": [
-                escape(text.part(each.title, each.repo, file_size(each.size), each.purpose)) for each in parts
-            ],
-            "trusted": escape(artifacts.trusted(spec.id)),
+            "size": size,
+            "licence": spec.license,
+            "parts": [text.part(each.title, each.repo, file_size(each.size), each.purpose) for each in parts],
+            "trusted": artifacts.trusted(spec.id),
             "asks": any(each.needs_acceptance for each in parts),
             "gated": any(each.gated for each in parts),
-            "progress": escape(_told(download)) if running else "",
+            "progress": _told(download) if running else "",
             "percent": _percent(download) if running else 0,
-            "problem": escape(download.problem) if download is not None else "",
+            "problem": download.problem if download is not None else "",
             "can_download": bool(parts) and kind != "present" and not running,
             "can_delete": bool(parts) and state.bytes_here > 0 and not running,
         }
@@ -157,51 +147,5 @@ def _told(download: _Download | None) -> str:
     came = last.done_bytes - (download.first_bytes or 0)
     seconds = time.monotonic() - download.began
     if came > 0 and seconds > 2 and not last.checking:
-        said.append(text.left(seconds * (last.total_bytes - last.done_bytes) / came))
+        said.append(left(seconds * (last.total_bytes - last.done_bytes) / came))
     return ", ".join(said)
-
-
-def component(value: dict[str, Any]) -> gr.HTML:
-    return gr.HTML(
-        value,
-        html_template=(_HERE / "models.html").read_text(encoding="utf-8"),
-        js_on_load=(_HERE / "models.js").read_text(encoding="utf-8"),
-        elem_id="models",
-        apply_default_css=False,
-        words=text.MODELS,
-    )
-
-
-class ModelEvents:
-    """What the list's buttons do."""
-
-    def __init__(self, models: Models, widgets: Controls, shown: gr.HTML, timer: gr.Timer) -> None:
-        self._models = models
-        self._widgets = widgets
-        self._shown = shown
-        self._timer = timer
-
-    def pick(self, event: gr.EventData, model: str) -> Changes:
-        backend_id = str(event.id)
-        match event.action:
-            case "download":
-                self._models.download(backend_id, bool(event.accepted), str(event.token))
-            case "stop":
-                self._models.stop(backend_id)
-            case "delete" if said := self._models.delete(backend_id):
-                gr.Info(said)
-        return self.look(model)
-
-    def look(self, model: str) -> Changes:
-        """How things are; asked every second while something is being downloaded."""
-        entries = registry.entries()
-        # None, where a program names a generator that there is not.
-        abouts = [inputs.about(entry) for entry in entries if entry.spec.id == model]
-        changes: Changes = {
-            self._shown: self._models.listing(),
-            self._timer: gr.Timer(active=self._models.busy),
-            self._widgets.model: gr.Dropdown(inputs.choices(entries)),
-        }
-        if abouts:
-            changes[self._widgets.about] = abouts[0]
-        return changes

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from backends.base import BackendSpec
 from backends.media.video import VideoWriter
 from ui import text
+from ui.format import decibels, size, times
 from ui.runs import history, mp4
 from ui.runs.history import Past
 from ui.runs.side import Figures
@@ -64,11 +65,11 @@ def sides_of(videos: Sequence[Path], figures: Sequence[Figures], spec: BackendSp
     """In order. Raises ValueError where a side has no video."""
     sides = []
     for video, side in zip(videos, figures, strict=True):
-        told = [f"{text.size(side['kv_bytes'][-1])} ({text.times(side['ratio'])})"]
+        told = [f"{size(side['kv_bytes'][-1])} ({times(side['ratio'])})"]
         if spec is not None:
-            told.append(text.fate(side["drops_from"], side["ends_after"], spec))
+            told.append(text.fate(side["drops_from"], side["ends_after"], spec.video_frames))
         if side["psnr"] is not None:
-            told.append(text.decibels(side["psnr"]))
+            told.append(decibels(side["psnr"]))
         if side["revisit_psnr"] is not None:
             told.append(text.revisit(side["revisit_psnr"]))
         sides.append(Side(video, side["codec"], " · ".join(filter(None, told))))

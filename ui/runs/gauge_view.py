@@ -1,16 +1,9 @@
-"""What every side's KV cache holds, next to what BF16 would: numbers made here, shown by a template alone.
-
-The browser fills the template as a JavaScript template string, which does not escape: only numbers and
-words of our own go in.
-"""
+"""What every side's KV cache holds, next to what BF16 would: the values of the memory gauge."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
-
-import gradio as gr
 
 from backends.base import BackendSpec
 from backends.memory_plan import MIB, bf16_bytes, cache_after, room_for_cache
@@ -19,9 +12,9 @@ from backends.runtime.jobs import Side
 from qvg.config import BF16, BF16Config, CodecConfig
 from qvg.policy import CachePolicy
 from ui import text
+from ui.format import plural, size, times
 from ui.runs.side import Figures, thinned
 
-_TEMPLATE = (Path(__file__).parents[1] / "components" / "gauge.html").read_text(encoding="utf-8")
 _GROUPS = (
     ("codes", "codes", ("codes",)),
     ("scales", "scales", ("scales", "zeros", "powers", "channels")),
@@ -38,7 +31,7 @@ _STAGES = (
     ("video", "video file"),
 )
 _FORECAST_POINTS = 120
-_CURVE_WIDTH, _CURVE_HEIGHT = 320.0, 96.0  # as in gauge.html
+_CURVE_WIDTH, _CURVE_HEIGHT = 320.0, 96.0  # as in memory_gauge.html
 _NEAR = 1.6  # a line is drawn when it is within so many times the tallest curve
 
 
@@ -122,9 +115,9 @@ def measured(
     facts = [
         ("frames a second" if len(sides) == 1 else "frames a second, all sides", f"{fps:.1f}"),
         *_in_use(device, memory_bytes),
-        ("peak memory", text.size(peak_bytes)),
+        ("peak memory", size(peak_bytes)),
         *_on_host(figures),
-        ("beside the cache, as planned", text.size(spec.working_bytes)),
+        ("beside the cache, as planned", size(spec.working_bytes)),
         *_lasts(spec, sides, device),
     ]
     return _view(spec, text.GAUGE_NOW, rows, blocks, int(budget_mib) * MIB, device, facts, live=True)
@@ -169,19 +162,22 @@ def _lasts(spec: BackendSpec, sides: Sequence[Side], device: DeviceInfo | None) 
             each, _ = cache_after(spec, codec, CachePolicy(every=span), span)
             blocks = available * span // max(each, 1)
             facts.append(
-                (f"{name} fills {text.here(_on_cpu(device))} after", text.video_length(spec, blocks))
+                (
+                    f"{name} fills {text.here(_on_cpu(device))} after",
+                    text.video_length(spec.video_frames(blocks), spec.fps),
+                )
             )
     return facts
 
 
 def _in_use(device: DeviceInfo | None, memory_bytes: int) -> list[tuple[str, str]]:
     name = "memory of the process" if _on_cpu(device) else "memory on the GPU"
-    return [(name, text.size(memory_bytes))] if memory_bytes else []
+    return [(name, size(memory_bytes))] if memory_bytes else []
 
 
 def _on_host(figures: Sequence[Figures]) -> list[tuple[str, str]]:
     held = sum(side["host_bytes"] for side in figures)
-    return [(text.ON_HOST, text.size(held))] if held else []
+    return [(text.ON_HOST, size(held))] if held else []
 
 
 def _on_cpu(device: DeviceInfo | None) -> bool:
@@ -222,15 +218,15 @@ def _view(
         total = sum(row.stages.values())
         return {
             "name": row.name,
-            "held": text.size(end.stored_bytes),
-            "ratio": text.times(ratio),
+            "held": size(end.stored_bytes),
+            "ratio": times(ratio),
             "smaller": smaller,
             "stored_bytes": end.stored_bytes,
             "bf16_bytes": max(end.bf16_bytes, end.stored_bytes),
             "spoken": text.spoken_gauge(end.stored_bytes, end.bf16_bytes, ratio, smaller),
             "seen": row.seen,
             "groups": [
-                {"colour": colour, "name": name, "size": text.size(count),
+                {"colour": colour, "name": name, "size": size(count),
                  "percent": round(count * percent, 2)}
                 for colour, name, count in row.groups
             ],
@@ -249,20 +245,20 @@ def _view(
         "title": title,
         "live": live,
         "rows": [shown(row) for row in rows],
-        "bf16": text.size(bf16),
+        "bf16": size(bf16),
         "bf16_percent": round(bf16 * percent, 2),
         "lines": [
-            {"kind": kind, "name": f"{name} {text.size(count)}", "percent": round(count * percent, 2),
+            {"kind": kind, "name": f"{name} {size(count)}", "percent": round(count * percent, 2),
              "y": round(_height(count, most), 1)}
             for kind, name, count in lines
         ],
-        "off": [f"{name} {text.size(count)}" for name, count in
+        "off": [f"{name} {size(count)}" for name, count in
                 ((text.BUDGET_LINE, budget), (text.CARD_LINE, card)) if count > _NEAR * tallest],
         "facts": [{"name": name, "value": value} for name, value in facts],
         "curves": [curve(row.points) for row in rows],
         "ghost": curve(ghost),
-        "last_frame": text.plural(last_frame, "latent frame"),
-        "top": text.size(most),
+        "last_frame": plural(last_frame, "latent frame"),
+        "top": size(most),
     }  # fmt: skip
 
 
@@ -279,19 +275,3 @@ def polyline(values: Sequence[tuple[float, float]], most: float, last: float) ->
     """Points of an SVG polyline in the curve's box."""
     across = _CURVE_WIDTH / max(last, 1)
     return " ".join(f"{x * across:.1f},{_height(y, most):.1f}" for x, y in thinned(values, 240))
-
-
-def component(value: dict[str, Any]) -> gr.HTML:
-    return gr.HTML(
-        value,
-        html_template=_TEMPLATE,
-        js_on_load=None,
-        elem_id="gauge",
-        apply_default_css=False,
-        words={
-            "label": text.GAUGE,
-            "would": text.BF16_WOULD,
-            "projection": text.BF16_PROJECTION,
-            "block": text.A_BLOCK,
-        },
-    )

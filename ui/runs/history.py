@@ -148,7 +148,7 @@ def _figures() -> dict[str, Any]:
 
 def _track(sides: list[Figures], number: int, spec: BackendSpec | None, file: Path) -> dict[str, Any]:
     side = sides[number]
-    fate = text.fate(side["drops_from"], side["ends_after"], spec) if spec else ""
+    fate = text.fate(side["drops_from"], side["ends_after"], spec.video_frames) if spec else ""
     note = compare_view.caption(side, fate, len(sides) > 1)
     seconds = side["frames"] / spec.fps if spec else 0.0
     return player_view.track(side["codec"], note, compare_view.headline(side), seconds, file.stem)

@@ -267,7 +267,7 @@ class Live:
     def _caption(self, reel: Reel) -> tuple[str, str]:
         spec = self.commission.spec
         side = reel.figures(spec.fps)
-        fate = text.fate(reel.side.drops_from, reel.side.ends_after, spec)
+        fate = text.fate(reel.side.drops_from, reel.side.ends_after, spec.video_frames)
         return compare_view.caption(side, fate, len(self.reels) > 1), compare_view.headline(side)
 
     def _show(self, track: dict[str, Any], name: str, data: bytes) -> None:

@@ -10,9 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from backends.base import BackendSpec
-from backends.camera import CameraMove
+from backends.camera import CameraMove, Pose, trace
 from qvg.metrics import psnr_of_mse
-from ui.components.camera import Pose, trace
 
 _PEAK = 255.0
 
@@ -25,7 +24,7 @@ def returns(moves: Sequence[CameraMove], spec: BackendSpec, blocks: int) -> dict
     """
     latents = blocks * spec.latents_per_block
     level = list(takewhile(lambda move: not {"up", "down"} & {*move.keys}, moves))
-    poses = [_key(pose) for pose in trace(level, spec)][:latents]
+    poses = [_key(pose) for pose in trace(level, spec.metres_per_latent, spec.degrees_per_latent)][:latents]
     if len(level) == len(moves):
         poses += poses[-1:] * (latents - len(poses))
     first: dict[tuple[float, ...], int] = {}

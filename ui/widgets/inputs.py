@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -16,7 +16,10 @@ from backends.registry import Entry
 from backends.validation import MAX_PROMPT
 from qvg.config import PRESETS
 from ui import text
-from ui.components import budget_slider, camera, chips
+from ui.components import budget_slider, camera, chips, drop_settings, model_about
+from ui.components import note as notes
+from ui.components.note import Note, note
+from ui.form import budget_share, camera_path
 from ui.form.pictures import small_jpeg
 from ui.form.values import CODEC_NUMBERS, FIRST_SEED, MAX_SIDES, POLICY_NUMBERS, QUANTIZED, default_form
 
@@ -88,30 +91,20 @@ class Controls:
         return tuple(getattr(self, name) for name in POLICY_NUMBERS)
 
 
-def note(said: str, kind: str = "plain") -> str:
-    """A line under a field."""
-    role = ' role="alert"' if kind == "bad" else ""
-    return f'<p class="note {kind}"{role}>{escape(said)}</p>' if said else ""
-
-
-def thumbnail(pixels: np.ndarray) -> str:
+def thumbnail(pixels: np.ndarray) -> Note:
     """The picture as it was understood: upright and opaque."""
     height, width, _ = pixels.shape
-    return (
-        f'<div class="thumbnail"><img src="{small_jpeg(pixels)}" alt="{text.PICTURE_ALT}">'
-        f"{note(text.picture_taken(width, height))}</div>"
-    )
+    return note(text.picture_taken(width, height), picture=small_jpeg(pixels))
 
 
-def about(entry: Entry) -> str:
+def about(entry: Entry) -> dict[str, Any]:
     spec = entry.spec
-    state = ("ready", text.READY) if entry.missing is None else ("absent", text.NOT_HERE)
     rest = spec.needs if entry.missing is None else entry.missing
-    return (
-        f'<div class="about"><p><span class="state {state[0]}">{state[1]}</span> {escape(spec.summary)}</p>'
-        f'<p class="small">{escape(rest)} {spec.width} x {spec.height} at {spec.fps} fps. '
-        f"{escape(spec.license)}</p></div>"
-    )
+    return {
+        "ready": entry.missing is None,
+        "summary": spec.summary,
+        "rest": f"{rest} {spec.width} x {spec.height} at {spec.fps} fps. {spec.license}",
+    }
 
 
 def choices(entries: tuple[Entry, ...]) -> list[Choice]:
@@ -163,15 +156,15 @@ def options(spec: BackendSpec, chosen: Sequence[str | None] = ()) -> tuple[gr.Dr
     return tuple(shown)
 
 
-def build(entries: tuple[Entry, ...]) -> Controls:
-    """The form in the Gradio context it is called in."""
+def build(entries: tuple[Entry, ...], answers: Sequence[Callable[..., Any]]) -> Controls:
+    """The form in the Gradio context it is called in. `answers` are what the camera map calls."""
     entry = entries[0]
     spec = entry.spec
     with gr.Column(elem_classes="card"):
         model = gr.Dropdown(
             choices(entries), value=spec.id, label=text.MODEL, filterable=False, elem_id="model"
         )
-        about_model = gr.HTML(about(entry), apply_default_css=False)
+        about_model = model_about.component(about(entry))
         with gr.Accordion(text.MANAGE, open=False, elem_classes="fold") as manage:
             pass
     with gr.Column(elem_classes="card"):
@@ -199,7 +192,7 @@ def build(entries: tuple[Entry, ...]) -> Controls:
             elem_id="picture",
             elem_classes="drop",
         )
-        picture_note = gr.HTML("", apply_default_css=False, elem_id="picture-note")
+        picture_note = notes.component("picture-note")
         clip = gr.File(
             label=text.CLIP,
             file_types=["video"],
@@ -209,7 +202,7 @@ def build(entries: tuple[Entry, ...]) -> Controls:
             elem_id="clip",
             elem_classes="drop",
         )
-        clip_note = gr.HTML("", apply_default_css=False, elem_id="clip-note")
+        clip_note = notes.component("clip-note")
         changes = gr.Textbox(
             label=text.CHANGES,
             placeholder=text.CHANGES_HINT,
@@ -221,7 +214,7 @@ def build(entries: tuple[Entry, ...]) -> Controls:
             elem_id="changes",
         )
     with gr.Column(elem_classes="card", visible="camera" in spec.inputs) as camera:
-        path, path_note, path_map = _camera(spec)
+        path, path_note, path_map = _camera(spec, answers)
     with gr.Column(elem_classes="card"):
         memory = gr.Radio(
             memory_choices(QUANTIZED[0]),
@@ -242,8 +235,8 @@ def build(entries: tuple[Entry, ...]) -> Controls:
         preset = gr.Dropdown(
             list(QUANTIZED), value=QUANTIZED[0], label=text.PRESET, filterable=False, elem_id="preset"
         )
-        memory_note = gr.HTML("", apply_default_css=False, elem_id="memory-note")
-        budget = gr.Number(
+        memory_note = notes.component("memory-note")
+        limit = gr.Number(
             value=0,
             precision=0,
             minimum=0,
@@ -252,7 +245,9 @@ def build(entries: tuple[Entry, ...]) -> Controls:
             info=text.BUDGET_INFO,
             elem_id="budget",
         )
-        budgets = budget_slider.component(spec)
+        budgets = budget_slider.component(
+            budget_share.value(spec, spec.default_blocks, 0), [text.NO_LIMIT, *budget_share.CARDS]
+        )
         when_full = gr.Radio(
             [(text.DROP_CHOICE, "drop"), (text.STOP_CHOICE, "stop")],
             value="drop",
@@ -261,7 +256,7 @@ def build(entries: tuple[Entry, ...]) -> Controls:
             elem_id="when-full",
             elem_classes="segmented",
         )
-        budget_note = gr.HTML("", apply_default_css=False, elem_id="budget-note")
+        budget_note = notes.component("budget-note")
         mode = modes(spec)
         own = options(spec)
         preview = gr.Checkbox(label=text.PREVIEW, visible="preview" in spec.inputs, elem_id="preview")
@@ -276,7 +271,7 @@ def build(entries: tuple[Entry, ...]) -> Controls:
             elem_id="blocks",
         )
         as_path = gr.Checkbox(label=text.AS_PATH, value=False, elem_id="as-path")
-        length_note = gr.HTML("", apply_default_css=False, elem_id="length-note")
+        length_note = notes.component("length-note")
         with gr.Row(elem_classes="pair"):
             seed = gr.Number(value=FIRST_SEED, precision=0, label=text.SEED, min_width=90, elem_id="seed")
             randomize = gr.Checkbox(label=text.RANDOMIZE, value=False, min_width=90, elem_id="randomize")
@@ -290,8 +285,9 @@ def build(entries: tuple[Entry, ...]) -> Controls:
             elem_id="dropped",
             elem_classes="drop",
         )
+        drop_settings.component("dropped")
     with gr.Row(elem_classes="actions"):
-        problem = gr.HTML("", apply_default_css=False, elem_id="problem")
+        problem = notes.component("problem")
         stop = gr.Button(text.STOP, variant="stop", visible=False, elem_id="stop")
         generate = gr.Button(text.GENERATE, variant="primary", elem_id="generate")
     return Controls(
@@ -316,7 +312,7 @@ def build(entries: tuple[Entry, ...]) -> Controls:
         memory=memory,
         sides=sides,
         memory_note=memory_note,
-        budget=budget,
+        budget=limit,
         budgets=budgets,
         when_full=when_full,
         budget_note=budget_note,
@@ -336,14 +332,14 @@ def build(entries: tuple[Entry, ...]) -> Controls:
     )
 
 
-def path_note(moves: Sequence[CameraMove]) -> str:
+def path_note(moves: Sequence[CameraMove]) -> Note:
     latents = sum(move.latents for move in moves)
     return note(text.path_length(len(moves), latents) if moves else text.PATH_EMPTY)
 
 
-def _camera(spec: BackendSpec) -> tuple[gr.Textbox, gr.HTML, gr.HTML]:
+def _camera(spec: BackendSpec, answers: Sequence[Callable[..., Any]]) -> tuple[gr.Textbox, gr.HTML, gr.HTML]:
     path = gr.Textbox(
-        camera.FIRST,
+        camera_path.FIRST,
         label=text.PATH,
         placeholder=text.PATH_HINT,
         lines=1,
@@ -351,8 +347,11 @@ def _camera(spec: BackendSpec) -> tuple[gr.Textbox, gr.HTML, gr.HTML]:
         max_length=MAX_PATH_CHARACTERS,
         elem_id="path",
     )
-    said = gr.HTML(path_note(parse_path(camera.FIRST)), apply_default_css=False, elem_id="path-note")
-    return path, said, camera.component(spec)
+    said = notes.component("path-note", path_note(parse_path(camera_path.FIRST)))
+    path_map = camera.component(
+        camera_path.scale_of(spec), camera_path.PRESETS, camera_path.CONSTANTS, answers
+    )
+    return path, said, path_map
 
 
 def _advanced(spec: BackendSpec) -> dict[str, gr.Number]:

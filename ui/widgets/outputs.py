@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from ui import text
-from ui.runs import compare_view, gauge_view, lists_view, player_view, status_view
+from ui.components import compare_table, file_saver, memory_gauge, player, run_lists, status
+from ui.runs import compare_view, lists_view, player_view, status_view
 
 MAX_MORE = 64  # blocks that Extend adds at once
 
@@ -39,8 +40,8 @@ class Stage(NamedTuple):
 
 def build_outputs(planned: dict[str, Any], steer: Any) -> dict[str, Any]:
     """The widgets beside the form, in the Gradio context it is called in; `history` and below come later."""
-    screen = player_view.component(steer)
-    line = status_view.component(text.IDLE)
+    screen = player.component(player_view.nothing(224, 128), steer)
+    line = status.component(status_view.line(text.IDLE))
     with gr.Row(elem_classes="after", visible=False) as actions:
         again = gr.Button(text.AGAIN, size="sm", elem_id="again")
         with gr.Row(elem_classes="extend"):
@@ -61,10 +62,10 @@ def build_outputs(planned: dict[str, Any], steer: Any) -> dict[str, Any]:
         video = gr.Button(text.EXPORT_VIDEO, size="sm", elem_id="export-video")
         gif = gr.Button(text.EXPORT_GIF, size="sm", elem_id="export-gif")
         json = gr.Button(text.EXPORT_JSON, size="sm", elem_id="export-json")
-    saved = lists_view.saver()
-    table = compare_view.component(compare_view.nothing())
-    meter = gauge_view.component(planned)
-    waiting = lists_view.queue()
+    saved = file_saver.component()
+    table = compare_table.component(compare_view.nothing())
+    meter = memory_gauge.component(planned)
+    waiting = run_lists.queue(lists_view.queue_of([]))
     return {
         "player": screen,
         "status": line,

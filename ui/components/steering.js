@@ -65,6 +65,3 @@ wheel.addEventListener("click", (event) => {
   const key = event.target.closest("button")?.dataset.key;
   if (key && event.detail === 0) { press(key, true); press(key, false); }
 });
-
-watch("value", show);
-show();

@@ -1,5 +1,6 @@
 // A camera path as text, as moves and as the places it leads through. What is read is what backends/camera.py
-// reads: KEYS, MOST, MOST_TEXT, MOST_MOVE_TEXT and PLAIN come from there, written before this by ui/components/camera.py.
+// reads, and tests/ui/test_pose.py holds both against each other. KEYS, MOST, MOST_TEXT, MOST_MOVE_TEXT and PLAIN are
+// constants from Python: ui/form/camera_path.py.
 const EDGES = " \n'\"`";
 
 const plainText = (text) => text.replace(/[\t\r\v\f]|[^\x00-\x7f]/gu, (sign) => PLAIN[sign] ?? sign);

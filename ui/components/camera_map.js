@@ -1,3 +1,4 @@
+// needs: camera_path.js
 // The camera card: a map to draw on, a pad, a timeline. The path's text field is what counts; all else follows it.
 const $ = (selector) => element.querySelector(selector);
 const board = $(".board"), canvas = $("canvas"), strip = $(".strip");

@@ -1,3 +1,4 @@
+// needs: camera_path.js, camera_map.js
 // Moves with their durations, the pad, presets, files.
 function timeline(total) {
   strip.replaceChildren(...moves.map((move, index) => {
@@ -9,7 +10,7 @@ function timeline(total) {
     button.setAttribute("aria-pressed", index === selected);
     button.setAttribute("aria-label", `${props.words.move} ${index + 1}: ${nameOf(move)}, ${move.n} ${props.words.latents}`);
     button.innerHTML = `<b></b><span>${move.n}</span><i class="edge"></i>`;
-    button.querySelector("b").textContent = move.keys.map((key) => props.value.faces[key]).join("") || "•";
+    button.querySelector("b").textContent = move.keys.map((key) => props.faces[key]).join("") || "•";
     button.dataset.index = index;
     return button;
   }));

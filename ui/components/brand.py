@@ -1,0 +1,12 @@
+"""The name of the page, and what it is for."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from ui import text
+from ui.components.base import html
+
+
+def component() -> gr.HTML:
+    return html("brand", elem_classes="brand", title=text.TITLE, tagline=text.TAGLINE)

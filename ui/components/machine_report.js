@@ -1,0 +1,5 @@
+// Asked for when it is opened.
+element.addEventListener("click", (event) => {
+  const summary = event.target.closest("summary");
+  if (summary && !summary.parentElement.open) trigger("pick", {});
+});

@@ -1,0 +1,77 @@
+"""What the camera map asks: a drawing as moves, a file as a path, a path as a file."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from backends import registry
+from backends.base import BackendSpec
+from backends.camera import (
+    MAX_TEXT,
+    follow_drawing,
+    format_moves,
+    format_path,
+    parse_path,
+    trace_trajectory,
+)
+from ui import text
+
+MAX_POINTS = 5_000  # of a drawing
+
+
+def follow(asked: dict[str, Any]) -> dict[str, Any]:
+    """From the map: {"points", "model"}, a line in metres right of and ahead of the camera, as moves."""
+    try:
+        spec, points = _asked_of(asked), asked.get("points")
+        if not isinstance(points, list) or not 2 <= len(points) <= MAX_POINTS:
+            raise ValueError(text.NO_LINE)
+        line = _points(points)
+        moves = follow_drawing(line, spec.metres_per_latent, spec.degrees_per_latent)
+    except (LookupError, ValueError) as error:
+        return {"error": str(error)}
+    return {"moves": [{"keys": list(move.keys), "n": move.latents} for move in moves]}
+
+
+def read(asked: dict[str, Any]) -> dict[str, Any]:
+    """A file, {"text", "model"}: moves or a trajectory as JSON, or a pose string; as a path."""
+    try:
+        spec, words = _asked_of(asked), str(asked.get("text", ""))
+        if len(words) > MAX_TEXT:
+            raise ValueError(text.FILE_TOO_LONG)
+        return {"path": format_path(parse_path(words, spec.metres_per_latent, spec.degrees_per_latent))}
+    except (LookupError, ValueError) as error:
+        return {"error": str(error)}
+
+
+def write(asked: dict[str, Any]) -> dict[str, Any]:
+    """A file of a path, {"path", "kind", "model"}: its moves, or the camera at every latent frame."""
+    try:
+        spec = _asked_of(asked)
+        moves = parse_path(str(asked.get("path", "")), spec.metres_per_latent, spec.degrees_per_latent)
+    except (LookupError, ValueError) as error:
+        return {"error": str(error)}
+    if asked.get("kind") == "moves":
+        return {"text": format_moves(moves)}
+    return {"text": trace_trajectory(moves, spec.metres_per_latent, spec.degrees_per_latent)}
+
+
+def _points(points: list[Any]) -> list[tuple[float, float]]:
+    """Returns the points of a drawing. Raises ValueError for what is no finite pair of numbers."""
+    try:
+        line = [(float(x), float(y)) for x, y in points]
+    except (OverflowError, TypeError, ValueError):
+        raise ValueError(text.NO_LINE) from None
+    if not all(math.isfinite(value) for point in line for value in point):
+        raise ValueError(text.NO_LINE)
+    return line
+
+
+def _asked_of(asked: object) -> BackendSpec:
+    """The model that a map speaks of. Raises LookupError, also for what no map says."""
+    if not isinstance(asked, dict):
+        raise LookupError(text.NO_MAP)
+    return registry.find(str(asked.get("model")))
+
+
+ANSWERS = (follow, read, write)  # under the names that the scripts call

@@ -1,0 +1,49 @@
+"""What the buttons of the list of models do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from backends import registry
+from ui.runs.downloads import Models
+from ui.widgets import inputs
+from ui.widgets.inputs import Controls
+
+Changes = dict[Any, Any]
+
+
+class ModelEvents:
+    """What the list's buttons do."""
+
+    def __init__(self, models: Models, widgets: Controls, shown: gr.HTML, timer: gr.Timer) -> None:
+        self._models = models
+        self._widgets = widgets
+        self._shown = shown
+        self._timer = timer
+
+    def pick(self, event: gr.EventData, model: str) -> Changes:
+        backend_id = str(event.id)
+        match event.action:
+            case "download":
+                self._models.download(backend_id, bool(event.accepted), str(event.token))
+            case "stop":
+                self._models.stop(backend_id)
+            case "delete" if said := self._models.delete(backend_id):
+                gr.Info(said)
+        return self.look(model)
+
+    def look(self, model: str) -> Changes:
+        """How things are; asked every second while something is being downloaded."""
+        entries = registry.entries()
+        # None, where a program names a generator that there is not.
+        abouts = [inputs.about(entry) for entry in entries if entry.spec.id == model]
+        changes: Changes = {
+            self._shown: self._models.listing(),
+            self._timer: gr.Timer(active=self._models.busy),
+            self._widgets.model: gr.Dropdown(inputs.choices(entries)),
+        }
+        if abouts:
+            changes[self._widgets.about] = abouts[0]
+        return changes
