@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -74,6 +75,9 @@ class Rule:
 
 FLASH_ATTENTION = ("flash_attn", "flash_attn_interface")
 
+PLAIN_UI = ("ui", "ui.text", "ui.format", "ui.safe_json", "ui.form", "ui.form.*")
+PAGE_BACKENDS = ("backends", "backends.media*", *PAGE_SIDE, *PLAIN_QVG, "qvg.metrics")
+
 # The first rule that matches a module holds. `{own}` is its first two names, such as backends.pocket.
 RULES = (
     Rule(
@@ -95,6 +99,19 @@ RULES = (
         (),
         # Of the notebook that it is used in.
         ("IPython", "jupyter_core", "google"),
+    ),
+    Rule("ui.format", ("backends.sizes",)),
+    Rule("ui.text", ("ui.format",)),
+    Rule("ui.theme", (), ("gradio",)),
+    # What is seen knows words, and nothing of runs and generators.
+    Rule("ui.components*", ("ui", "ui.text", "ui.components", "ui.components.*"), ("gradio",)),
+    # What is made and how it went, without the library that shows it.
+    Rule("ui.form*", (*PLAIN_UI, *PAGE_BACKENDS), ("numpy", "PIL")),
+    Rule("ui.runs*", (*PLAIN_UI, "ui.runs", "ui.runs.*", *PAGE_BACKENDS), ("numpy", "PIL", "av", "imageio")),
+    Rule(
+        "ui.widgets*",
+        (*PLAIN_UI, "ui.runs", "ui.runs.*", "ui.components*", "ui.widgets", "ui.widgets.*", *PAGE_BACKENDS),
+        ("gradio", "numpy"),
     ),
     Rule(
         "ui*",
@@ -325,6 +342,15 @@ def test_no_modules_import_each_other():
     assert circles(ours()) == CIRCLES
 
 
+def test_only_one_module_makes_html_components():
+    made = [
+        name
+        for name, source in ours().items()
+        if name.startswith("ui.") and re.search(r"\bHTML\(", source) and name != "ui.notebook"
+    ]
+    assert made == ["ui.components.base"]
+
+
 def test_a_circle_is_noticed():
     sources = {"a": "from qvg import b", "qvg.b": "def f():\n    import app", "app": "import qvg.b"}
     assert circles(sources) == {frozenset({"qvg.b", "app"})}
@@ -338,6 +364,10 @@ def test_modules_import_only_what_the_table_allows():
     ("module", "source", "words"),
     [
         ("ui.runs.player_view", "import torch", "may not import torch at all"),
+        ("ui.runs.player_view", "import gradio", "may not import gradio at all"),
+        ("ui.form.values", "from gradio import Error", "may not import gradio at all"),
+        ("ui.components.player", "from ui.runs import panels", "may not import ui.runs"),
+        ("ui.components.player", "from backends.base import Segment", "backends.base"),
         ("ui.runs.player_view", "def f():\n    import triton", "line 2: may not import triton"),
         (
             "ui.runs.player_view",
@@ -398,7 +428,7 @@ def test_a_violation_is_noticed(module, source, words):
     ("module", "source"),
     [
         (
-            "ui.runs.player_view",
+            "ui.events.runs",
             "import gradio\nimport numpy\nfrom backends.runtime.worker import Job\nfrom ui import text",
         ),
         ("qvg.ops.pack.__init__", "def f():\n    from qvg.ops.pack.triton import pack"),

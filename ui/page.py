@@ -24,18 +24,18 @@ from ui.components import (
     chips,
     device,
     machine_report,
-    run_lists,
     theme_toggle,
 )
 from ui.components import examples as example_cards
 from ui.components import models as model_list
-from ui.components.base import styles
+from ui.components.base import script, styles
 from ui.events import camera, machine
 from ui.events.form import ASKED, PLANNED, Forms, widgets_of
 from ui.events.models import ModelEvents
 from ui.events.runs import Runs
+from ui.events.steering import steering
 from ui.form import examples, values
-from ui.runs import downloads, gauge_view, lists_view
+from ui.runs import downloads, panels
 from ui.runs.manager import RUNS_PER_VISITOR, Desk, WorkerLike
 from ui.runs.retention import LIMITS, Limits
 from ui.server import environment, guard, http_errors, served_files
@@ -49,11 +49,11 @@ from ui.widgets import inputs
 from ui.widgets.inputs import Controls
 from ui.widgets.outputs import Stage, build_outputs
 
-_CSS = (Path(__file__).parent / "theme.css").read_text(encoding="utf-8") + styles()
+CSS = (Path(__file__).parent / "theme.css").read_text(encoding="utf-8") + styles()
 _UPLOADS_HOURS = 24  # at most, of uploads and of what was made for one answer
 # Inside a frame of another site a browser may deny storage, where Gradio's scripts end: they get one that
 # lasts as long as the page is open, and the session is the visitor's name.
-_STORAGE = f"<script>{(_HERE / 'components' / 'storage.js').read_text(encoding='utf-8')}</script>"
+_STORAGE = f"<script>{script(['storage'])}</script>"
 _AT_ONCE = 100  # calls of one listener that are answered at once
 # Of all listeners: with room for the streams of all visitors who may have runs under way, and of programs.
 # Streams wait without a thread.
@@ -137,7 +137,7 @@ class Studio(gr.Blocks):
     def _defaults(self) -> dict[str, Any]:
         return {
             "theme": theme(),
-            "css": _CSS,
+            "css": CSS,
             "head": _STORAGE,
             "allowed_paths": [str(self._desk.outputs)],
             "run_history": False,
@@ -198,11 +198,7 @@ def build(
     entries = registry.entries()
     spec = entries[0].spec
     desk = Desk(worker, outputs, runs_per_visitor, limits)
-    behaviour: list[Runs] = []
-
-    def steer(asked: dict[str, Any]) -> bool:
-        return behaviour[0].steer(asked)
-
+    first = panels.values(panels.before(values.default_form(spec).commission(spec)))
     with Studio(desk) as page:
         # First, because listeners of the page have such names too.
         api.connect(desk)
@@ -218,17 +214,9 @@ def build(
                 with widgets.manage:
                     shop = model_list.component({"busy": False, "locked": False, "models": []})
             with gr.Column(elem_classes="stage", min_width=320, scale=8):
-                sides = values.default_form(spec).named_sides(spec)
-                parts = build_outputs(gauge_view.planned(spec, sides, spec.default_blocks, 0, None), steer)
-                past = run_lists.history(lists_view.history_of([], "", False))
-        screen = Stage(
-            **parts,
-            history=past,
-            run_id=gr.State(""),
-            visitor=gr.BrowserState("", storage_key="qvg-studio", secret="visitor"),
-        )
+                visitor = gr.BrowserState("", storage_key="qvg-studio", secret="visitor")
+                screen = build_outputs(first, steering(desk), visitor)
         runs, forms = Runs(desk, widgets, screen), Forms(worker, widgets, screen)
-        behaviour.append(runs)
         _connect_form(widgets, screen, forms)
         _connect_runs(widgets, screen, tries, runs)
 
@@ -257,7 +245,13 @@ def build(
 
 
 def _foreseen(widgets: Controls, screen: Stage) -> list[Any]:
-    return [widgets.length_note, widgets.memory_note, widgets.budget_note, widgets.budgets, screen.gauge]
+    return [
+        widgets.length_note,
+        widgets.memory_note,
+        widgets.budget_note,
+        widgets.budgets,
+        screen.shown["gauge"],
+    ]
 
 
 def _all(widgets: Controls, screen: Stage) -> list[Any]:
@@ -265,15 +259,15 @@ def _all(widgets: Controls, screen: Stage) -> list[Any]:
     form_parts = [
         getattr(widgets, name) for name in widgets.__slots__ if name not in ("path_note", "options")
     ]
-    return [*screen, *form_parts, *widgets.options]
+    return [*screen.all, *form_parts, *widgets.options]
 
 
 def _followed(widgets: Controls, screen: Stage) -> list[Any]:
     """What changes while a run is watched, and no more: for each message Gradio builds every output anew,
     also what the message leaves out, and the time is taken from the generator."""
     return [
-        screen.player, screen.status, screen.actions, screen.more, screen.extend, screen.undo, screen.redo,
-        screen.retake, screen.export, screen.compare, screen.gauge, screen.queue, screen.history,
+        *screen.shown.values(), screen.actions, screen.more, screen.extend, screen.undo, screen.redo,
+        screen.retake, screen.export, screen.queue, screen.history,
         screen.run_id, widgets.generate, widgets.stop, widgets.problem,
     ]  # fmt: skip
 

@@ -156,18 +156,20 @@ DIFFERENCE_ALT = "The difference of two sides"
 DRIVE = "Drive."
 DRIVE_KEYS = "Click here, then hold W A S D to walk and the arrow keys to turn; Esc leaves."
 
-GAUGE = "KV cache gauge"
+GAUGE_WORDS = {
+    "label": "KV cache gauge",
+    "would": "BF16 would hold",
+    "projection": "BF16, all history",
+    "block": "a block:",
+}
 GAUGE_PLANNED, GAUGE_NOW, GAUGE_ENDED = (
     "KV cache at the end of this run",
     "KV cache now",
     "KV cache at the end",
 )
-BF16_WOULD = "BF16 would hold"
-BF16_PROJECTION = "BF16, all history"
 BUDGET_LINE, CARD_LINE = "budget", "room on this device"
 SMALLER, FULL_PRECISION = "smaller than BF16", "full precision"
 ON_HOST = "of the caches, in the host's memory"
-A_BLOCK = "a block:"
 
 COMPARISON = "How the sides compare"
 COLUMN_SIDE, COLUMN_MEMORY, COLUMN_SMALLER = "", "KV cache", "smaller"

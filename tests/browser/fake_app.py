@@ -35,11 +35,16 @@ def own_hub(folder: Path) -> None:
 
 def main() -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    from ui.page import build
+    from tests.browser import panel
+    from ui import page
+    from ui.components.base import styles
+    from ui.runs import panels
 
+    panels.PANELS.append(panel.ROW)
+    page.CSS += styles(panel.FOLDER)
     own_hub(Path(sys.argv[2]).parent)
     port, outputs = int(sys.argv[1]), Path(sys.argv[2])
-    build(FakeWorker(), outputs).launch(
+    page.build(FakeWorker(), outputs).launch(
         server_name="127.0.0.1", server_port=port, root_path=os.environ.get("ROOT_PATH")
     )
 

@@ -67,7 +67,7 @@ def test_a_prompt_change_at_a_block_of_thousands_of_digits():
 def test_what_is_no_map(page: Page, asked: Any):
     for function in (camera.follow, camera.read, camera.write):
         assert "error" in function(asked) or function is not camera.follow
-    assert page.runs.steer(asked) is False
+    assert page.steer(asked) is False
 
 
 def test_a_file_that_compares_lists():

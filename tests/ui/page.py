@@ -16,14 +16,14 @@ from urllib.parse import unquote
 import gradio as gr
 
 from backends import registry
-from tests.ui.fake_worker import counter
-from ui.components import run_lists
+from tests.ui.fake_worker import FakeWorker, counter
 from ui.components.note import NOTHING
 from ui.events import camera
 from ui.events.form import ASKED, OPTIONS, Forms
 from ui.events.runs import Runs
+from ui.events.steering import steering
 from ui.form.values import default_form
-from ui.runs import gauge_view, lists_view, mp4
+from ui.runs import mp4, panels
 from ui.runs.manager import Desk, Record
 from ui.widgets import inputs
 from ui.widgets.inputs import Controls
@@ -37,10 +37,8 @@ def widgets() -> tuple[Controls, Stage]:
     """What a page has, made once: widgets know nothing of runs."""
     with gr.Blocks():
         form = inputs.build(registry.entries(), camera.ANSWERS)
-        sides = default_form(POCKET).named_sides(POCKET)
-        parts = build_outputs(gauge_view.planned(POCKET, sides, 12, 0, None), lambda asked: False)
-        past = run_lists.history(lists_view.history_of([], "", False))
-        here = Stage(**parts, history=past, run_id=gr.State(""), visitor=gr.BrowserState(""))
+        first = panels.values(panels.before(default_form(POCKET).commission(POCKET)))
+        here = build_outputs(first, steering(Desk(FakeWorker(), Path("outputs"))), gr.BrowserState(""))
     return form, here
 
 
@@ -89,6 +87,7 @@ class Page:
         self.request: Any = SimpleNamespace(session_hash=f"tab-{id(self)}", client=None)
         self.ui, self.stage = widgets()
         self.runs: Any = Listeners(Runs(desk, self.ui, self.stage))
+        self.steer = steering(desk)
         self.forms = Forms(desk.worker, self.ui, self.stage)
         self.shown: dict[Any, Any] = {}
         self.statuses: list[str] = []
@@ -104,7 +103,7 @@ class Page:
 
     def see(self, changes: dict[Any, Any]) -> None:
         self.shown.update({part: new for part, new in changes.items() if new != gr.skip()})
-        status = changes.get(self.stage.status)
+        status = changes.get(self.stage.shown["status"])
         if status is not None:
             self.statuses.append(status["text"])
 
@@ -143,7 +142,7 @@ class Page:
 
     @property
     def player(self) -> dict[str, Any]:
-        return self.shown[self.stage.player]
+        return self.shown[self.stage.shown["player"]]
 
     @property
     def track(self) -> dict[str, Any]:
@@ -152,7 +151,7 @@ class Page:
 
     @property
     def status(self) -> dict[str, Any]:
-        return self.shown[self.stage.status]
+        return self.shown[self.stage.shown["status"]]
 
     @property
     def problem(self) -> str:

@@ -58,7 +58,7 @@ def test_the_plan_is_in_words_before_the_click(page, worker):
     assert "12 blocks, 48 frames, 4.0 s at 12 fps" in said[page.ui.length_note]["said"]
     assert re.search(r"ends at .* instead of .* in BF16.* fits", said[page.ui.memory_note]["said"])
     assert said[page.ui.budget_note]["said"] == ""
-    assert said[page.stage.gauge]["live"] is False
+    assert said[page.stage.shown["gauge"]]["live"] is False
 
 
 def test_time_on_a_lent_device_is_told_before_the_click(tmp_path):
@@ -83,7 +83,7 @@ def test_a_comparison_is_planned_together(page, worker):
     said = foreseen(page, memory="compare", sides=sides, budget=23, blocks=20)
     assert "of 8.00 GiB: fits" in said[page.ui.memory_note]["said"]
     assert "In 23.0 MiB: BF16: drops frames from frame 25 on." in said[page.ui.budget_note]["said"]
-    assert len(said[page.stage.gauge]["rows"]) == 2
+    assert len(said[page.stage.shown["gauge"]]["rows"]) == 2
     small = INFO.__class__(
         **{name: getattr(INFO, name) for name in INFO.__slots__} | {"memory_bytes": 1 << 28}
     )
@@ -99,7 +99,7 @@ def test_a_budget_everyone_keeps_is_said(page):
 
 
 def test_the_plan_leaves_a_finished_gauge_alone(page):
-    assert page.stage.gauge not in foreseen(page, "a-run")
+    assert page.stage.shown["gauge"] not in foreseen(page, "a-run")
 
 
 @pytest.mark.parametrize(

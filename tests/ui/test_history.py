@@ -56,8 +56,8 @@ def test_history_survives_a_restart_with_all_its_figures(page, tmp_path):
     assert [numbers(later.final(side)) for side in range(2)] == [list(range(12))] * 2
     assert later.player["tracks"][1]["planned"] == pytest.approx(1.0)
     assert later.status["text"].startswith("Made on 20")
-    assert [row[-1] for row in later.shown[later.stage.compare]["rows"]]
-    assert later.shown[later.stage.gauge]["rows"][1]["stages"]
+    assert [row[-1] for row in later.shown[later.stage.shown["compare"]]["rows"]]
+    assert later.shown[later.stage.shown["gauge"]]["rows"][1]["stages"]
     assert later.shown[later.stage.extend].visible is False
     assert later.shown[later.stage.export].visible is True
     assert before[page.stage.run_id] != later.run_id
@@ -69,10 +69,10 @@ def test_history_survives_a_restart_with_all_its_figures(page, tmp_path):
 
 def test_a_finished_run_is_shown_as_it_was_measured(page):
     page.run(memory="compare", sides=["BF16", "QVG INT2"], blocks=3)
-    live = page.shown[page.stage.compare]
+    live = page.shown[page.stage.shown["compare"]]
     later = restarted(page)
     later.press(later.runs.history, id=page.run_id, action="show")
-    assert later.shown[later.stage.compare] == live
+    assert later.shown[later.stage.shown["compare"]] == live
 
 
 def test_to_the_form_and_again_and_deleted(page):
@@ -114,7 +114,7 @@ def waiting_behind_a_slow_one(page: Page) -> list[str]:
     events = page.start(prompt="slow", blocks=50)
     for changes in events:
         page.see(changes)
-        if page.shown.get(page.stage.player) and len(page.track["segments"]) >= 2:
+        if page.shown.get(page.stage.shown["player"]) and len(page.track["segments"]) >= 2:
             break
     for blocks in (2, 3):
         next(Page(page.desk).start(blocks=blocks, seed=blocks))
@@ -242,7 +242,7 @@ def test_blocks_beyond_the_first_video_are_put_behind_it(page, worker):
     for changes in events:
         page.see(changes)
         if (
-            page.shown.get(page.stage.player)
+            page.shown.get(page.stage.shown["player"])
             and page.player["run"].endswith(".2")
             and len(page.track["segments"]) >= 3
         ):

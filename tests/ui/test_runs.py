@@ -55,7 +55,7 @@ def test_a_run_from_click_to_file(page, worker, tmp_path):
     assert (kept["prompt"], kept["seed"], kept["path"]) == ("instant", 7, "w-4, right-2")
     assert kept["walked"] == "w-4, right-2, still-25"
     assert kept["made"]["frames"] == 32
-    assert page.shown[page.stage.gauge]["title"] == "KV cache at the end"
+    assert page.shown[page.stage.shown["gauge"]]["title"] == "KV cache at the end"
     assert worker.jobs[0].request.blocks == 8
     record = json.loads((page.final().parent / "run.json").read_text())
     assert record["state"] == "done"
@@ -67,14 +67,14 @@ def test_segments_are_only_ever_added(page):
     seen: list[str] = []
     for changes in page.start():
         page.see(changes)
-        if page.stage.player in changes:
+        if page.stage.shown["player"] in changes:
             assert page.track["segments"][: len(seen)] == seen
             seen = page.track["segments"]
     assert len(seen) == 8
 
 
 def test_the_buttons_say_what_they_do_now(page):
-    seen = [changes for changes in page.start() if page.stage.status in changes]
+    seen = [changes for changes in page.start() if page.stage.shown["status"] in changes]
     first, last = seen[0], seen[-1]
     assert first[page.ui.stop].visible is True
     assert first[page.ui.generate].value == "Add to queue"
@@ -99,7 +99,7 @@ def test_sides_run_in_step_and_are_compared(page, worker):
     for side in range(3):
         assert numbers(page.final(side)) == list(range(20))
         assert mp4.read_settings(page.final(side))["side"] == side
-    table = page.shown[page.stage.compare]
+    table = page.shown[page.stage.shown["compare"]]
     assert table["columns"] == ["", "KV cache", "smaller", "first block", "0–2 s", "all", "SSIM", "revisit"]
     assert table["rows"][0][3:7] == ["–"] * 4
     first, second = (float(row[5].removesuffix(" dB")) for row in table["rows"][1:])
@@ -135,7 +135,7 @@ def test_stop_keeps_what_there_is_and_says_what_it_freed(page):
     events = page.start(prompt="slow", blocks=50)
     for changes in events:
         page.see(changes)
-        if page.shown.get(page.stage.player) and page.track["segments"]:
+        if page.shown.get(page.stage.shown["player"]) and page.track["segments"]:
             page.runs.stop(page.request, page.visitor, page.run_id)
             break
     page.watch(events)
@@ -169,12 +169,12 @@ def test_a_run_that_ended_while_nobody_looked_is_shown_on_return(page):
     for shown in ("done", None):
         later = Page(page.desk)
         later.watch(later.runs.arrive(later.request, ""))
-        assert later.shown.get(later.stage.status, {}).get("kind") == shown
+        assert later.shown.get(later.stage.shown["status"], {}).get("kind") == shown
 
 
 def test_what_another_tab_has_shown_is_shown_to_a_tab_that_was_here(page):
     events, other = page.start(blocks=1), Page(page.desk)
-    while page.shown.get(page.stage.status, {}).get("kind") != "done":
+    while page.shown.get(page.stage.shown["status"], {}).get("kind") != "done":
         page.see(next(events))
     own = page.run_id
     # While this tab is being told of its own run, another makes one and sees its end.
@@ -330,7 +330,7 @@ def test_no_number_of_page_loads_ends_anothers_view(shared, worker):
         next(load)
         loads.append(load)
     seen = next(events)
-    assert hers.stage.status in seen, "her stream goes on"
+    assert hers.stage.shown["status"] in seen, "her stream goes on"
     assert threading.active_count() < before + 50, "streams wait without a thread each"
     for load in loads:
         load.close()
@@ -450,9 +450,9 @@ def test_steering_needs_the_visitor_and_not_only_an_address(shared, worker):
     page, events = running(shared, "")
     asked = {"run": page.player["run"], "keys": ["w"]}
     for visitor in (None, "", "a stranger", shared.owner(page.player["visitor"]), page.request.session_hash):
-        assert not page.runs.steer({**asked, "visitor": visitor})
-    assert not page.runs.steer(asked)
-    assert page.runs.steer({**asked, "visitor": page.player["visitor"]})
+        assert not page.steer({**asked, "visitor": visitor})
+    assert not page.steer(asked)
+    assert page.steer({**asked, "visitor": page.player["visitor"]})
     assert worker.held == [("w",)]
     events.close()
 
@@ -619,13 +619,13 @@ def test_keys_reach_the_run(page, worker):
     while not page.run_id:
         page.see(next(events))
     assert page.player["steerable"] is True
-    assert page.runs.steer({"run": page.player["run"], "keys": ["w", "left"]})
-    assert not page.runs.steer({"run": page.player["run"], "keys": "w"})
-    assert not page.runs.steer({"run": page.player["run"], "keys": ["fly"]})
-    assert not page.runs.steer({"run": "another.1", "keys": ["w"]})
+    assert page.steer({"run": page.player["run"], "keys": ["w", "left"]})
+    assert not page.steer({"run": page.player["run"], "keys": "w"})
+    assert not page.steer({"run": page.player["run"], "keys": ["fly"]})
+    assert not page.steer({"run": "another.1", "keys": ["w"]})
     page.watch(events)
     assert worker.held == [("w", "left")]
-    assert not page.runs.steer({"run": page.player["run"], "keys": []})
+    assert not page.steer({"run": page.player["run"], "keys": []})
 
 
 def test_same_again(page, worker, tmp_path):

@@ -242,13 +242,13 @@ class Forms:
             ui.budgets: slider,
         }
         if not run_id:
-            changes[self._stage.gauge] = gauge_view.planned(spec, sides, blocks, limit, device)
+            changes[self._stage.shown["gauge"]] = gauge_view.planned(spec, sides, blocks, limit, device)
         return changes
 
     def foresee_in_words(self, run_id: str, model: str, *values: Any) -> Changes:
         """`foresee` without the gauge."""
         changes = self.foresee(run_id, model, *values)
-        changes.pop(self._stage.gauge, None)
+        changes.pop(self._stage.shown["gauge"], None)
         return changes
 
     def look_for_device(self) -> tuple[Any, Any]:

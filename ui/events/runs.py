@@ -112,22 +112,6 @@ class Runs:
             self._desk.stop(record)
         return gr.Button(interactive=False)
 
-    def steer(self, asked: dict[str, Any]) -> bool:
-        """From the player: {"run", "keys", "visitor"}, keys held from now on. Whether there is something of
-        this visitor's to steer: a run's id is in the addresses of its videos, which may be handed on."""
-        if not isinstance(asked, dict):
-            return False
-        run_id = str(asked.get("run", "")).rpartition(".")[0]
-        record = self._desk.find(self._desk.owner(asked.get("visitor")), run_id)
-        keys = asked.get("keys")
-        if record is None or record.ended or not isinstance(keys, list):
-            return False
-        try:
-            record.run.steer(tuple(map(str, keys)))
-        except ValueError:
-            return False
-        return True
-
     def again(self, request: gr.Request, visitor: str, run_id: str) -> Changes:
         """The same once more, noise and all. For `watch` to follow."""
         return self._submit_again(request, self._owner(request, visitor), run_id)
@@ -352,12 +336,9 @@ class Runs:
         ui, stage, over = self._widgets, self._stage, record.ended
         live, spec = record.live, record.commission.spec
         several = len(record.commission.sides) > 1
-        changes = {
+        return {
             stage.run_id: record.id,
-            stage.status: view.status,
-            stage.player: view.player
-            | {"steerable": not over and "camera" in spec.inputs, "visitor": visitor},
-            stage.compare: view.compare,
+            **stage.showing(view, steerable=not over and "camera" in spec.inputs, visitor=visitor),
             stage.queue: lists_view.queue_of(self._desk.waiting(record.owner)),
             stage.actions: gr.Row(visible=over),
             stage.export: gr.Row(visible=over and several),
@@ -369,7 +350,6 @@ class Runs:
             ui.generate: gr.Button(text.GENERATE if over else text.QUEUE_UP),
             ui.stop: gr.Button(visible=not over, interactive=not record.stopping),
         }
-        return changes if view.gauge is None else changes | {stage.gauge: view.gauge}
 
     def _lists(self, owner: str, shown: str, count: int = 0) -> Changes:
         count = max(count, lists_view.PAGE)
@@ -431,11 +411,9 @@ class Runs:
             return
         self._look_back(request.session_hash, owner)
         view = past.view(self._desk.worker.info)
-        changes = {
+        yield {
             stage.run_id: past.id,
-            stage.status: view.status,
-            stage.player: view.player | {"steerable": False},
-            stage.compare: view.compare,
+            **stage.showing(view, steerable=False),
             stage.actions: gr.Row(visible=True),
             stage.export: gr.Row(visible=len(past.videos) > 1),
             # Its blocks are not in memory: it can only be made again.
@@ -446,7 +424,6 @@ class Runs:
             },
             **self._lists(owner, run_id),
         }
-        yield changes if view.gauge is None else changes | {stage.gauge: view.gauge}
 
     def _export(self, request: gr.Request, visitor: str, run_id: str, kind: export.Kind) -> Iterator[Changes]:
         """A file for the browser to keep."""

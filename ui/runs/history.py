@@ -18,7 +18,7 @@ from qvg.config import PRESETS
 from ui import safe_json, text
 from ui.form.run_spec import Commission
 from ui.form.values import Form, FormError
-from ui.runs import compare_view, gauge_view, mp4, player_view, status_view
+from ui.runs import compare_view, mp4, panels, player_view, status_view
 from ui.runs.folder import CLIP, PICTURE, THUMBNAIL
 from ui.runs.presenter import View
 from ui.runs.side import Figures
@@ -113,31 +113,19 @@ class Past:
             screen["tracks"].append(
                 track | {"ended": True, "final": f"{player_view.address(file)}?v={stamp}"}
             )
-        try:
-            meter = self._gauge(device)
-        except (LookupError, TypeError, ValueError):
-            _log.info("%s has figures of another version", self.folder, exc_info=True)
-            meter = None
-        table = compare_view.table(sides, fps) if sides else compare_view.nothing()
-        return View(line, screen, meter, table)
+        return View(line, screen, self._panels(device))
 
-    def _gauge(self, device: DeviceInfo | None) -> dict[str, Any] | None:
-        if not self.sides:
-            return None
-        commission = self.commission()
-        return gauge_view.ended(
-            gauge_view.measured(
-                commission.spec,
-                commission.sides,
-                self.sides,
-                commission.request.blocks,
-                commission.asked.budget or 0,
-                device,
-                fps=float(self.made["frames"]) * len(self.sides) / max(float(self.made["seconds"]), 1e-6),
-                memory_bytes=0,
-                peak_bytes=int(self.made["peak_bytes"]),
-            )
-        )
+    def _panels(self, device: DeviceInfo | None) -> dict[str, dict[str, Any]]:
+        sides, made = self.sides, self.made
+        run = panels.Measured(None, sides, int(made.get("fps") or 1), device, ended=True)
+        if sides:
+            try:
+                pace = float(made["frames"]) * len(sides) / max(float(made["seconds"]), 1e-6)
+                peak = int(made["peak_bytes"])
+                return panels.values(run._replace(commission=self.commission(), pace=pace, peak_bytes=peak))
+            except (LookupError, TypeError, ValueError):
+                _log.info("%s has figures of another version", self.folder, exc_info=True)
+        return panels.values(run)
 
 
 @cache

@@ -15,7 +15,7 @@ from backends.events import Done, Event, Failed, Loading, Progress, Queued, Upda
 from backends.runtime.hardware import DeviceInfo
 from ui import text
 from ui.form.run_spec import Commission, Keys, as_moves
-from ui.runs import compare_view, gauge_view, mp4, player_view, status_view
+from ui.runs import compare_view, mp4, panels, player_view, status_view
 from ui.runs.folder import RunFolder, slug, video_name
 from ui.runs.quality import Likeness
 from ui.runs.revisit import Seen, returns
@@ -30,8 +30,12 @@ class View(NamedTuple):
 
     status: dict[str, Any]
     player: dict[str, Any]
-    gauge: dict[str, Any] | None  # None: as it is
-    compare: dict[str, Any]
+    panels: dict[str, dict[str, Any]]  # by name; one that is left out stays as it is
+
+    @property
+    def shown(self) -> dict[str, dict[str, Any]]:
+        """All of it, by the names of the components that show it."""
+        return {"status": self.status, "player": self.player, **self.panels}
 
     def finished(self) -> View:
         """For a page that begins to look now: blocks are not kept for long beside the finished files."""
@@ -75,7 +79,7 @@ class Live:
 
     def _begin(self, first_block: int) -> None:
         """The screen for what is to come, behind what is there."""
-        spec, request = self.commission.spec, self.commission.request
+        spec = self.commission.spec
         self.first_block = first_block
         self.ended = False
         self._percent = self._progress_shown = self._seconds = 0.0
@@ -89,14 +93,7 @@ class Live:
                 track["codec"] = reel.codec
                 self._show(track, f"{self._view_number}-{track['file']}-before", _joined(reel))
         self._player["start"] = max(0.0, max(reel.frames for reel in self.reels) / spec.fps - 1.0)
-        if first_block:
-            self._measure()
-        else:
-            budget = self.commission.asked.budget or 0
-            self._gauge = gauge_view.planned(
-                spec, self.commission.sides, request.blocks, budget, self._device
-            )
-        self._compare = compare_view.table(self.figures, spec.fps)
+        self._measure()
 
     def _screen(self) -> dict[str, Any]:
         self._view_number += 1
@@ -122,7 +119,7 @@ class Live:
     def view(self) -> View:
         """Copies of what changes, because Gradio sends the difference to what it was given before."""
         tracks = [{**track, "segments": list(track["segments"])} for track in self._player["tracks"]]
-        return View(self._status, {**self._player, "tracks": tracks}, self._gauge, self._compare)
+        return View(self._status, {**self._player, "tracks": tracks}, self._panels)
 
     @property
     def figures(self) -> list[Figures]:
@@ -195,8 +192,6 @@ class Live:
 
     def _remade(self, said: str) -> None:
         self._player = self._screen()
-        self._compare = compare_view.table(self.figures, self.commission.spec.fps)
-        self._measure()
         self._end()
         self._status = self._line(said, "done", ())
 
@@ -252,7 +247,6 @@ class Live:
         track["ended"] = len(reel.blocks) >= reel.side.blocks(self.commission.request.blocks)
         track["note"], track["figure"] = self._caption(reel)
         self._measure()
-        self._compare = compare_view.table(self.figures, self.commission.spec.fps)
 
     def _likeness(self, event: Update) -> Likeness | None:
         """To the first side's block of the same number, which is made before."""
@@ -277,18 +271,17 @@ class Live:
             track["segments"].append(where)
 
     def _measure(self) -> None:
-        made = self.commission
-        self._gauge = gauge_view.measured(
-            made.spec,
-            made.sides,
+        run = panels.Measured(
+            self.commission,
             self.figures,
-            made.request.blocks,
-            made.asked.budget or 0,
+            self.commission.spec.fps,
             self._device,
-            fps=self._frames_here / max(self._seconds, 1e-6),
+            pace=self._frames_here / max(self._seconds, 1e-6),
             memory_bytes=self._memory,
             peak_bytes=self._peak,
+            ended=self.ended,
         )
+        self._panels = panels.values(run)
 
     def _done(self, event: Done) -> None:
         spec = self.commission.spec
@@ -330,7 +323,7 @@ class Live:
     def _end(self) -> None:
         """Saves what there is."""
         self.ended = self._player["ended"] = True
-        self._gauge = gauge_view.ended(self._gauge)
+        self._measure()
         settings = self.settings()
         for number, (reel, track) in enumerate(zip(self.reels, self._player["tracks"], strict=True)):
             track["ended"] = True

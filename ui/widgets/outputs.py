@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import gradio as gr
 
 from ui import text
-from ui.components import compare_table, file_saver, memory_gauge, player, run_lists, status
-from ui.runs import compare_view, lists_view, player_view, status_view
+from ui.components import file_saver, player, run_lists, status
+from ui.components.base import html
+from ui.runs import lists_view, player_view, status_view
+from ui.runs.panels import PANELS
+from ui.runs.presenter import View
 
 MAX_MORE = 64  # blocks that Extend adds at once
 
@@ -16,8 +20,7 @@ MAX_MORE = 64  # blocks that Extend adds at once
 class Stage(NamedTuple):
     """The widgets that follow a run. `run_id` is the run they show, `visitor` who looks."""
 
-    player: gr.HTML
-    status: gr.HTML
+    shown: dict[str, gr.HTML]  # what a View fills, by name: the player, the status and every panel
     actions: gr.Row
     again: gr.Button
     more: gr.Number
@@ -30,18 +33,34 @@ class Stage(NamedTuple):
     export_gif: gr.Button
     export_json: gr.Button
     saved: gr.HTML
-    compare: gr.HTML
-    gauge: gr.HTML
     queue: gr.HTML
     history: gr.HTML
     run_id: gr.State
     visitor: gr.BrowserState
 
+    @property
+    def all(self) -> list[Any]:
+        return [*self.shown.values(), *(part for part in self if part is not self.shown)]
 
-def build_outputs(planned: dict[str, Any], steer: Any) -> dict[str, Any]:
-    """The widgets beside the form, in the Gradio context it is called in; `history` and below come later."""
-    screen = player.component(player_view.nothing(224, 128), steer)
-    line = status.component(status_view.line(text.IDLE))
+    def showing(self, view: View, **player: Any) -> dict[Any, dict[str, Any]]:
+        """What shows `view`; `player` is what else the player has to know."""
+        values = view.shown | {"player": view.player | player}
+        return {self.shown[name]: value for name, value in values.items()}
+
+
+def build_outputs(
+    first: Mapping[str, dict[str, Any]],
+    steer: Callable[[dict[str, Any]], bool],
+    visitor: gr.BrowserState,
+) -> Stage:
+    """The widgets beside the form, in the Gradio context it is called in.
+
+    `first` is what the panels show before any run; `steer` hears which keys are held.
+    """
+    shown = {
+        "player": player.component(player_view.nothing(224, 128), steer),
+        "status": status.component(status_view.line(text.IDLE)),
+    }
     with gr.Row(elem_classes="after", visible=False) as actions:
         again = gr.Button(text.AGAIN, size="sm", elem_id="again")
         with gr.Row(elem_classes="extend"):
@@ -59,29 +78,30 @@ def build_outputs(planned: dict[str, Any], steer: Any) -> dict[str, Any]:
         redo = gr.Button(text.REDO_BLOCK, size="sm", elem_id="redo")
         retake = gr.Button(text.RETAKE, size="sm", elem_id="retake")
     with gr.Row(elem_classes="after", visible=False) as export:
-        video = gr.Button(text.EXPORT_VIDEO, size="sm", elem_id="export-video")
-        gif = gr.Button(text.EXPORT_GIF, size="sm", elem_id="export-gif")
-        json = gr.Button(text.EXPORT_JSON, size="sm", elem_id="export-json")
+        export_video = gr.Button(text.EXPORT_VIDEO, size="sm", elem_id="export-video")
+        export_gif = gr.Button(text.EXPORT_GIF, size="sm", elem_id="export-gif")
+        export_json = gr.Button(text.EXPORT_JSON, size="sm", elem_id="export-json")
     saved = file_saver.component()
-    table = compare_table.component(compare_view.nothing())
-    meter = memory_gauge.component(planned)
-    waiting = run_lists.queue(lists_view.queue_of([]))
-    return {
-        "player": screen,
-        "status": line,
-        "actions": actions,
-        "again": again,
-        "more": more,
-        "extend": extend,
-        "undo": undo,
-        "redo": redo,
-        "retake": retake,
-        "export": export,
-        "export_video": video,
-        "export_gif": gif,
-        "export_json": json,
-        "saved": saved,
-        "compare": table,
-        "gauge": meter,
-        "queue": waiting,
-    }
+    for panel in PANELS:
+        shown[panel.name] = html(
+            panel.component, first[panel.name], elem_id=panel.name, words=dict(panel.words)
+        )
+    return Stage(
+        shown=shown,
+        actions=actions,
+        again=again,
+        more=more,
+        extend=extend,
+        undo=undo,
+        redo=redo,
+        retake=retake,
+        export=export,
+        export_video=export_video,
+        export_gif=export_gif,
+        export_json=export_json,
+        saved=saved,
+        queue=run_lists.queue(lists_view.queue_of([])),
+        history=run_lists.history(lists_view.history_of([], "", False)),
+        run_id=gr.State(""),
+        visitor=visitor,
+    )
