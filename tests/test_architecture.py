@@ -216,7 +216,8 @@ RULES = (
     Rule("backends.longcat.bench", ("backends", "backends.*", "qvg", "qvg.*"), MODEL_LIBRARIES),
     # Tools: they list kernels, or measure as `qvg.bench` does.
     Rule("backends.*.launches", (*MODEL_FOLDER, "qvg.launches", "qvg.ops.*"), MODEL_LIBRARIES),
-    Rule("backends.*.evaluation.*", (*MODEL_FOLDER, "qvg.bench.*"), MODEL_LIBRARIES),
+    Rule("backends.*.evaluation.*", (*MODEL_FOLDER, "qvg.bench.*", "qvg.metrics"), MODEL_LIBRARIES),
+    Rule("backends.*.training.*", (*MODEL_FOLDER, "qvg.metrics"), MODEL_LIBRARIES),
     # Kernels of a generator's own.
     Rule("backends.pocket.render*", (*MODEL_FOLDER, "qvg.ops.*"), (*MODEL_LIBRARIES, "triton")),
     Rule("backends.worldplay.cameras*", (*MODEL_FOLDER, "qvg.ops.*"), (*MODEL_LIBRARIES, "triton")),
