@@ -151,7 +151,7 @@ RULES = (
             *PLAIN_QVG,
         ),
     ),
-    Rule("backends.media*", ("backends.media", "backends.media.*"), ("numpy", "PIL", "av")),
+    Rule("backends.media*", ("backends.media", "backends.media.*"), ("numpy", "PIL", "av", "imageio")),
     Rule("backends.runtime.session", ("backends.*", "qvg", *PLAIN_QVG), ("torch",)),
     Rule("backends.runtime.hardware", ("qvg",), (), ("torch",)),
     Rule("backends.runtime.peak_memory", (), (), ("torch",)),
@@ -211,7 +211,7 @@ RULES = (
     Rule(
         "backends.report*",
         ("backends", "backends.*", "qvg", "qvg.*"),
-        ("torch", "numpy", "PIL", "av", "jinja2"),
+        ("torch", "numpy", "PIL", "av", "imageio", "jinja2"),
     ),
     Rule("backends.longcat.bench", ("backends", "backends.*", "qvg", "qvg.*"), MODEL_LIBRARIES),
     # Tools: they list kernels, or measure as `qvg.bench` does.

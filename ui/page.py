@@ -354,6 +354,7 @@ def _connect_runs(widgets: Controls, screen: Stage, tries: gr.HTML, runs: Runs) 
     for button, export in (
         (screen.export_video, runs.export_video),
         (screen.export_gif, runs.export_gif),
+        (screen.export_webp, runs.export_webp),
         (screen.export_json, runs.export_json),
     ):
         button.click(export, who, [widgets.problem, screen.saved], **_QUIET)

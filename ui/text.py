@@ -137,7 +137,7 @@ MORE = "Blocks"
 EXTEND = "Extend along the path"
 UNDO_BLOCK, REDO_BLOCK = "Undo block", "Redo block"
 RETAKE = "Retake last block"
-EXPORT_VIDEO, EXPORT_GIF, EXPORT_JSON = "Export side by side, mp4", "GIF", "JSON"
+EXPORT_VIDEO, EXPORT_GIF, EXPORT_WEBP, EXPORT_JSON = "Export side by side, mp4", "GIF", "WebP", "JSON"
 
 QUEUE = "Waiting"
 UP, DOWN, REMOVE = "Earlier", "Later", "Remove from the queue"

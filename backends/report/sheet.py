@@ -7,6 +7,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import imageio.v3 as iio
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -81,7 +82,7 @@ def contact_sheet(sides: Sequence[Side], target: Path, frames: int, fps: int) ->
                 pen.text((x + _GAP, y + tall // 2 - 8), "not made", _MUTED, font=font)
             else:
                 sheet.paste(_scaled(frame, _THUMB, tall), (x, y))
-    sheet.save(target, "JPEG", quality=88)
+    iio.imwrite(target, np.asarray(sheet), plugin="pillow", extension=".jpeg", quality=88)
 
 
 def _scaled(frame: np.ndarray, width: int, height: int) -> Image.Image:

@@ -137,7 +137,7 @@ def test_half_an_export_is_not_left(page: Page, monkeypatch: pytest.MonkeyPatch)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(export, "write_mp4", full)
-    monkeypatch.setattr(export, "write_gif", full)
+    monkeypatch.setattr(export, "write_animation", full)
     for listener in (page.runs.export_video, page.runs.export_gif):
         page.watch(listener(page.request, page.visitor, page.run_id))
         assert "could not be written" in page.problem

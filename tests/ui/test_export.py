@@ -43,7 +43,7 @@ def test_signs_differ_in_the_picture(tmp_path):
 
     def strip(note: str, name: str = "a") -> np.ndarray:
         side = export.Side(tmp_path / "a.mp4", name, note)
-        export.write_gif([side], tmp_path / "a.gif", 12)
+        export.write_animation([side], tmp_path / "a.gif", 12)
         with Image.open(tmp_path / "a.gif") as gif:
             return np.asarray(gif.convert("RGB"))
 

@@ -743,6 +743,7 @@ def test_an_export_has_every_side_its_name_and_every_figure(page, tmp_path):
     for kind, do in (
         ("mp4", page.runs.export_video),
         ("gif", page.runs.export_gif),
+        ("webp", page.runs.export_webp),
         ("json", page.runs.export_json),
     ):
         page.watch(do(page.request, page.visitor, page.run_id))

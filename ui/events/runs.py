@@ -199,6 +199,9 @@ class Runs:
     def export_gif(self, request: gr.Request, visitor: str, run_id: str) -> Iterator[Changes]:
         yield from self._export(request, visitor, run_id, "gif")
 
+    def export_webp(self, request: gr.Request, visitor: str, run_id: str) -> Iterator[Changes]:
+        yield from self._export(request, visitor, run_id, "webp")
+
     def export_json(self, request: gr.Request, visitor: str, run_id: str) -> Iterator[Changes]:
         yield from self._export(request, visitor, run_id, "json")
 

@@ -1,4 +1,4 @@
-"""A comparison to hand on: its sides beside each other with their names and figures, as mp4 or GIF."""
+"""A comparison to hand on: its sides beside each other with their names and figures, as mp4, GIF or WebP."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from backends.base import BackendSpec
+from backends.media import animation
 from backends.media.video import VideoWriter
 from ui import text
 from ui.format import decibels, size, times
@@ -21,10 +22,10 @@ from ui.runs import history, mp4
 from ui.runs.history import Past
 from ui.runs.side import Figures
 
-Kind = Literal["mp4", "gif", "json"]
+Kind = Literal["mp4", "gif", "webp", "json"]
 _GAP = 8
 _MIN_WIDTH = 320  # of a side: below, its label would not fit
-_GIF_FPS, _GIF_SIDE = 12, 480  # a GIF is for a page or a chat
+_ANIMATION_FPS, _ANIMATION_SIDE = 12, 480  # GIF and WebP are for pages and chats
 # DejaVu Sans without its rarer scripts. Pillow's own font has neither × nor ·.
 _FONT = Path(__file__).resolve().parents[2] / "assets" / "fonts" / "DejaVuSans.ttf"
 _INK, _PAPER, _MUTED = (240, 240, 238), (18, 19, 22), (160, 164, 172)
@@ -50,8 +51,8 @@ def write(past: Past, kind: Kind) -> Path:
             target.write_text(json.dumps(settings, ensure_ascii=False, indent=1), encoding="utf-8")
             return target
         sides = sides_of(past.videos, past.sides, history.spec_of(past.settings))
-        if kind == "gif":
-            write_gif(sides, target, fps)
+        if kind in ("gif", "webp"):
+            write_animation(sides, target, fps)
         else:
             write_mp4(sides, target, fps, settings)
     except Exception:
@@ -87,24 +88,13 @@ def write_mp4(sides: Sequence[Side], target: Path, fps: int, settings: Mapping[s
             raise ValueError("there is no frame to export")
 
 
-def write_gif(sides: Sequence[Side], target: Path, fps: int) -> None:
-    """Smaller, and at most twelve frames a second; in one palette of all."""
-    every = max(1, round(fps / _GIF_FPS))
-    frames = [Image.fromarray(p) for i, p in enumerate(_pictures(sides, _GIF_SIDE)) if i % every == 0]
+def write_animation(sides: Sequence[Side], target: Path, fps: int) -> None:
+    """Writes a GIF or WebP, by the suffix of `target`: smaller, and at most twelve frames a second."""
+    every = max(1, round(fps / _ANIMATION_FPS))
+    frames = [frame for at, frame in enumerate(_pictures(sides, _ANIMATION_SIDE)) if at % every == 0]
     if not frames:
         raise ValueError("there is no frame to export")
-    # The first, middle and last frame stand for the colours of all.
-    height = sum(frame.height for frame in frames[:: max(1, len(frames) // 2)])
-    sample = Image.new("RGB", (frames[0].width, height))
-    at = 0
-    for frame in frames[:: max(1, len(frames) // 2)]:
-        sample.paste(frame, (0, at))
-        at += frame.height
-    palette = sample.quantize(256, method=Image.Quantize.MEDIANCUT)
-    reduced = [frame.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for frame in frames]
-    reduced[0].save(
-        target, save_all=True, append_images=reduced[1:], duration=round(1000 * every / fps), loop=0
-    )
+    animation.write(target, frames, fps / every)
 
 
 def _pictures(sides: Sequence[Side], width: int | None) -> Iterator[np.ndarray]:

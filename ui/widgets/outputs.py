@@ -31,6 +31,7 @@ class Stage(NamedTuple):
     export: gr.Row
     export_video: gr.Button
     export_gif: gr.Button
+    export_webp: gr.Button
     export_json: gr.Button
     saved: gr.HTML
     queue: gr.HTML
@@ -80,6 +81,7 @@ def build_outputs(
     with gr.Row(elem_classes="after", visible=False) as export:
         export_video = gr.Button(text.EXPORT_VIDEO, size="sm", elem_id="export-video")
         export_gif = gr.Button(text.EXPORT_GIF, size="sm", elem_id="export-gif")
+        export_webp = gr.Button(text.EXPORT_WEBP, size="sm", elem_id="export-webp")
         export_json = gr.Button(text.EXPORT_JSON, size="sm", elem_id="export-json")
     saved = file_saver.component()
     for panel in PANELS:
@@ -98,6 +100,7 @@ def build_outputs(
         export=export,
         export_video=export_video,
         export_gif=export_gif,
+        export_webp=export_webp,
         export_json=export_json,
         saved=saved,
         queue=run_lists.queue(lists_view.queue_of([])),
