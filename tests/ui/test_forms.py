@@ -88,9 +88,9 @@ def test_a_comparison_is_planned_together(page, worker):
         **{name: getattr(INFO, name) for name in INFO.__slots__} | {"memory_bytes": 1 << 28}
     )
     worker.info = small
-    said = foreseen(page, memory="compare", sides=sides)[page.ui.memory_note]["said"]
-    assert "does not fit" in said
-    assert "bad" in said
+    note = foreseen(page, memory="compare", sides=sides)[page.ui.memory_note]
+    assert "does not fit" in note["said"]
+    assert note["kind"] == "bad"
 
 
 def test_a_budget_everyone_keeps_is_said(page):
