@@ -26,6 +26,7 @@ from qvg.config import PRESETS
 from ui import text
 from ui.form.clips import ClipError
 from ui.form.pictures import PictureError
+from ui.form.run_spec import parse
 from ui.form.values import (
     BF16_NAME,
     CODEC_NUMBERS,
@@ -354,7 +355,7 @@ class Api:
         asker = f"address {address}"
         # Before pictures and clips are read.
         self._desk.check_room(asker, address)
-        commission = with_settings(form, spec, settings).commission(spec)
+        commission = parse(with_settings(form, spec, settings), spec)
         return self._desk.submit(owner, commission, asker, address)
 
     def _answer(self, record: Record) -> Answer:

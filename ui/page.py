@@ -35,6 +35,7 @@ from ui.events.models import ModelEvents
 from ui.events.runs import Runs
 from ui.events.steering import steering
 from ui.form import examples, values
+from ui.form.run_spec import parse
 from ui.runs import downloads, panels
 from ui.runs.manager import RUNS_PER_VISITOR, Desk, WorkerLike
 from ui.runs.retention import LIMITS, Limits
@@ -198,7 +199,7 @@ def build(
     entries = registry.entries()
     spec = entries[0].spec
     desk = Desk(worker, outputs, runs_per_visitor, limits)
-    first = panels.values(panels.before(values.default_form(spec).commission(spec)))
+    first = panels.values(panels.before(parse(values.default_form(spec), spec)))
     with Studio(desk) as page:
         # First, because listeners of the page have such names too.
         api.connect(desk)

@@ -58,8 +58,8 @@ FILL = """([word, samples]) => {
   return templates.map((each) => {
     const given = filled({ ...each.props, value: samples[each.elem_id] || each.value });
     const fill = new Function(...Object.keys(given), "return `" + each.html_template + "`");
-    const box = document.createElement("div");
-    box.innerHTML = fill(...Object.values(given));
+    // Of a document without a window, which fetches nothing.
+    const box = new DOMParser().parseFromString(fill(...Object.values(given)), "text/html").body;
     const own = [...box.querySelectorAll("*")].flatMap((one) => [...one.attributes]).map((one) => one.value);
     return [each.elem_id, [box.textContent, ...own].join(" ")];
   });

@@ -21,6 +21,7 @@ from tests.ui.fake_worker import INFO, FakeWorker
 from tests.ui.page import Page
 from ui import text
 from ui.events import camera
+from ui.form.run_spec import parse
 from ui.form.values import Form, FormError, default_form
 from ui.runs import export, lists_view, mp4
 from ui.runs.manager import Desk
@@ -60,7 +61,7 @@ def test_a_path_that_was_no_path_error(path: str):
 
 def test_a_prompt_change_at_a_block_of_thousands_of_digits():
     with pytest.raises(FormError, match="is not `block: prompt`"):
-        replace(default_form(WAN), changes="9" * 5_000 + ": snow").commission(WAN)
+        parse(replace(default_form(WAN), changes="9" * 5_000 + ": snow"), WAN)
 
 
 @pytest.mark.parametrize("asked", [None, [], "w", 3, {"points": [[0, 0], [0, 10**400]], "model": "pocket"}])

@@ -44,6 +44,7 @@ from ui.events import camera
 from ui.events.form import PLANNED, Forms, filled
 from ui.form import budget_share
 from ui.form.pictures import PictureError
+from ui.form.run_spec import parse
 from ui.form.values import Form, FormError, default_form
 from ui.runs import history, lists_view, mp4, recovery
 from ui.runs.run_index import RunIndex
@@ -125,7 +126,7 @@ def test_what_a_file_remembers_fills_a_form(spec: Any, values: dict[str, Any]):
         sendable(form.remembered())
         filled(ui, spec, form)
         try:
-            commission = form.commission(spec)
+            commission = parse(form, spec)
         except FormError as error:
             sendable(str(error))
         else:
@@ -172,7 +173,7 @@ def test_a_budget_is_bytes_or_too_small(spec: Any, blocks: int, asked: float):
 def test_settings_of_a_program_are_taken_or_refused(spec: Any, asked: Any):
     with Bounded():
         try:
-            api.with_settings(default_form(spec), spec, asked).commission(spec)
+            parse(api.with_settings(default_form(spec), spec, asked), spec)
         except (FormError, PictureError) as error:
             sendable(str(error))
 
@@ -186,7 +187,7 @@ def test_prompts_and_their_changes(text: str):
     form = replace(default_form(_wan), prompt=text, changes=text)
     with Bounded():
         try:
-            sendable(form.commission(_wan).settings())
+            sendable(parse(form, _wan).settings())
         except FormError as error:
             sendable(str(error))
 
@@ -319,7 +320,7 @@ def _path_of(text: str) -> None:
 def _prompts_of(text: str) -> None:
     form = replace(default_form(_wan), prompt=text, changes=text)
     with _ShortRefusal():
-        form.commission(_wan)
+        parse(form, _wan)
 
 
 def _settings_of(text: str) -> None:
@@ -328,7 +329,7 @@ def _settings_of(text: str) -> None:
         with _ShortRefusal():
             api.with_settings(default_form(POCKET), POCKET, found)
         form = Form.recalled(dict.fromkeys(_FIELDS, found), POCKET)
-        form.commission(POCKET)
+        parse(form, POCKET)
 
 
 _FIELDS = tuple(field.name for field in fields(Form))

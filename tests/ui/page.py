@@ -22,6 +22,7 @@ from ui.events import camera
 from ui.events.form import ASKED, OPTIONS, Forms
 from ui.events.runs import Runs
 from ui.events.steering import steering
+from ui.form.run_spec import parse
 from ui.form.values import default_form
 from ui.runs import mp4, panels
 from ui.runs.manager import Desk, Record
@@ -37,7 +38,7 @@ def widgets() -> tuple[Controls, Stage]:
     """What a page has, made once: widgets know nothing of runs."""
     with gr.Blocks():
         form = inputs.build(registry.entries(), camera.ANSWERS)
-        first = panels.values(panels.before(default_form(POCKET).commission(POCKET)))
+        first = panels.values(panels.before(parse(default_form(POCKET), POCKET)))
         here = build_outputs(first, steering(Desk(FakeWorker(), Path("outputs"))), gr.BrowserState(""))
     return form, here
 

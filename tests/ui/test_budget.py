@@ -24,7 +24,7 @@ from qvg.policy import CachePolicy
 from tests.soak.growth import MOST, exponent
 from ui import text
 from ui.form import budget_share
-from ui.form.run_spec import as_moves, extend
+from ui.form.run_spec import as_moves, extend, parse
 from ui.form.values import default_form
 
 POCKET = registry.find("pocket")
@@ -150,7 +150,7 @@ def going_on(blocks, more, mib, when_full="drop", sides=("BF16", "QVG INT2")):
     asked = replace(
         default_form(POCKET), memory="compare", sides=sides, blocks=blocks, budget=mib, when_full=when_full
     )
-    made = asked.commission(POCKET)
+    made = parse(asked, POCKET)
     return made, extend(made, blocks, more, [("w",)] * (4 * blocks - 1), parse_path("left-4"), None)
 
 

@@ -16,6 +16,7 @@ from qvg.config import BF16, PRESETS, PRQConfig
 from tests.ui.fake_worker import counter, painted
 from ui.form.clips import ClipError, read_clip
 from ui.form.pictures import PictureError
+from ui.form.run_spec import parse
 from ui.form.values import QUANTIZED, Form, FormError, default_form
 from ui.runs import mp4
 
@@ -28,7 +29,7 @@ def filled(**changes) -> Form:
 
 
 def job_of(**changes) -> Job:
-    return filled(**changes).commission(POCKET).job()
+    return parse(filled(**changes), POCKET).job()
 
 
 def test_a_plain_job():
@@ -63,7 +64,7 @@ def test_every_preset_makes_a_job(preset):
     if isinstance(config, PRQConfig):
         fields = ("clusters", "group", "stages", "iterations")
         values = {name: getattr(config, name) for name in fields}
-    commission = filled(preset=preset, **values).commission(POCKET)
+    commission = parse(filled(preset=preset, **values), POCKET)
     assert commission.job().sides[0].codec == config
     json.dumps(commission.settings())
 
@@ -138,14 +139,14 @@ def words_only() -> BackendSpec:
 def test_what_a_model_cannot_use_is_left_out(words_only, tmp_path):
     Image.new("RGB", (64, 40)).save(tmp_path / "a.png")
     asked = filled(path="w-4000", as_path=True, picture=str(tmp_path / "a.png"))
-    request = asked.commission(words_only).request
+    request = parse(asked, words_only).request
     assert request.moves == ()
     assert request.image is None
     assert request.blocks == 12
 
 
 def test_settings_say_how_it_was_made():
-    kept = filled(path="w-4", memory="compare", sides=("BF16", "QVG INT2")).commission(POCKET).settings()
+    kept = parse(filled(path="w-4", memory="compare", sides=("BF16", "QVG INT2")), POCKET).settings()
     assert json.loads(json.dumps(kept)) == kept
     assert (kept["prompt"], kept["path"], kept["seed"]) == ("a red box", "w-4", 7)
     assert [side["codec"] for side in kept["sides"]] == ["BF16", "QVG INT2"]
@@ -209,10 +210,10 @@ def test_prompts_change_at_blocks_counted_from_one():
     asked = dataclasses.replace(
         default_form(SELF_FORCING), blocks=9, changes="5: snow falls\n\n 3 : rain: more"
     )
-    changes = asked.commission(SELF_FORCING).request.changes
+    changes = parse(asked, SELF_FORCING).request.changes
     assert [(change.block, change.prompt) for change in changes] == [(2, "rain: more"), (4, "snow falls")]
-    assert filled(changes="5: snow").commission(POCKET).request.changes == ()
-    kept = asked.commission(SELF_FORCING).settings()
+    assert parse(filled(changes="5: snow"), POCKET).request.changes == ()
+    kept = parse(asked, SELF_FORCING).settings()
     assert json.loads(json.dumps(kept))["changes"] == [[2, "rain: more"], [4, "snow falls"]]
     for line, words in (
         ("snow", "is not `block: prompt`"),
@@ -222,7 +223,7 @@ def test_prompts_change_at_blocks_counted_from_one():
         ("1: snow", "not at 1"),
     ):
         with pytest.raises(FormError, match=words):
-            dataclasses.replace(asked, changes=line).commission(SELF_FORCING)
+            parse(dataclasses.replace(asked, changes=line), SELF_FORCING)
 
 
 @pytest.mark.parametrize(
@@ -248,20 +249,18 @@ def test_what_is_no_prompt_change_is_one_sentence(line):
 def test_a_models_own_settings_are_told_where_they_are_not_as_usual():
     names = [option.name for option in LONGCAT.options]
     asked = dataclasses.replace(default_form(LONGCAT), options=("yes", None, "nonsense"))
-    assert asked.commission(LONGCAT).request.options == ((names[0], "yes"),)
+    assert parse(asked, LONGCAT).request.options == ((names[0], "yes"),)
     assert Form.recalled(json.loads(json.dumps(asked.remembered())), LONGCAT).options == (
         "yes",
         None,
         "nonsense",
     )
-    assert filled(options=("yes",)).commission(POCKET).request.options == ()
+    assert parse(filled(options=("yes",)), POCKET).request.options == ()
 
 
 def test_preview_only_where_there_is_one():
-    assert (
-        dataclasses.replace(default_form(SELF_FORCING), preview=True).commission(SELF_FORCING).request.preview
-    )
-    assert not filled(preview=True).commission(POCKET).request.preview
+    assert parse(dataclasses.replace(default_form(SELF_FORCING), preview=True), SELF_FORCING).request.preview
+    assert not parse(filled(preview=True), POCKET).request.preview
 
 
 @pytest.mark.parametrize("rate", [8, 16, 24])
@@ -269,11 +268,11 @@ def test_a_clip_comes_at_the_models_rate_and_size(tmp_path, rate):
     pixels = np.stack([painted(number, 240, 416) for number in range(2 * rate)])
     (tmp_path / "a.mp4").write_bytes(mp4.encode_segment(pixels, rate).data)
     asked = dataclasses.replace(default_form(SELF_FORCING), blocks=2, clip=str(tmp_path / "a.mp4"))
-    clip = asked.commission(SELF_FORCING).request.clip
+    clip = parse(asked, SELF_FORCING).request.clip
     # Two seconds at 16 frames each, up to the last frame's own time; never enlarged.
     assert clip.shape == (31 if rate == 8 else 32, 240, 416, 3)
     assert [counter(frame) for frame in clip[::8]] == [0, rate // 2, rate, 3 * rate // 2]
-    assert filled(clip=str(tmp_path / "a.mp4")).commission(POCKET).request.clip is None
+    assert parse(filled(clip=str(tmp_path / "a.mp4")), POCKET).request.clip is None
 
 
 def test_a_clip_that_cannot_be_read_is_a_sentence(tmp_path):
@@ -285,6 +284,4 @@ def test_a_clip_that_cannot_be_read_is_a_sentence(tmp_path):
     (tmp_path / "large.mp4").write_bytes(mp4.encode_segment(pixels, 16).data)
     assert read_clip(tmp_path / "large.mp4", SELF_FORCING).shape == (2, 520, 832, 3)
     with pytest.raises(FormError, match="The clip has 2 frames"):
-        dataclasses.replace(default_form(SELF_FORCING), clip=str(tmp_path / "large.mp4")).commission(
-            SELF_FORCING
-        )
+        parse(dataclasses.replace(default_form(SELF_FORCING), clip=str(tmp_path / "large.mp4")), SELF_FORCING)

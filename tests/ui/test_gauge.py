@@ -7,7 +7,7 @@ import pytest
 from backends import registry
 from backends.memory_plan import codec_for
 from tests.ui.fake_worker import INFO, stats
-from ui.form.run_spec import Commission
+from ui.form.run_spec import Commission, parse
 from ui.form.values import default_form
 from ui.format import about, size
 from ui.runs import gauge_view
@@ -18,7 +18,7 @@ POCKET = registry.find("pocket")
 
 
 def commission(**changes) -> Commission:
-    return replace(default_form(POCKET), **changes).commission(POCKET)
+    return parse(replace(default_form(POCKET), **changes), POCKET)
 
 
 def measured(made: Commission, blocks: int, device=INFO) -> dict:

@@ -24,7 +24,7 @@ from ui.events.form import ASKED, Changes, filled, read
 from ui.form import examples
 from ui.form.clips import ClipError
 from ui.form.pictures import PictureError
-from ui.form.run_spec import Commission
+from ui.form.run_spec import Commission, parse
 from ui.form.values import FormError
 from ui.runs import export, history, lists_view
 from ui.runs.folder import LOW_BYTES, free_bytes
@@ -81,7 +81,7 @@ class Runs:
             changes = {self._widgets.seed: asked.seed}
         owner = self._owner(request, visitor)
         spec = registry.find(model)
-        first = await run_in_threadpool(self._submit, request, owner, lambda: asked.commission(spec), changes)
+        first = await run_in_threadpool(self._submit, request, owner, lambda: parse(asked, spec), changes)
         if not self._has_begun(request):
             yield first
             return
@@ -94,7 +94,7 @@ class Runs:
         if example is None:
             return self._nothing
         spec, form = example.form()
-        return self._submit(request, self._owner(request, visitor), lambda: form.commission(spec))
+        return self._submit(request, self._owner(request, visitor), lambda: parse(form, spec))
 
     async def watch(self, request: gr.Request, visitor: str) -> AsyncIterator[Changes]:
         """The run that this tab has just begun, if it has.

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from backends.base import BackendSpec, Request
 from backends.camera import CameraMove, each_latent, format_path
 from backends.memory_plan import MIB, fit_longer
 from backends.runtime.jobs import Job, Side
+from ui.form.values import Form
 from ui.format import plural
-
-if TYPE_CHECKING:
-    from ui.form.values import Form
 
 Keys = tuple[str, ...]  # camera keys pressed during one latent frame
 
@@ -68,6 +66,11 @@ class Commission:
             ],
             "form": self.asked.remembered(),
         }
+
+
+def parse(form: Form, spec: BackendSpec) -> Commission:
+    """Returns the run that a form describes. Raises FormError, PictureError or ClipError."""
+    return Commission(spec, form, form.request(spec), form.named_sides(spec))
 
 
 def extend(

@@ -20,7 +20,6 @@ from ui import text
 from ui.form import camera_path
 from ui.form.clips import read_clip
 from ui.form.pictures import read_picture
-from ui.form.run_spec import Commission
 
 QUANTIZED = tuple(name for name, config in PRESETS.items() if not isinstance(config, BF16Config))
 MAX_STAGES, MAX_ITERATIONS = 16, 64  # beyond, an encode takes minutes and cannot be stopped
@@ -168,8 +167,8 @@ class Form:
                 raise FormError(text.budget_too_small(name, str(error))) from None
         return tuple(sides)
 
-    def commission(self, spec: BackendSpec) -> Commission:
-        """Raises FormError, PictureError or ClipError."""
+    def request(self, spec: BackendSpec) -> Request:
+        """Returns what the model is asked for. Raises FormError, PictureError or ClipError."""
         if any(_is_broken(words) for words in (self.prompt, self.changes, self.path, self.mode)):
             raise FormError(text.HALF_A_CHARACTER)
         seed = _whole("The seed", self.seed)
@@ -191,7 +190,7 @@ class Form:
             check(request, spec)
         except ValueError as error:
             raise FormError(str(error)) from None
-        return Commission(spec, self, request, self.named_sides(spec))
+        return request
 
     def plans(self, spec: BackendSpec, device: DeviceInfo | None) -> tuple[Plan, ...]:
         """Returns the memory plan of every side as if it ran alone. Raises FormError."""

@@ -16,7 +16,7 @@ from backends.runtime.hardware import DeviceInfo
 from backends.validation import MAX_SEED
 from qvg.config import PRESETS
 from ui import safe_json, text
-from ui.form.run_spec import Commission
+from ui.form.run_spec import Commission, parse
 from ui.form.values import Form, FormError
 from ui.runs import compare_view, mp4, panels, player_view, status_view
 from ui.runs.folder import CLIP, PICTURE, THUMBNAIL
@@ -174,7 +174,7 @@ def recalled(settings: Mapping[str, Any], picture: str | None = None, clip: str 
     Raises FormError, PictureError or ClipError.
     """
     spec, form = form_of(settings, picture, clip)
-    commission = form.commission(spec)
+    commission = parse(form, spec)
     reseeds = settings.get("reseeds")
     if not isinstance(reseeds, list):
         return commission
