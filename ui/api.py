@@ -7,10 +7,14 @@ where nobody reads the answer.
 
 from __future__ import annotations
 
+import inspect
 import re
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, fields, replace
+from functools import wraps
+from inspect import Parameter, signature
 from typing import Any
 
 import gradio as gr
@@ -46,6 +50,7 @@ from ui.runs.presenter import View
 from ui.server.addresses import address_of
 
 Answer = tuple[list[str] | None, dict[str, Any]]
+Answers = AsyncGenerator[Answer, None]
 # Of `settings`: the form's numbers under its own names.
 NUMBERS = CODEC_NUMBERS + POLICY_NUMBERS
 _SETTINGS: dict[str, Any] = {
@@ -59,6 +64,80 @@ _SETTINGS: dict[str, Any] = {
 _UNTOLD = ("path", "form")
 _SECRET = re.compile("[!-~]{16,64}")  # names that a program gives itself on a public page
 _MOST_LISTED = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunArguments:
+    """What /generate and /compare take beside the model, the prompt and codecs; told of in `_ABOUT`."""
+
+    blocks: int = 0
+    seed: int = FIRST_SEED
+    path: str = ""
+    picture: str | None = None
+    clip: str | None = None
+    changes: str = ""
+    mode: str = ""
+    budget_mib: int = 0
+    when_full: WhenFull = "drop"
+    preview: bool = False
+    settings: dict[str, Any] | None = None
+    visitor: str = ""
+
+
+_ABOUT = {
+    "blocks": "length; 0 is as long as the path, or without one the generator's usual length",
+    "seed": "of the noise, 0 or more",
+    "path": 'camera moves such as "w-8, right-4", or JSON; empty stands still',
+    "picture": "image to start from, for generators that can",
+    "clip": "video to go on from, for generators that can",
+    "changes": 'lines of "block: prompt", other prompts from a block on',
+    "mode": "one of the generator's modes; empty is its first",
+    "budget_mib": "MiB the KV cache may hold; 0 is no limit",
+    "when_full": 'what happens then, "drop" the oldest frames or "stop"',
+    "preview": "decode with the fast, softer decoder",
+    "settings": (
+        "numbers of codec and cache policy (clusters, group, stages, iterations, every, sink, recent, "
+        'window, on_card, attention_bits) and "options", the generator\'s own by name; what is left out is '
+        "as usual"
+    ),
+    "visitor": (
+        "a secret name of your own choosing, to find the run again with /runs; without one nobody finds it "
+        "on a public page"
+    ),
+}
+
+
+def _with_run_arguments(
+    endpoint: Callable[..., Answers],
+) -> Callable[..., Answers]:
+    """Returns an endpoint whose last parameter is replaced by the fields of `RunArguments`.
+
+    Gradio and MCP clients read the signature, the annotations and the docstring of a function.
+    """
+    declared = signature(endpoint)
+    *own, last = declared.parameters.values()
+    shared = [
+        Parameter(each.name, Parameter.POSITIONAL_OR_KEYWORD, default=each.default, annotation=each.type)
+        for each in fields(RunArguments)
+    ]
+    whole = declared.replace(parameters=[*own, *shared])
+
+    @wraps(endpoint)
+    async def spread(*given: Any, **named: Any) -> Answers:
+        values = whole.bind(*given, **named).arguments
+        arguments = {each.name: values.pop(each.name) for each in shared if each.name in values}
+        async with aclosing(endpoint(**values, **{last.name: RunArguments(**arguments)})) as answers:
+            async for answer in answers:
+                yield answer
+
+    told = inspect.getdoc(endpoint) or ""
+    about = [f"    {name}: {said}\n" for name, said in _ABOUT.items() if f"    {name}: " not in told]
+    spread.__doc__ = told.replace("\nReturns:", f"{''.join(about)}\nReturns:")
+    spread.__annotations__ = {each.name: each.annotation for each in [*own[1:], *shared]} | {
+        "return": declared.return_annotation
+    }
+    vars(spread)["__signature__"] = whole
+    return spread
 
 
 class Api:
@@ -152,106 +231,34 @@ class Api:
             raise gr.Error(str(error), print_exception=False) from error
         return owner
 
-    async def generate(
-        self,
-        request: gr.Request,
-        model: str,
-        prompt: str,
-        codec: str,
-        blocks: int = 0,
-        seed: int = FIRST_SEED,
-        path: str = "",
-        picture: str | None = None,
-        clip: str | None = None,
-        changes: str = "",
-        mode: str = "",
-        budget_mib: int = 0,
-        when_full: WhenFull = "drop",
-        preview: bool = False,
-        settings: dict[str, Any] | None = None,
-        visitor: str = "",
-    ) -> AsyncIterator[Answer]:
+    @_with_run_arguments
+    def generate(
+        self, request: gr.Request, model: str, prompt: str, codec: str, arguments: RunArguments
+    ) -> Answers:
         """Makes one video with its KV cache in one codec.
 
         Args:
             model: id of the generator, as /backends lists it
             prompt: what there is to see
             codec: how the KV cache is kept, such as BF16 or QVG INT2
-            blocks: length; 0 is as long as the path, or without one the generator's usual length
-            seed: of the noise, 0 or more
-            path: camera moves such as "w-8, right-4", or JSON; empty stands still
-            picture: image to start from, for generators that can
-            clip: video to go on from, for generators that can
-            changes: lines of "block: prompt", other prompts from a block on
-            mode: one of the generator's modes; empty is its first
-            budget_mib: MiB the KV cache may hold; 0 is no limit
-            when_full: what happens then, "drop" the oldest frames or "stop"
-            preview: decode with the fast, softer decoder
-            settings: numbers of codec and cache policy (clusters, group, stages, iterations, every, sink,
-                recent, window, on_card, attention_bits) and "options", the generator's own by name; what is
-                left out is as usual
-            visitor: a secret name of your own choosing, to find the run again with /runs; without one nobody
-                finds it on a public page
 
         Returns:
             the finished mp4, and how it was made with all that was measured; before that, how far it is
         """
-        async for answer in self._make(
-            request,
-            "bf16" if codec == BF16_NAME else "quantised",
-            model,
-            prompt,
-            [codec],
-            blocks,
-            seed,
-            path,
-            picture,
-            clip,
-            changes,
-            mode,
-            budget_mib,
-            when_full,
-            preview,
-            settings,
-            visitor,
-        ):
-            yield answer
+        memory: Memory = "bf16" if codec == BF16_NAME else "quantised"
+        return self._make(request, memory, model, prompt, [codec], arguments)
 
-    async def compare(
-        self,
-        request: gr.Request,
-        model: str,
-        prompt: str,
-        codecs: list[str],
-        blocks: int = 0,
-        seed: int = FIRST_SEED,
-        path: str = "",
-        picture: str | None = None,
-        clip: str | None = None,
-        changes: str = "",
-        mode: str = "",
-        budget_mib: int = 0,
-        when_full: WhenFull = "drop",
-        preview: bool = False,
-        settings: dict[str, Any] | None = None,
-        visitor: str = "",
-    ) -> AsyncIterator[Answer]:
+    @_with_run_arguments
+    def compare(
+        self, request: gr.Request, model: str, prompt: str, codecs: list[str], arguments: RunArguments
+    ) -> Answers:
         """Makes one video two to four times from one seed, in step, each with its KV cache in another codec.
 
         Args:
             model: id of the generator, as /backends lists it
             prompt: what there is to see
             codecs: two to four ways to keep the KV cache; the first is what the others are measured against
-            blocks: length; 0 is as long as the path, or without one the generator's usual length
-            seed: of the noise, 0 or more
-            path: camera moves such as "w-8, right-4", or JSON; empty stands still
-            picture: image to start from, for generators that can
-            clip: video to go on from, for generators that can
-            changes: lines of "block: prompt", other prompts from a block on
-            mode: one of the generator's modes; empty is its first
             budget_mib: MiB each KV cache may hold; 0 is no limit
-            when_full: what happens then, "drop" the oldest frames or "stop"
-            preview: decode with the fast, softer decoder
             settings: as of /generate; the codec's numbers are those of the first quantised one
             visitor: as of /generate
 
@@ -259,26 +266,7 @@ class Api:
             an mp4 of every side and one of all side by side, and how they were made with all that was
             measured (KV bytes, PSNR, SSIM, revisit PSNR by side); before that, how far it is
         """
-        async for answer in self._make(
-            request,
-            "compare",
-            model,
-            prompt,
-            codecs,
-            blocks,
-            seed,
-            path,
-            picture,
-            clip,
-            changes,
-            mode,
-            budget_mib,
-            when_full,
-            preview,
-            settings,
-            visitor,
-        ):
-            yield answer
+        return self._make(request, "compare", model, prompt, codecs, arguments)
 
     async def _make(
         self,
@@ -287,41 +275,32 @@ class Api:
         model: str,
         prompt: str,
         codecs: Sequence[str],
-        blocks: int,
-        seed: int,
-        path: str,
-        picture: str | None,
-        clip: str | None,
-        changes: str,
-        mode: str,
-        budget_mib: int,
-        when_full: WhenFull,
-        preview: bool,
-        settings: dict[str, Any] | None,
-        visitor: str,
-    ) -> AsyncIterator[Answer]:
+        arguments: RunArguments,
+    ) -> Answers:
         spec = registry.find(model)
         quantized = next((name for name in codecs if name in QUANTIZED), QUANTIZED[0])
         form = replace(
-            default_form(spec, quantized, mode),
+            default_form(spec, quantized, arguments.mode),
             prompt=prompt,
             memory=memory,
             sides=tuple(codecs),
-            blocks=blocks or spec.default_blocks,
-            as_path=not blocks and bool(path.strip()),
-            seed=seed,
-            path=path,
-            picture=picture,
-            clip=clip,
-            changes=changes,
-            mode=mode,
-            budget=budget_mib,
-            when_full=when_full,
-            preview=preview,
+            blocks=arguments.blocks or spec.default_blocks,
+            as_path=not arguments.blocks and bool(arguments.path.strip()),
+            seed=arguments.seed,
+            path=arguments.path,
+            picture=arguments.picture,
+            clip=arguments.clip,
+            changes=arguments.changes,
+            mode=arguments.mode,
+            budget=arguments.budget_mib,
+            when_full=arguments.when_full,
+            preview=arguments.preview,
         )
         try:
-            owner = self._owner(visitor) or self._desk.owner(secrets.token_urlsafe(16))
-            record = await run_in_threadpool(self._submit, form, spec, settings, owner, address_of(request))
+            owner = self._owner(arguments.visitor) or self._desk.owner(secrets.token_urlsafe(16))
+            record = await run_in_threadpool(
+                self._submit, form, spec, arguments.settings, owner, address_of(request)
+            )
         except (FormError, PictureError, ClipError) as error:
             raise gr.Error(str(error), print_exception=False) from error
         live = record.live
