@@ -83,7 +83,7 @@ def test_a_download_that_only_the_hub_vouches_for_is_said_so(hub, monkeypatch, r
     if verifiable:
         assert said == ""
     else:
-        assert said.startswith("Not every file of &lt;An owned model&gt; has a version and a checksum")
+        assert said.startswith("Not every file of <An owned model> has a version and a checksum")
         assert "trusted as Hugging Face serves it" in said
 
 
