@@ -311,10 +311,9 @@ class Api:
                 while not record.ended:
                     await record.news(seen, HEARTBEAT_S)
                     seen, view = await run_in_threadpool(record.next_view, -1, 0)
-                    yield None, {"state": record.state, "said": _said(view), "blocks": live.blocks}
+                    yield None, {"state": record.state.written, "said": _said(view), "blocks": live.blocks}
         finally:
-            if not record.ended:
-                self._desk.stop(record)
+            self._desk.stop(record)
         yield await run_in_threadpool(self._answer, record)
 
     def _owner(self, visitor: str) -> str | None:
@@ -346,7 +345,7 @@ class Api:
         files = list(past.videos)
         if len(files) > 1:
             files.append(self._desk.export(past, "mp4"))
-        said = {"state": record.state, "said": _said(live.view), "camera": past.settings["path"]}
+        said = {"state": record.state.written, "said": _said(live.view), "camera": past.settings["path"]}
         return list(map(str, files)), said | {k: v for k, v in past.settings.items() if k not in _UNTOLD}
 
 

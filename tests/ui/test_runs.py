@@ -20,7 +20,7 @@ from qvg.config import BF16
 from tests.ui.fake_worker import FakeWorker
 from tests.ui.page import Page, numbers, steps
 from ui.runs import manager, mp4
-from ui.runs.manager import Desk
+from ui.runs.manager import Desk, Record, RunState
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_what_another_tab_has_shown_is_shown_to_a_tab_that_was_here(page):
     own = page.run_id
     # While this tab is being told of its own run, another makes one and sees its end.
     other.run(blocks=2)
-    assert other.record.told
+    assert other.record.end_seen
     page.watch(events)
     assert page.run_id == other.run_id != own
     assert page.status["kind"] == "done"
@@ -192,7 +192,7 @@ def test_a_tab_is_shown_its_own_run_even_where_another_tab_was_quicker(page):
     page.see(next(events))
     until(lambda: page.desk.current("") is None)
     other.watch(other.runs.arrive(other.request, ""))
-    assert other.record.told
+    assert other.record.end_seen
     page.watch(events)
     assert page.run_id == other.run_id
     assert page.status["kind"] == "done"
@@ -521,6 +521,67 @@ def test_the_end_of_a_run_that_is_still_being_written_is_not_missed(page, worker
     page.watch(events)
     records = sorted(page.desk.outputs.glob("2*/run.json"), reverse=True)
     assert [run["id"] for run in page.history] == [json.loads(file.read_text())["id"] for file in records]
+
+
+@pytest.fixture
+def advances(monkeypatch) -> dict[str, list[tuple[RunState, str]]]:
+    """Every state of every run, by id, with the one that its folder names by then."""
+    seen: dict[str, list[tuple[RunState, str]]] = {}
+    advance = Record.advance
+
+    def noted(record: Record, state: RunState) -> bool:
+        file = record.live.folder.path / "run.json"
+        written = json.loads(file.read_text())["state"] if file.exists() else "gone"
+        advanced = advance(record, state)
+        if advanced:
+            seen.setdefault(record.id, []).append((state, written))
+        return advanced
+
+    monkeypatch.setattr(Record, "advance", noted)
+    return seen
+
+
+def test_the_folder_says_done_before_the_run_does(page, advances):
+    page.run(blocks=1)
+    first = [(RunState.RUNNING, "waiting"), (RunState.SAVING, "running"), (RunState.DONE, "done")]
+    assert advances[page.run_id] == first
+    page.watch(page.runs.extend(page.request, page.visitor, page.run_id, 1, ""))
+    assert advances[page.run_id] == first * 2
+
+
+@pytest.mark.parametrize("prompt", ["fail", "slow"])
+def test_a_run_that_fails_or_is_stopped_is_saved_like_others(page, advances, prompt):
+    for changes in page.start(prompt=prompt):
+        page.see(changes)
+        if prompt == "slow" and page.run_id and page.record.live.blocks and not page.record.stopping:
+            page.desk.stop(page.record)
+            page.desk.stop(page.record)
+    stopping = [(RunState.STOPPING, "running")] if prompt == "slow" else []
+    assert advances[page.run_id] == [
+        (RunState.RUNNING, "waiting"),
+        *stopping,
+        (RunState.SAVING, "running"),
+        (RunState.DONE, "done"),
+    ]
+
+
+def test_a_run_that_is_stopped_in_the_queue_is_gone_before_it_is_done(page, advances):
+    events = page.start(prompt="slow")
+    next(events)
+    queued = page.desk.submit("", page.desk.current("").commission)
+    page.desk.stop(queued)
+    until(lambda: queued.ended)
+    assert [state for state, _ in advances[queued.id]] == [RunState.STOPPING, RunState.SAVING, RunState.DONE]
+    assert advances[queued.id][-1] == (RunState.DONE, "gone")
+    page.desk.stop(page.desk.current(""))
+    page.watch(events)
+
+
+def test_a_run_that_has_ended_is_not_stopped(page, worker):
+    page.run(blocks=1)
+    page.desk.stop(page.record)
+    assert page.record.ended
+    assert worker.stopped == []
 
 
 def test_a_failed_run_keeps_what_was_made(page):

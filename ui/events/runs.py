@@ -28,7 +28,7 @@ from ui.form.run_spec import Commission, parse
 from ui.form.values import FormError
 from ui.runs import export, history, lists_view
 from ui.runs.folder import LOW_BYTES, free_bytes
-from ui.runs.manager import HEARTBEAT_S, Desk, Record
+from ui.runs.manager import HEARTBEAT_S, Desk, Record, RunState
 from ui.runs.presenter import Live, View
 from ui.server.addresses import address_of
 from ui.widgets import inputs
@@ -108,7 +108,7 @@ class Runs:
 
     def stop(self, request: gr.Request, visitor: str, run_id: str) -> Any:
         record = self._desk.find(self._owner(request, visitor), run_id)
-        if record is not None and not record.ended:
+        if record is not None:
             self._desk.stop(record)
         return gr.Button(interactive=False)
 
@@ -134,7 +134,7 @@ class Runs:
         """The last block once more, from other noise."""
 
         def retake(record: Record) -> None:
-            if not record.live.can_take_back:
+            if not record.can_take_back:
                 raise FormError(text.ONLY_AGAIN)
             self._desk.retake(record, random.randint(0, MAX_SEED))
 
@@ -142,10 +142,10 @@ class Runs:
             yield changes
 
     def undo(self, request: gr.Request, visitor: str, run_id: str) -> Changes:
-        return self._change(request, visitor, run_id, lambda live: live.can_take_back, Live.take_back)
+        return self._change(request, visitor, run_id, lambda record: record.can_take_back, Live.take_back)
 
     def redo(self, request: gr.Request, visitor: str, run_id: str) -> Changes:
-        return self._change(request, visitor, run_id, lambda live: live.can_put_back, Live.put_back)
+        return self._change(request, visitor, run_id, lambda record: record.can_put_back, Live.put_back)
 
     def queue(self, request: gr.Request, event: gr.EventData, visitor: str) -> Changes:
         """A button in the list of what waits."""
@@ -283,7 +283,7 @@ class Runs:
                     if view is None or record.version != seen:
                         seen, view = await run_in_threadpool(record.next_view, -1, 0)
                     # Its end is shown with what else has changed by then.
-                    if not record.live.ended:
+                    if record.state < RunState.SAVING:
                         # A yield is also where it is noticed that the viewer has left.
                         yield await run_in_threadpool(self._all_of, record, view, name)
                 if not stream.silent:
@@ -294,7 +294,7 @@ class Runs:
             last = await run_in_threadpool(self._desk.last, owner)
             if last is None or last is shown or stream.over or stream.silent:
                 return
-            if shown is not None or not comes or not last.told:
+            if shown is not None or not comes or not last.end_seen:
                 yield await run_in_threadpool(self._end_of, last, False)
 
     @contextmanager
@@ -324,7 +324,7 @@ class Runs:
 
     def _end_of(self, record: Record, watched: bool = True) -> Changes:
         """`watched`: the page has played its blocks; one that has not begins with the finished files."""
-        record.told = True
+        record.end_seen = True
         _, view = record.next_view(-1, 0)
         if not watched:
             view = view.finished()
@@ -347,9 +347,9 @@ class Runs:
             stage.export: gr.Row(visible=over and several),
             stage.more: gr.Number(visible=True),
             stage.extend: gr.Button(interactive=live.blocks > 0, visible=True),
-            stage.undo: gr.Button(interactive=live.can_take_back, visible=True),
-            stage.redo: gr.Button(interactive=live.can_put_back, visible=True),
-            stage.retake: gr.Button(interactive=live.can_take_back, visible=spec.resumable),
+            stage.undo: gr.Button(interactive=record.can_take_back, visible=True),
+            stage.redo: gr.Button(interactive=record.can_put_back, visible=True),
+            stage.retake: gr.Button(interactive=record.can_take_back, visible=spec.resumable),
             ui.generate: gr.Button(text.GENERATE if over else text.QUEUE_UP),
             ui.stop: gr.Button(visible=not over, interactive=not record.stopping),
         }
@@ -391,12 +391,12 @@ class Runs:
         request: gr.Request,
         visitor: str,
         run_id: str,
-        possible: Callable[[Live], bool],
+        possible: Callable[[Record], bool],
         do: Callable[[Live], None],
     ) -> Changes:
         owner = self._owner(request, visitor)
         record = self._desk.find(owner, run_id)
-        if record is None or not possible(record.live):
+        if record is None or not possible(record):
             return {self._widgets.problem: inputs.note(text.ONLY_AGAIN, "bad")}
         self._desk.change(record, do)
         return self._end_of(record) | {self._widgets.problem: NOTHING}

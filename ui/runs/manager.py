@@ -1,7 +1,7 @@
-"""The runs of this program: handed to the worker, watched until they end, written down, found again.
+"""Submits runs to the worker, tracks them to completion, persists them, restores queued ones after a restart.
 
-A run belongs to whoever asked for it and not to the page it is watched on: pages come and go. Waiting runs
-are written down too, and handed in again when the program is restarted.
+A run belongs to its visitor and not to a page: it goes on when the page is closed, and is shown when the
+visitor returns.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import IntEnum
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from backends.camera import CameraMove
-from backends.events import Event, Progress, Update
+from backends.events import Done, Event, Failed, Progress, Update
 from backends.memory_plan import BudgetTooSmall
 from backends.runtime.hardware import DeviceInfo
 from backends.runtime.jobs import Job
@@ -49,7 +50,24 @@ REMEMBERED = 8  # ended runs whose blocks are kept, to take back and go on with
 _NAME = re.compile("(?=.*[!-~])[ -~]{1,64}")  # of a visitor; blanks alone are none
 _log = logging.getLogger(__name__)
 
-State = Literal["waiting", "running", "done"]
+
+class RunState(IntEnum):
+    """Stage of a run's life. It only advances; extending a video begins again at QUEUED.
+
+    SAVING lasts from the run's last event until its videos and its run.json are written. So whoever sees DONE
+    finds the files, and whoever looks earlier sees the run as active.
+    """
+
+    QUEUED = 1  # or its model is being loaded
+    RUNNING = 2
+    STOPPING = 3  # from the request to stop until the worker has followed it
+    SAVING = 4
+    DONE = 5
+
+    @property
+    def written(self) -> str:
+        """The state in run.json and in answers to programs."""
+        return {RunState.QUEUED: "waiting", RunState.DONE: "done"}.get(self, "running")
 
 
 class RunLike(Protocol):
@@ -69,7 +87,7 @@ class RunLike(Protocol):
 
 
 class WorkerLike(Protocol):
-    """What the page asks of `backends.runtime.worker.Worker`; tests and Spaces bring their own."""
+    """The part of `backends.runtime.worker.Worker` that the page uses; tests and Spaces have their own."""
 
     @property
     def info(self) -> DeviceInfo | None: ...
@@ -81,29 +99,48 @@ class WorkerLike(Protocol):
 
 @runtime_checkable
 class TimedWorker(Protocol):
-    """A worker whose device is lent for each run, for a time that is asked for."""
+    """A worker that gets its device anew for each run, for a limited time."""
 
-    def seconds(self, backend_id: str, blocks: int) -> int: ...
+    def seconds(self, backend_id: str, blocks: int) -> int:
+        """Returns the seconds that `blocks` blocks need, loading included."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """A run, and its video while it may be gone on with."""
+    """A run, and its video while it can be extended."""
 
     id: str
     owner: str
     live: Live
     run: RunLike
     order: float  # in the queue, and in history
-    asker: str = ""  # whom it counts against: its owner, or a program's address
-    address: str = ""  # that it was asked for from; empty where that is not known
-    state: State = "waiting"
-    stopping: bool = False
-    told: bool = False  # whether someone has seen how it ended
-    watched_at: float = field(default_factory=time.monotonic)  # last; its beginning counts
+    asker: str = ""  # counts against this one's limit: the owner's, or a program's address
+    address: str = ""  # of the client that started it; empty where that is not known
+    state: RunState = RunState.QUEUED
+    end_seen: bool = False  # whether a page has shown how it ended
+    watched_at: float = field(default_factory=time.monotonic)  # last time, at first its start
     version: int = 0
     changed: threading.Condition = field(default_factory=threading.Condition)
     _listeners: set[Callable[[], None]] = field(default_factory=set)
+    _advancing: threading.Lock = field(default_factory=threading.Lock)
+
+    def advance(self, state: RunState) -> bool:
+        """Sets the state unless the run is as far or further; returns whether it did.
+
+        Needs no other lock: `changed` is locked while videos are encoded, and Stop must not wait for that.
+        """
+        with self._advancing:
+            if state <= self.state:
+                return False
+            self.state = state
+            return True
+
+    def begin_again(self, run: RunLike) -> None:
+        """Queues an ended run once more, as `run`."""
+        with self._advancing:
+            self.run, self.order = run, time.time()
+            self.state, self.end_seen = RunState.QUEUED, False
 
     @property
     def commission(self) -> Commission:
@@ -111,10 +148,22 @@ class Record:
 
     @property
     def ended(self) -> bool:
-        return self.state == "done"
+        return self.state is RunState.DONE
+
+    @property
+    def stopping(self) -> bool:
+        return self.state is RunState.STOPPING
+
+    @property
+    def can_take_back(self) -> bool:
+        return self.ended and self.live.blocks > 1
+
+    @property
+    def can_put_back(self) -> bool:
+        return self.ended and self.live.blocks_taken_back > 0
 
     def next_view(self, seen: int, timeout: float) -> tuple[int, View]:
-        """What there is to see once there is more than at version `seen`, or after `timeout` seconds."""
+        """Returns the version and the view, once it is not `seen`, or after `timeout` seconds."""
         with self.changed:
             self.changed.wait_for(lambda: self.version != seen, timeout)
             return self.version, self.live.view
@@ -138,7 +187,7 @@ class Record:
             self._listeners.discard(wake)
 
     def notify(self) -> None:
-        """Counts the version up and wakes all who wait for it. Call it with `changed` held."""
+        """Increments the version and wakes those who wait for it. Call it with `changed` locked."""
         self.version += 1
         self.changed.notify_all()
         for wake in tuple(self._listeners):
@@ -146,7 +195,7 @@ class Record:
 
 
 class Desk:
-    """Takes commissions, for as many visitors as there are."""
+    """Manager of the runs of all visitors."""
 
     def __init__(
         self,
@@ -196,8 +245,8 @@ class Desk:
         return hashlib.sha256(self.visitor(name, session).encode()).hexdigest()[:16]
 
     def open(self) -> None:
-        """Starts the worker, hands in what was waiting when the program was last closed, and removes what is
-        kept no longer. Any number of times."""
+        """Starts the worker, submits runs that were queued when the program ended, and removes expired runs.
+        Can be called again."""
         self.worker.start()
         self._take_up()
         self.tidy()
@@ -219,7 +268,7 @@ class Desk:
             self._hand_in(past.owner, commission, folder, past.id, past.owner, order=past.order)
 
     def close(self) -> None:
-        """What waits is left as it is written down."""
+        """Leaves queued runs in their folders, for the next start."""
         self._closed = True
 
     def submit(
@@ -297,7 +346,7 @@ class Desk:
         return time.monotonic() - record.watched_at
 
     def go_on(self, record: Record, blocks: int, path: Sequence[CameraMove], seed: int | None = None) -> None:
-        """`blocks` more blocks of a video, along `path`. Raises FormError where that cannot be."""
+        """Extends a video by `blocks` blocks along `path`. Raises FormError where that is impossible."""
         live = record.live
         try:
             commission = extend(live.commission, live.blocks, blocks, live.walked, path, seed)
@@ -312,14 +361,13 @@ class Desk:
             self.check_room(record.asker, record.address)
             with record.changed:
                 record.watched_at = time.monotonic()
-                record.run = self._submit(commission.job(record.id, live.blocks))
+                run = self._submit(commission.job(record.id, live.blocks))
                 live.go_on(commission)
-                record.state, record.order = "waiting", time.time()
-                record.stopping = record.told = False
+                record.begin_again(run)
         self._watch(record)
 
     def retake(self, record: Record, seed: int) -> None:
-        """The last block once more, the same way, from other noise."""
+        """Generates the last block once more, along the same path, from other noise. Raises FormError."""
         live = record.live
         steps = max(0, (live.blocks - 1) * live.commission.spec.latents_per_block - 1)
         path = as_moves(live.walked[steps:])
@@ -331,7 +379,7 @@ class Desk:
             raise
 
     def change(self, record: Record, do: Callable[[Live], None]) -> None:
-        """Takes blocks of an ended run back, or puts them back."""
+        """Takes blocks of an ended run back, or puts them back. Raises FormError where it has not ended."""
         with self._lock, record.changed:
             if not record.ended:
                 raise FormError(text.STILL_RUNNING)
@@ -340,11 +388,12 @@ class Desk:
         self._write_down(record)
 
     def stop(self, record: Record) -> None:
-        record.stopping = True
-        record.run.stop()
+        """Stops a run before its next denoising step. One that is stopping or has ended stays as it is."""
+        if record.advance(RunState.STOPPING):
+            record.run.stop()
 
     def move(self, record: Record, by: int) -> None:
-        """In the queue, past runs of the same owner only."""
+        """Moves a run by `by` places in the queue, among runs of the same owner."""
         with self._lock:
             mine = self.waiting(record.owner)
             if record not in mine:
@@ -364,26 +413,26 @@ class Desk:
         return record if record is not None and record.owner == owner else None
 
     def waiting(self, owner: str) -> list[Record]:
-        """In the order of the queue."""
+        """Returns the runs of `owner` that wait for the device, in the order of the queue."""
         with self._lock:
             mine = [r for r in self._records.values() if r.owner == owner and r.run.place and not r.ended]
         return sorted(mine, key=lambda record: record.run.place)
 
     def current(self, owner: str) -> Record | None:
-        """The run of `owner` to look at: the running one, or the next. One whose last frames are still being
-        written comes before the one that runs already: its end would be missed."""
+        """Returns the active run of `owner` to show: the running one, or the next. One that is SAVING comes
+        before the one that runs already: its end would be missed."""
         with self._lock:
             active = [r for r in self._records.values() if r.owner == owner and not r.ended]
         return min(active, key=lambda record: (record.run.place, record.order), default=None)
 
     def last(self, owner: str) -> Record | None:
-        """The last run of `owner` among those that have ended."""
+        """Returns the run of `owner` that ended last."""
         with self._lock:
             ended = [r for r in self._records.values() if r.owner == owner and r.ended]
         return max(ended, key=lambda record: record.order, default=None)
 
     def past(self, owner: str, most: int) -> list[Past]:
-        """Ended runs, the newest first, from their folders."""
+        """Returns ended runs of `owner`, the newest first, as their folders describe them."""
         return self._index.newest(most, owner, "done")
 
     def runs_of(self, owner: str, most: int) -> list[Past]:
@@ -410,7 +459,7 @@ class Desk:
         return text.kept_for(limits.hours, limits.gib) if self.shared and limits.any else ""
 
     def forget(self, owner: str, run_id: str) -> None:
-        """With its files. Raises FormError where that cannot be."""
+        """Deletes a run and its files. Raises FormError where that is impossible."""
         record = self.find(owner, run_id)
         if record is not None and not record.ended:
             raise FormError(text.STILL_RUNNING)
@@ -471,7 +520,7 @@ class Desk:
         address: str = "",
         order: float | None = None,
     ) -> Record:
-        """`order` is that of a run taken up again; others come in the order in which they get here."""
+        """Submits a run. `order` is that of a restored run; others are ordered by time."""
         live = Live(commission, self.worker.info, folder, run_id)
         with self._lock:
             run = self._submit(commission.job(run_id))
@@ -500,28 +549,29 @@ class Desk:
         threading.Thread(target=context.run, args=(self._follow, record), daemon=True).start()
 
     def _follow(self, record: Record) -> None:
-        """Everything that happens to a run, until it has ended."""
+        """Handles a run's events until it is DONE."""
         live = record.live
         try:
             for event in record.run.events(HEARTBEAT_S):
                 if event is not None:
                     self._take(record, event)
-                if self.shared and self._unwatched_s(record) > ABANDONED_S and not record.stopping:
+                if self.shared and self._unwatched_s(record) > ABANDONED_S:
                     self.stop(record)
         except Exception:
             _log.exception("a run could not be shown")
             record.run.stop()
             with record.changed:
+                record.advance(RunState.SAVING)
                 live.fail(text.UNEXPECTED)
-        # Whoever learns that a run has ended finds it written down, or gone where it made nothing.
+        # The folder says DONE before the record does.
         if live.blocks:
-            self._write_down(record, "done")
+            self._write_down(record, RunState.DONE)
         elif not self._closed:
-            # A closed program leaves what waits to the next one.
+            # A run without a block is removed, but a closed program leaves queued ones to its next start.
             self._clear(record)
         with self._lock, record.changed:
-            record.state = "done"
-            # The last to end is the last in the order of what is remembered.
+            record.advance(RunState.DONE)
+            # `_forget_old` drops the first: the runs that ended first.
             if self._records.pop(record.id, None) is not None:
                 self._records[record.id] = record
             record.notify()
@@ -534,23 +584,24 @@ class Desk:
             _log.exception("the folder of a run that made nothing is left behind")
 
     def _take(self, record: Record, event: Event) -> None:
-        begins = record.state == "waiting" and isinstance(event, (Progress, Update))
+        begins = isinstance(event, (Progress, Update)) and record.advance(RunState.RUNNING)
         with record.changed:
-            if begins:
-                record.state = "running"
-            # The end is told once it is written down.
-            if record.live.take(event) and not record.live.ended:
+            if isinstance(event, (Done, Failed)):
+                record.advance(RunState.SAVING)
+            # The end is shown when it is DONE.
+            if record.live.take(event) and record.state < RunState.SAVING:
                 record.notify()
         if begins:
             self._write_down(record)
 
-    def _write_down(self, record: Record, state: str | None = None) -> None:
+    def _write_down(self, record: Record, state: RunState | None = None) -> None:
+        """Writes run.json, with `state` in place of the record's own."""
         with record.changed:
             record.live.folder.record(
                 {
                     "id": record.id,
                     "owner": record.owner,
-                    "state": state or record.state,
+                    "state": (state or record.state).written,
                     "order": record.order,
                     "created": datetime.fromtimestamp(record.order).isoformat(timespec="seconds"),
                     **record.live.settings(),

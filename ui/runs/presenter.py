@@ -62,7 +62,6 @@ class Live:
     ) -> None:
         self.commission = commission
         self.folder = folder
-        self.ended = False
         self._device = device
         self._run_id = run_id
         self._clock = clock
@@ -81,7 +80,6 @@ class Live:
         """The screen for what is to come, behind what is there."""
         spec = self.commission.spec
         self.first_block = first_block
-        self.ended = False
         self._percent = self._progress_shown = self._seconds = 0.0
         self._made_here = self._frames_here = 0  # blocks and frames of all sides, in `_seconds`
         self._taken_back.clear()
@@ -171,12 +169,9 @@ class Live:
         self._begin(self.blocks)
 
     @property
-    def can_take_back(self) -> bool:
-        return self.ended and self.blocks > 1
-
-    @property
-    def can_put_back(self) -> bool:
-        return self.ended and bool(self._taken_back)
+    def blocks_taken_back(self) -> int:
+        """Blocks that can be put back; none once the video is extended."""
+        return len(self._taken_back)
 
     def take_back(self) -> None:
         """Without the last block of the sides that have it."""
@@ -279,7 +274,7 @@ class Live:
             pace=self._frames_here / max(self._seconds, 1e-6),
             memory_bytes=self._memory,
             peak_bytes=self._peak,
-            ended=self.ended,
+            ended=self._player["ended"],
         )
         self._panels = panels.values(run)
 
@@ -322,7 +317,7 @@ class Live:
 
     def _end(self) -> None:
         """Saves what there is."""
-        self.ended = self._player["ended"] = True
+        self._player["ended"] = True
         self._measure()
         settings = self.settings()
         for number, (reel, track) in enumerate(zip(self.reels, self._player["tracks"], strict=True)):
