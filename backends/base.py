@@ -6,7 +6,7 @@ No torch here: the page process and the worker's messages use these types, and t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -37,6 +37,49 @@ class Option:
     name: str
     title: str
     values: tuple[str, ...]
+
+
+class Committed(NamedTuple):
+    """Contents of a KV cache: `blocks` blocks of `latents` latent frames each, kept as `policy` says."""
+
+    policy: CachePolicy
+    blocks: int
+    latents: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockHistory:
+    """A history that grows: every generated block is committed to the cache."""
+
+    grows: ClassVar[bool] = True
+
+    def committed(self, policy: CachePolicy, blocks: int, latents_per_block: int) -> Committed:
+        """Returns what a cache contains after `blocks` blocks."""
+        return Committed(policy, blocks, latents_per_block)
+
+    def spare_blocks(self, policy: CachePolicy, blocks: int) -> int:
+        """Returns how many full-precision blocks have an empty buffer after `blocks` blocks."""
+        layout = policy.layout(blocks)
+        return policy.capacity - len(layout.sink) - len(layout.recent)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowHistory:
+    """A history of one length: before every block but the first, the last `latents` latent frames are encoded
+    anew, as one span. Of a policy only `device_bytes` applies."""
+
+    latents: int
+    grows: ClassVar[bool] = False
+
+    def committed(self, policy: CachePolicy, blocks: int, latents_per_block: int) -> Committed:
+        """Returns what a cache contains after `blocks` blocks."""
+        return Committed(
+            CachePolicy(every=1, device_bytes=policy.device_bytes), int(blocks > 1), self.latents
+        )
+
+    def spare_blocks(self, policy: CachePolicy, blocks: int) -> int:
+        """Returns 0: the span is written at once."""
+        return 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +114,7 @@ class BackendSpec:
     policy: CachePolicy
     rebuilds_history: bool = False  # it remembers what it makes of its own past: a cache others fill is none
     modes: tuple[Mode, ...] = ()  # the first unless another is asked for; its policy is the spec's
-    # Where history is made again for every block after the first: so many latents in one span, whatever the
-    # policy says
-    context_latents: int | None = None
+    history: BlockHistory | WindowHistory = BlockHistory()
     options: tuple[Option, ...] = ()
     clusters: int = 256  # k-means centroids worth their bytes at this model's span length
     # (group, words) where prompts have a fixed vocabulary
@@ -90,10 +131,14 @@ class BackendSpec:
         first = self.frames_per_block if self.first_block_frames is None else self.first_block_frames
         return first + (blocks - 1) * self.frames_per_block if blocks else 0
 
+    def committed(self, policy: CachePolicy, blocks: int) -> Committed:
+        """Returns what a KV cache contains after `blocks` blocks."""
+        return self.history.committed(policy, blocks, self.latents_per_block)
+
     def clip_blocks(self, frames: int) -> int:
-        """Whole blocks that the last ones of a clip's `frames` make; 0 where it is too short."""
-        if self.context_latents is not None:
-            return min(frames, 1)  # of whatever length: it is looked back on as far as it goes
+        """Returns how many whole blocks the last of a clip's `frames` make; 0 where it is too short."""
+        if not self.history.grows:
+            return min(frames, 1)  # a clip of any length: its end is the context window
         first = self.frames_per_block if self.first_block_frames is None else self.first_block_frames
         return max(0, (frames - first) // self.frames_per_block + 1)
 

@@ -103,16 +103,12 @@ def held_bytes(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, block
     stored, _ = cache_after(spec, codec, policy, blocks)
     on_host, to_read_it = _host_bytes(spec, codec, policy, blocks)
     stored += to_read_it - on_host
-    if spec.context_latents is not None:
-        return stored
-    layout = policy.layout(blocks)
-    unused = policy.capacity - len(layout.sink) - len(layout.recent)
-    return stored + unused * block_bytes(spec)
+    return stored + spec.history.spare_blocks(policy, blocks) * block_bytes(spec)
 
 
 def cache_after(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> tuple[int, int]:
     """Returns (stored_bytes, bf16_bytes) of a cache after `blocks` blocks, as CacheStats counts them."""
-    return cache_bytes(spec.geometry, codec, *_history(spec, policy, blocks))
+    return cache_bytes(spec.geometry, codec, *spec.committed(policy, blocks))
 
 
 def bf16_bytes(spec: BackendSpec, blocks: int) -> int:
@@ -151,7 +147,7 @@ def fit_budget(spec: BackendSpec, side: Side, blocks: int, budget: int, when_ful
     codec, policy = side.codec, side.policy
     if most_bytes(spec, codec, policy, blocks) <= budget:
         return side
-    if spec.context_latents is not None:
+    if not spec.history.grows:
         # The context window has one length, whatever the policy says.
         raise BudgetTooSmall(
             f"what it looks back on does not fit: {_needs(spec, most_bytes(spec, codec, policy, blocks))}"
@@ -246,14 +242,9 @@ def _needs(spec: BackendSpec, count: int) -> str:
 
 def _host_bytes(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> tuple[int, int]:
     """Returns the bytes of the history in CPU memory, and those on the device to read it through."""
-    return host_bytes(spec.geometry, codec, *_history(spec, policy, blocks))
-
-
-def _history(spec: BackendSpec, policy: CachePolicy, blocks: int) -> tuple[CachePolicy, int, int]:
-    """Policy, number and length of the blocks that are remembered after `blocks` blocks."""
-    if spec.context_latents is None:
-        return policy, blocks, spec.latents_per_block
-    return CachePolicy(every=1, device_bytes=policy.device_bytes), min(blocks - 1, 1), spec.context_latents
+    if policy.device_bytes is None:
+        return 0, 0
+    return host_bytes(spec.geometry, codec, *spec.committed(policy, blocks))
 
 
 def _prompt_bytes(spec: BackendSpec, device: DeviceInfo | None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backends.base import BackendSpec
+from backends.base import BackendSpec, WindowHistory
 from backends.longcat.attention import MAX_FRAMES
 from qvg.config import CodecConfig
 from qvg.launches import launches_of_context, rope_like
@@ -18,7 +18,7 @@ def launches(
 ) -> dict[Launch, None]:
     """Returns what continuations launch on `card`, with and without branches of guidance."""
     geometry = described.geometry
-    assert described.context_latents is not None
+    assert isinstance(described.history, WindowHistory)
     found: dict[Launch, None] = {}
     for branches in (1, 2):
         found |= launches_of_context(
@@ -26,7 +26,7 @@ def launches(
             codec,
             policy,
             card,
-            frames=described.context_latents,
+            frames=described.history.latents,
             new_frames=described.latents_per_block,
             rotate=rope_like(MAX_FRAMES, geometry.tokens_per_frame, geometry.head_dim, BY_FRAME),
             branches=branches,

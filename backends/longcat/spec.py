@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from backends.base import BackendSpec, Option
+from backends.base import BackendSpec, Option, WindowHistory
 from backends.hub import artifacts
 from backends.hub.artifacts import Artifact, File, Source
 from backends.longcat.settings import CONDITION, FPS, WINDOW, latents_of
@@ -100,7 +100,7 @@ SPEC = BackendSpec(
     prompt_bytes=28_000_000_000,  # the text encoder 11.9, with the transformer and the rest there
     geometry=CacheGeometry(layers=48, heads=32, head_dim=128, tokens_per_frame=HEIGHT * WIDTH // 256),
     policy=CachePolicy(every=1),
-    context_latents=latents_of(CONDITION),
+    history=WindowHistory(latents_of(CONDITION)),
     options=(
         Option(name="distilled", title="Distilled sampling", values=("no", "yes")),
         Option(name="source", title="Looks back on", values=("re-encoded", "kept", "latents")),
@@ -130,7 +130,7 @@ TINY = replace(
     memory=(("everything", 300_000_000),),
     prompt_bytes=0,
     geometry=CacheGeometry(layers=2, heads=2, head_dim=128, tokens_per_frame=24),
-    context_latents=3,
+    history=WindowHistory(3),
     clusters=16,
 )
 

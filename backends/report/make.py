@@ -17,7 +17,7 @@ from backends.runtime.errors import is_out_of_memory
 from backends.runtime.peak_memory import PeakMemory
 from backends.runtime.session import free_memory
 from backends.sizes import memory_size
-from qvg import CachePolicy, KVCache
+from qvg import KVCache
 from qvg.stats import CacheStats
 
 Row = dict[str, Any]
@@ -141,8 +141,7 @@ def warm(backend: Backend, case: Case, device: torch.device) -> None:
         return
     spec = backend.spec
     # One layer, and as many blocks as it takes to encode one span.
-    policy = case.policy if spec.context_latents is None else CachePolicy(every=1)
-    length = spec.context_latents or spec.latents_per_block
+    policy, _, length = spec.committed(case.policy, 2)
     geometry = dataclasses.replace(spec.geometry, layers=1)
     cache = KVCache(geometry, case.codec, policy, frames_per_block=length, device=device)
     fill(cache, policy.sink + policy.every + policy.recent)

@@ -124,7 +124,7 @@ def test_a_budget_as_a_part_of_what_bf16_takes(model):
     spec = registry.find(model)
     blocks = min(20, spec.max_blocks)
     entire = bf16_bytes(spec, blocks)
-    if spec.context_latents is None:
+    if spec.history.grows:
         assert entire == blocks * block_bytes(spec)
     assert budget_share.share_of(spec, blocks, 100) == 0
     assert budget_share.share_of(spec, blocks, 25) == pytest.approx(entire / 4 / MIB, abs=0.5)
@@ -137,7 +137,7 @@ def test_a_budget_as_a_part_of_what_bf16_takes(model):
 
 def test_a_model_that_always_looks_back_on_as_much_cannot_drop_any():
     longcat = registry.find("longcat")
-    assert longcat.context_latents is not None
+    assert not longcat.history.grows
     needs = most_bytes(longcat, BF16, longcat.policy, 5)
     side = Side("BF16", BF16, longcat.policy)
     assert fit_budget(longcat, side, 5, needs, "drop") == side

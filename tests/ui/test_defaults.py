@@ -24,9 +24,8 @@ LEAST_READ = 0.4  # of the blocks, that are made over encoded history
 
 def layout_of(spec: BackendSpec, policy: CachePolicy, blocks: int) -> Layout:
     """Where the history is after `blocks` blocks; a history that is made again is one span."""
-    if spec.context_latents is not None:
-        return CachePolicy(every=1).layout(min(blocks - 1, 1))
-    return policy.layout(blocks)
+    committed = spec.committed(policy, blocks)
+    return committed.policy.layout(committed.blocks)
 
 
 def visible(layout: Layout) -> int:

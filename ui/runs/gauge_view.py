@@ -62,10 +62,9 @@ def forecast(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks:
 
 
 def latents_after(spec: BackendSpec, blocks: int) -> int:
-    """Latent frames remembered after so many blocks."""
-    if spec.context_latents is not None:
-        return spec.context_latents if blocks > 1 else 0
-    return blocks * spec.latents_per_block
+    """Returns the latent frames of history after `blocks` blocks, without a window or a budget."""
+    committed = spec.committed(spec.policy, blocks)
+    return committed.blocks * committed.latents
 
 
 def projection(spec: BackendSpec, blocks: int) -> list[Point]:
@@ -152,7 +151,7 @@ def room(spec: BackendSpec, device: DeviceInfo | None) -> int:
 def _lasts(spec: BackendSpec, sides: Sequence[Side], device: DeviceInfo | None) -> list[tuple[str, str]]:
     """How much video fills this device, by the bytes a block takes in the long run; alone on it."""
     available = room(spec, device)
-    if not available or spec.context_latents is not None:
+    if not available or not spec.history.grows:
         return []
     facts, told = [], set()
     for name, codec in [("BF16", BF16), *((side.name, side.codec) for side in sides)]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from backends.base import PromptChange, Request, Stopped
+from backends.base import PromptChange, Request, Stopped, WindowHistory
 from backends.longcat import image_latents, lora, schedule
 from backends.longcat.rollout import LongCatBackend, LongCatRollout, seed_of
 from backends.longcat.sampler import Guidance, Sampler
@@ -308,7 +308,7 @@ def test_what_cannot_be_made_is_said_before_it_starts() -> None:
 
 def test_bytes_are_the_published_ones() -> None:
     """README of svg-project/Quant-VideoGen: 464.00 and 67.32 MiB a layer, 22,272 and 3,231 in all."""
-    shape = (1, 32, SPEC.context_latents * SPEC.geometry.tokens_per_frame, 128)
+    shape = (1, 32, SPEC.history.latents * SPEC.geometry.tokens_per_frame, 128)
     assert shape[2] == 29_640
     # torch's allocator gives large tensors multiples of 2 MiB.
     allocated = 2 * -(-BF16.stored_bytes(*shape) // (2 << 20)) * 2
@@ -322,7 +322,7 @@ def test_bytes_are_the_published_ones() -> None:
 
 
 def test_the_cache_reports_what_the_plan_said() -> None:
-    spec = replace(TINY, context_latents=3)
+    spec = replace(TINY, history=WindowHistory(3))
     video = open_video(QUICK, codec=QVG)
     for blocks in (1, 2, 3):
         video.step()

@@ -397,4 +397,4 @@ def test_random_weights_at_a_tiny_size() -> None:
     made = [video.step().frames for _ in range(3)]
     assert sum(map(len, made)) == described.video_frames(3)
     assert all(frames.std() > 1 for frames in made)
-    assert cache.stats().frames == described.context_latents
+    assert cache.stats().frames == described.history.latents
