@@ -1,9 +1,9 @@
-"""One softmax over the whole visible history and the staged block, a piece at a time.
+"""Attention over the visible history and the staged block: one softmax, computed a span at a time.
 
-The history never exists decoded all at once: each span is decoded, its keys are rotated, attended to and let
-go, and the partial results are merged by their log-sum-exp. On a GPU some heads at a time go through all
-spans, in two streams: while one attends to a span, the other decodes, and the little room each decodes to is
-used again for every span and every layer.
+The history is never decoded as a whole: each span is decoded, its keys are rotated and attended to, its
+memory is freed, and the partial results are merged by their log-sum-exp. On a GPU some heads at a time go
+through all spans, in two streams: one attends to a span while the other decodes the next. Every span of every
+layer is decoded to the same two small buffers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from qvg.spans import HistorySlice
 from qvg.streams import on, two_streams
 
 Rotate = Rope | Callable[[Tensor, int], Tensor]
-# k, v [B, H, S, D] as they were staged, and their first frame's number; keys and values of each attention
+# Takes k, v [B, H, S, D] as they were staged and the number of their first frame; returns keys and values for
+# each attention.
 Prepare = Callable[[Tensor, Tensor, int], Sequence[tuple[Tensor, Tensor]]]
 
 STREAM_BYTES = 60 << 20  # decoded keys and values of some heads of a span, in each of two streams
@@ -37,18 +38,17 @@ def attend(
     rotate: Rotate | None = None,
     working: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Attention of q [B, H, Q, D] over everything `layer` can see; the result has q's shape and dtype.
+    """Returns the attention of q [B, H, Q, D] over everything visible to `layer`, in q's shape and dtype.
 
-    `q` is already rotated. `rotate` is a `Rope`, which decoding applies on the way, or a function:
-    `rotate(k, first_frame)` returns the keys k [B, H, S, D] of consecutive whole frames with their position
-    applied; it must not write to k. `first_frame` counts frames ever committed, from 0.
+    `q` is already rotated. `rotate` is a `Rope`, which is fused into decoding, or a function:
+    `rotate(k, first_frame)` returns the keys k [B, H, S, D] of consecutive whole frames with their positions
+    applied; it must not write to k. `first_frame` counts all frames ever committed, from 0.
 
-    `working` are keys, not rotated, and values [B', H, S, D] of the block being denoised, in place of the one
-    staged: nothing need be staged. B' may be a multiple of the cache's batch B, as for the branches of
-    guidance, item i belonging to item i % B. They share the history, which is decoded and rotated once and
-    never repeated: their queries attend to it together, and each to its own working block.
+    `working` holds the keys, not rotated, and values [B', H, S, D] of the block being denoised, in place of
+    a staged block. B' may be a multiple of the cache's batch B, as for the branches of guidance: item i uses
+    the history of item i % B, which is decoded and rotated once for all of them.
 
-    Raises ValueError when there is nothing to attend to.
+    Raises ValueError when there is nothing to attend to, and where shapes do not agree.
     """
     copies = _copies(q, layer, working)
     query = q.to(layer.choice.dtype)
@@ -79,7 +79,7 @@ def _some_heads(
     heads: slice,
     stream: int | None,
 ) -> Tensor:
-    """Attention of some heads of the query, [B, h, Q, D]. A `stream` decodes to its own scratch memory."""
+    """Returns the attention of some heads, [B, h, Q, D]; a `stream` (its index) decodes to its own buffer."""
     choice = layer.choice
     query = query[:, heads]
     together = _fold(query, copies)
@@ -101,7 +101,7 @@ def _some_heads(
             total.add(eight_bit_attention(small, k, v, attention))
         else:
             total.add(attention())
-        # Let go before the next span is decoded.
+        # Freed before the next span is decoded.
         del k, v, attention
     if working is None:
         return total.out
@@ -120,13 +120,13 @@ def _some_heads(
 def attend_chosen(
     queries: Sequence[Tensor], layer: LayerCache, blocks: Sequence[int], prepare: Prepare
 ) -> list[Tensor]:
-    """Several attentions, of `queries` [B, H, Q, D] each, over one reading of chosen blocks and the staged.
+    """Returns the attention of each of `queries` [B, H, Q, D] over some blocks and the staged block.
 
-    `blocks` are rising numbers of visible blocks. Frames are counted among the chosen, from 0 and without
-    gaps, the staged block's last. `prepare(k, v, first_frame)` is given whole frames that follow each other
-    and returns keys and values for each of `queries`, in their order; it must not write to k or v. Results
-    have the shape and dtype of their queries. Raises ValueError for blocks that cannot be read and when there
-    are none.
+    `blocks` are rising numbers of visible blocks; each is decoded once for all queries. Frames are numbered
+    among the chosen blocks, from 0 without gaps; the staged block comes last. `prepare(k, v, first_frame)`
+    takes consecutive whole frames and returns keys and values for each of `queries`, in their order; it must
+    not write to k or v. Results have the shape and dtype of their queries. Raises ValueError for blocks that
+    cannot be read, and when there is nothing to attend to.
     """
     choice = layer.choice
     asked = [q.to(choice.dtype) for q in queries]
@@ -137,7 +137,7 @@ def attend_chosen(
                 total.add(
                     partial_attention(q, keys.to(choice.dtype), values.to(choice.dtype), choice.attention)
                 )
-            # Let go before the next span is decoded.
+            # Freed before the next span is decoded.
             del k, v
     if any(total.empty for total in totals):
         raise ValueError("there is nothing to attend to: stage a block first")
@@ -145,7 +145,7 @@ def attend_chosen(
 
 
 def _head_groups(q: Tensor, stretches: Sequence[HistorySlice]) -> list[slice]:
-    """Heads that go through the history together: all, unless what a stream decodes would be too large."""
+    """Returns groups of heads that go through the history together, so small that STREAM_BYTES suffice."""
     heads = q.shape[1]
     longest = max((stretch.tokens for stretch in stretches), default=0)
     bytes_per_head = 2 * q.shape[0] * longest * q.shape[3] * q.element_size()
@@ -156,7 +156,7 @@ def _head_groups(q: Tensor, stretches: Sequence[HistorySlice]) -> list[slice]:
 
 
 def _copies(q: Tensor, layer: LayerCache, working: tuple[Tensor, Tensor] | None) -> int:
-    """How many items of q share an item of the history. Raises ValueError where shapes do not agree."""
+    """Returns how many items of q share an item of the history. Raises ValueError where shapes disagree."""
     batch, heads, head_dim = layer.heads_shape
     shared = 1 if working is None else max(1, q.shape[0] // batch)
     if (q.shape[0], q.shape[1], q.shape[3]) != (shared * batch, heads, head_dim):
@@ -168,10 +168,10 @@ def _copies(q: Tensor, layer: LayerCache, working: tuple[Tensor, Tensor] | None)
 
 
 def _fold(x: Tensor, copies: int) -> Tensor:
-    """[n * B, H, Q, D] -> [B, H, n * Q, D]; a view where tokens lie together."""
+    """Reshapes [n * B, H, Q, D] to [B, H, n * Q, D]; a view where possible."""
     return x.unflatten(0, (copies, -1)).permute(1, 2, 0, 3, 4).flatten(2, 3) if copies > 1 else x
 
 
 def _unfold(x: Tensor, copies: int) -> Tensor:
-    """[B, H, n * Q, ...] -> [n * B, H, Q, ...]"""
+    """Reshapes [B, H, n * Q, ...] to [n * B, H, Q, ...]."""
     return x.unflatten(2, (copies, -1)).movedim(2, 0).flatten(0, 1) if copies > 1 else x

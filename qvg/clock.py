@@ -1,4 +1,4 @@
-"""Time spent on a device, without making it wait: CUDA work is timed by events, read when asked for."""
+"""Timer of work on a device. CUDA work is timed by events, so that nothing waits until the time is read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 class Clock:
-    """Adds up the time of `with clock.running():` bodies."""
+    """Total time of the bodies of `with clock.running():`."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device if device.type == "cuda" else None
@@ -19,6 +19,7 @@ class Clock:
 
     @contextmanager
     def running(self) -> Iterator[None]:
+        """Adds the time of the body, on the current stream where the device is a GPU."""
         if self._cuda is None:
             start = time.perf_counter()
             yield
@@ -33,11 +34,11 @@ class Clock:
 
     @property
     def ms(self) -> float:
-        """Of everything; waits for what is still running."""
+        """Milliseconds of all bodies so far; waits for those that still run."""
         return self.read()
 
     def read(self, wait: bool = True) -> float:
-        """Milliseconds. Without `wait`, of what is done: the device is not held up."""
+        """Returns milliseconds; without `wait`, of finished bodies only and without waiting."""
         running = []
         for begin, end in self._pending:
             if wait:

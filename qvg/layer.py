@@ -29,7 +29,16 @@ EVERY = slice(None)
 
 
 class LayerCache:
-    """One layer's share of a `KVCache`: keys before rotation, and values."""
+    """One layer's share of a `KVCache`: keys before rotation, and values.
+
+    Each model writes its history in one way and reads it in one way:
+
+    | written by          | read by                 | model                                             |
+    | ------------------- | ----------------------- | ------------------------------------------------- |
+    | `stage`, `commit`   | `attend`                | Self-Forcing, Pocket World: a block at a time     |
+    | `preload`, `commit` | `attend(working=...)`   | LongCat: the whole history at once                |
+    | `rewrite`, `stage`  | `attend_chosen`         | HY-WorldPlay: past made anew, some blocks of it   |
+    """
 
     def __init__(self, settings: CacheSettings, index: int, resources: CacheResources) -> None:
         geometry = settings.geometry

@@ -1,4 +1,4 @@
-"""How far one array is from another. NumPy, so that pictures can be compared without torch."""
+"""Distances between arrays: PSNR, SSIM and relative error. NumPy only, so that torch is not needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
 
 def relative_error(x: np.ndarray, reference: np.ndarray) -> float:
-    """||x - reference|| / ||reference||, in float64; 0 where both are zero."""
+    """Returns ||x - reference|| / ||reference||, in float64; 0 where both are zero."""
     _check_shapes(x, reference)
     error = float(np.linalg.norm(x.astype(np.float64) - reference))
     norm = float(np.linalg.norm(reference.astype(np.float64)))
@@ -26,9 +26,9 @@ def psnr_of_mse(mse: float, peak: float) -> float:
 
 
 def psnr(x: np.ndarray, reference: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB over all values; infinite where they are equal.
+    """Returns the peak signal-to-noise ratio in dB over all values; infinite where they are equal.
 
-    The peak is 255 for uint8 and 1.0 for floating point.
+    The peak is 255 for uint8 and 1.0 for floating point. Raises ValueError for others and unequal shapes.
     """
     _check_shapes(x, reference)
     if x.dtype != reference.dtype or not (x.dtype == np.uint8 or np.issubdtype(x.dtype, np.floating)):
@@ -40,7 +40,7 @@ def psnr(x: np.ndarray, reference: np.ndarray) -> float:
 
 
 def ssim(frame: np.ndarray, reference: np.ndarray) -> float:
-    """Structural similarity of two pictures, uint8 [H, W, 3], on BT.709 luma.
+    """Returns the structural similarity of two pictures, uint8 [H, W, 3], on BT.709 luma.
 
     Wang et al., IEEE Transactions on Image Processing 13(4), 2004: Gaussian window of 11 x 11, sigma 1.5,
     K1 = 0.01, K2 = 0.03, mean over the pixels whose window is inside.
@@ -65,7 +65,7 @@ def _check_shapes(x: np.ndarray, reference: np.ndarray) -> None:
 
 
 def _blurred(x: np.ndarray) -> np.ndarray:
-    """Gaussian mean around every pixel whose window is inside; separable."""
+    """Returns the Gaussian mean around every pixel whose window is inside, one axis after the other."""
     offsets = np.arange(-_RADIUS, _RADIUS + 1)
     weights = np.exp(-(offsets**2) / (2 * _SIGMA**2))
     weights = (weights / weights.sum()).astype(np.float32)

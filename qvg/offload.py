@@ -1,14 +1,14 @@
-"""Encoded spans in the host's memory: on their way there once, and back whenever they are read.
+"""Encoded spans in host memory: copied there once, and back to the device whenever they are read.
 
 A span lies in pinned memory head by head: whatever heads a stream of `qvg.attention` reads, their keys and
 values are contiguous, and one copy brings them to that stream's buffer, which all layers share. The copy is
 issued to the same stream as the decoding and the attention that follow it: nothing can overtake anything,
 and it runs under the attention of the other stream.
 
-Counted for Self-Forcing: a span of 24 latents is 31.5 MiB a layer in QVG INT2, 0.66 ms at 50 GB/s (PCIe 5
-x16), 1.3 at 25 (PCIe 4). Attention of a block to it is 1.08 TFLOP: 2.0 ms at 543 TFLOP/s, 7 at 150. So copies
-hide under attention where the link moves 31 GB/s for each PFLOP/s the card computes: three times over, here.
-BF16 is seven times as much, 4.6 ms at 50 GB/s, and does not hide.
+Calculated for Self-Forcing: a span of 24 latents takes 31.5 MiB a layer in QVG INT2, which is 0.66 ms at 50
+GB/s (PCIe 5 x16) and 1.3 ms at 25 GB/s (PCIe 4). Attention of a block to it takes 1.08 TFLOP: 2.0 ms at 543
+TFLOP/s, 7 ms at 150. Copies hide under attention where the link moves 31 GB/s for each PFLOP/s of the card;
+here it moves three times that. BF16 is seven times as much, 4.6 ms at 50 GB/s, and does not hide.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PIECE_SPANS = 8  # at least so many spans of a layer in one piece of pinned memo
 
 
 class Field(NamedTuple):
-    """Where the row of a head has its part of one of a payload's tensors."""
+    """Layout of one of a payload's tensors in a head's row of bytes."""
 
     name: str
     dtype: torch.dtype
@@ -43,7 +43,7 @@ class Field(NamedTuple):
         return prod(self.shape) * self.dtype.itemsize
 
     def of(self, rows: Tensor) -> Tensor:
-        """The tensor of the heads in uint8 `rows` [h, row], as a view."""
+        """Returns the tensor of the heads in uint8 `rows` [h, row], as a view."""
         at, size = head_dim(self.name), self.dtype.itemsize
         strides = [*accumulate(reversed(self.shape[1:]), mul, initial=1)][::-1]
         return rows.view(self.dtype).as_strided(
@@ -54,22 +54,22 @@ class Field(NamedTuple):
 
 
 class HostSpan:
-    """Keys and values of one span of one layer."""
+    """Keys and values of one span of one layer, in host memory."""
 
     def __init__(self, k: Payload, v: Payload, memory: HostMemory) -> None:
-        """Copies k and v in the current stream; they may be let go at once."""
+        """Copies k and v in the current stream; they may be freed at once."""
         self.device = next(iter(k.parts.values())).device
         fields, row = _fields(k, 0)
         v_fields, row = _fields(v, row)
         self._fields = (fields, v_fields)
-        # What they are without their numbers: shapes, types and sizes are asked for all the time.
+        # On the device "meta", for shapes, types and sizes without memory.
         self.k, self.v = (
             x.with_parts({name: torch.empty_like(part, device="meta") for name, part in x.parts.items()})
             for x in (k, v)
         )
         self.nbytes = k.stored_bytes + v.stored_bytes
         held = memory.take(k.shape[1] * row)
-        # Not when a cache drops it: a snapshot of that cache may hold it too.
+        # Given back with the last reference: a snapshot may share the span with the cache.
         weakref.finalize(self, memory.give_back, held).atexit = False
         self.rows = held.view(k.shape[1], row)  # uint8, a head each
         packed = torch.empty(self.rows.shape, dtype=torch.uint8, device=self.device)
@@ -78,7 +78,7 @@ class HostSpan:
                 field.of(packed).copy_(payload.parts[field.name])
         self.written: torch.cuda.Event | None = None
         if memory.pinned:
-            # What was held there before has been read: this stream comes after all attention to it.
+            # Earlier contents have been read: this stream comes after all attention to them.
             self.rows.copy_(packed, non_blocking=True)
             self.written = torch.cuda.Event()
             self.written.record(torch.cuda.current_stream(self.device))
@@ -86,13 +86,13 @@ class HostSpan:
             self.rows.copy_(packed)
 
     def copy_to(self, rows: Tensor, heads: slice = EVERY) -> Tensor:
-        """`rows`, filled with those of some heads in the current stream."""
+        """Fills `rows` with those of some heads in the current stream, and returns it."""
         if self.written is not None:
             torch.cuda.current_stream(self.device).wait_event(self.written)
         return rows.copy_(self.rows[heads], non_blocking=True)
 
     def payloads(self, rows: Tensor) -> tuple[Payload, Payload]:
-        """Keys and values of the heads in `rows`, as views."""
+        """Returns keys and values of the heads in `rows`, as views."""
         k, v = (
             like.with_parts({field.name: field.of(rows) for field in fields})
             for like, fields in zip((self.k, self.v), self._fields, strict=True)
@@ -101,18 +101,18 @@ class HostSpan:
 
 
 class HostMemory:
-    """Pinned memory of a few sizes, used again: to pin a GiB takes some tenths of a second.
+    """Pinned memory of a few sizes, which is reused: pinning a GiB takes some tenths of a second.
 
-    It comes in powers of two, which is what torch's allocator rounds pinned memory to.
+    It is allocated in powers of two, to which torch's allocator rounds pinned memory.
     """
 
     def __init__(self, pinned: bool, home: str = "cpu") -> None:
-        self.pinned = pinned  # a GPU's: copies are only issued, and must be waited for
-        self._home = home  # "meta": memory of nothing, for a cache that only shows what it would launch
+        self.pinned = pinned  # for a GPU: copies are asynchronous, and must be waited for
+        self._home = home  # "meta" for a cache that only notes its launches
         self._free: dict[int, list[Tensor]] = defaultdict(list)
 
     def take(self, size: int) -> Tensor:
-        """uint8 [size]. Raises MemoryError where no more can be pinned."""
+        """Returns uint8 [size]. Raises MemoryError where no more can be pinned."""
         free = self._free[size]
         if not free:
             piece = 1 << (PIECE_SPANS * size - 1).bit_length()
@@ -129,20 +129,21 @@ class HostMemory:
         return free.pop()
 
     def give_back(self, memory: Tensor) -> None:
+        """Lets `take` return `memory` again."""
         self._free[len(memory)].append(memory)
 
 
 class Room(NamedTuple):
-    """Memory of a stream, and what a span's heads are in it: their rows, and keys and values of these."""
+    """Device buffer of a stream, and views of it by span and number of heads: rows, and their payloads."""
 
     memory: Tensor  # uint8
     views: weakref.WeakKeyDictionary[HostSpan, dict[int, tuple[Tensor, tuple[Payload, Payload]]]]
 
 
 class Offload:
-    """Moves spans of all layers of a cache to the host, and some of their heads back.
+    """Moves spans of all layers of a cache to host memory, and some of their heads back.
 
-    On a CPU the two memories are one: the same happens, and saves nothing.
+    On a CPU both are the same memory: the copies are made, and save nothing.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -151,23 +152,24 @@ class Offload:
 
     @property
     def nbytes(self) -> int:
-        """On the device, of all streams."""
+        """Bytes of the device buffers of all streams."""
         return sum(room.memory.nbytes for room in self._rooms.values())
 
     def store(self, k: Payload, v: Payload) -> HostSpan:
-        """Raises MemoryError where the host has no room."""
+        """Copies a span to host memory. Raises MemoryError where there is none left."""
         return HostSpan(k, v, self._memory)
 
     def load(self, span: HostSpan) -> tuple[Payload, Payload]:
-        """All heads, in memory of their own, in the current stream."""
+        """Copies all heads to new device memory in the current stream, and returns keys and values."""
         return span.payloads(
             span.copy_to(torch.empty(span.rows.shape, dtype=torch.uint8, device=span.device))
         )
 
     def stage(self, span: HostSpan, heads: slice, stream: int) -> tuple[Payload, Payload]:
-        """Some heads, in memory of `stream`, for what is issued to the current stream from here on.
+        """Copies some heads to the buffer of `stream` (its index), and returns their keys and values.
 
-        They are good for all of it that is issued before the next call with this stream.
+        Work issued to the current CUDA stream from here on may read them, until the next call with the same
+        index overwrites them.
         """
         shape = span.rows[heads].shape
         room = self._rooms.get((span.device, stream))
@@ -177,7 +179,7 @@ class Offload:
                 memory = torch.empty(shape.numel(), dtype=torch.uint8, device=span.device)
             room = self._rooms[span.device, stream] = Room(memory, weakref.WeakKeyDictionary())
         if room.memory.is_cuda:
-            # Whoever made it, it must not be given away while this stream reads.
+            # Another stream may have allocated it: it must not be reused while this one reads.
             room.memory.record_stream(torch.cuda.current_stream(span.device))
         views = room.views.setdefault(span, {})
         if shape[0] not in views:
@@ -189,7 +191,7 @@ class Offload:
 
 
 def empty_host_cache() -> None:
-    """Gives pinned memory that is no longer used back to the system."""
+    """Returns pinned memory that is no longer used to the system."""
     accelerator = getattr(torch, "accelerator", None)
     if hasattr(accelerator, "empty_host_cache"):  # torch 2.10
         torch.accelerator.empty_host_cache()
@@ -198,7 +200,7 @@ def empty_host_cache() -> None:
 
 
 def _fields(payload: Payload, start: int) -> tuple[list[Field], int]:
-    """Where the parts of a head of `payload` lie from byte `start` on, and where what follows may begin."""
+    """Returns the layout of a head of `payload` from byte `start` on, and the first byte after it."""
     fields = []
     for name, part in payload.parts.items():
         at = head_dim(name)

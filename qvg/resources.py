@@ -19,7 +19,7 @@ from qvg.staging import Staging
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """Constants of a cache: its shape, codecs and policy, and how it is read."""
+    """Constants of a cache: its shape, codecs and policy, and what it is read with."""
 
     geometry: CacheGeometry
     codecs: tuple[Codec[Any], Codec[Any]]  # of keys, of values
@@ -33,6 +33,7 @@ class CacheSettings:
 
     @property
     def tokens_per_block(self) -> int:
+        """S of a block."""
         return self.frames_per_block * self.geometry.tokens_per_frame
 
 

@@ -1,7 +1,7 @@
-"""Rotary positions of a video's tokens, as tables small enough for a kernel to read at every token.
+"""Rotary positions of a video's tokens, as tables that are small enough to be read at every token.
 
 The angle of a channel pair depends on the frame or on the place within the frame, never on both: two tables
-of cosines and sines serve a history of any length, and decoding can rotate keys while it writes them.
+of cosines and sines serve a history of any length, and decoding can rotate keys as it writes them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Rope:
     place: Tensor
 
     def __call__(self, x: Tensor, first_frame: int) -> Tensor:
-        """x [B, H, S, D], whole frames from `first_frame` on, rotated in FP32; the result has x's dtype.
+        """Returns x [B, H, S, D], whole frames from `first_frame` on, rotated in FP32, in x's dtype.
 
         Raises ValueError for part of a frame and for frames the table does not have.
         """
@@ -36,7 +36,7 @@ class Rope:
         return torch.cat([by_frame, by_place], dim=-2).flatten(-2).flatten(2, 3).to(x.dtype)
 
     def check(self, tokens: int, head_dim: int, first_frame: int) -> int:
-        """How many frames `tokens` are. Raises ValueError where they cannot be rotated."""
+        """Returns how many frames `tokens` are. Raises ValueError where they cannot be rotated."""
         places, pairs = len(self.place), self.frame.shape[1] + self.place.shape[1]
         if head_dim != 2 * pairs:
             raise ValueError(f"D={head_dim}, but the tables rotate {2 * pairs} channels")
@@ -52,7 +52,7 @@ class Rope:
 
 
 def rotary_table(positions: int, pairs: int, base: float = 10_000.0, of: int | None = None) -> Tensor:
-    """fp32 [positions, pairs, 2]: cosine and sine of position * base ** (-j / of), computed in FP64.
+    """Returns fp32 [positions, pairs, 2]: cosine and sine of position * base ** (-j / of), from FP64.
 
     `of` is how many pairs the frequencies are spread over (None: `pairs`), as in RoFormer (arXiv 2104.09864).
     """
@@ -69,7 +69,10 @@ def grid_rope(
     base: float = 10_000.0,
     device: torch.device | str = "cpu",
 ) -> Rope:
-    """Three axes, as in Wan: `pairs` of channels for frame, row and column, tokens in row-major order."""
+    """Returns a rotation by three axes, as in Wan: `pairs` of channels turn by frame, row and column.
+
+    Tokens of a frame are in row-major order; D is twice the sum of `pairs`.
+    """
     row = rotary_table(rows, pairs[1], base)[:, None].expand(-1, columns, -1, -1)
     column = rotary_table(columns, pairs[2], base)[None].expand(rows, -1, -1, -1)
     place = torch.cat([row, column], dim=2).flatten(0, 1)
@@ -77,7 +80,7 @@ def grid_rope(
 
 
 def _rotated(pairs: Tensor, table: Tensor) -> Tensor:
-    """pairs [..., N, 2] times table [..., N, 2], as complex numbers."""
+    """Multiplies pairs [..., N, 2] by table [..., N, 2] as complex numbers."""
     a, b = pairs.unbind(-1)
     cos, sin = table.unbind(-1)
     return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1)

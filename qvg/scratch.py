@@ -1,4 +1,4 @@
-"""Memory that is written again and again: where spans are decoded to, shared by all layers of a cache."""
+"""Buffers that spans are decoded to, reused for every span and shared by all layers of a cache."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 class Scratch:
-    """Grows to the largest that was asked for, and keeps that."""
+    """Buffers of one type by device and stream, each as large as the largest ever requested."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self._dtype = dtype
         self._memory: dict[tuple[torch.device, int], Tensor] = {}
 
     def take(self, device: torch.device, stream: int, shape: torch.Size) -> tuple[Tensor, Tensor]:
-        """Two tensors of `shape`; what the last call with this device and stream gave is overwritten."""
+        """Returns two tensors of `shape`, in the memory of the last call with this device and stream."""
         size = shape.numel()
         memory = self._memory.get((device, stream))
         if memory is None or memory.numel() < 2 * size:
@@ -27,4 +27,5 @@ class Scratch:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all buffers."""
         return sum(memory.nbytes for memory in self._memory.values())

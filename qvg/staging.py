@@ -1,4 +1,4 @@
-"""Where blocks of all layers wait in full precision: in one piece, so that layers are encoded together."""
+"""Full-precision blocks of all layers, in one buffer so that several layers are encoded in one launch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Staging:
-    """k and v [layers, B, H, S, D] of one type, from the first use on."""
+    """Buffers k and v [layers, B, H, S, D], allocated at their first use."""
 
     def __init__(
         self, shape: tuple[int, int, int, int, int], dtype: torch.dtype, device: torch.device
@@ -16,7 +16,7 @@ class Staging:
         self._both: tuple[Tensor, Tensor] | None = None
 
     def of(self, layer: int) -> tuple[Tensor, Tensor]:
-        """k and v [B, H, S, D] of one layer."""
+        """Returns k and v [B, H, S, D] of one layer, as views."""
         if self._both is None:
             # A tensor made in inference mode could not be written to outside of it.
             with torch.inference_mode(False):
@@ -26,11 +26,11 @@ class Staging:
         return k[layer], v[layer]
 
     def some(self, layers: range, tokens: slice) -> tuple[Tensor, Tensor]:
-        """k and v [len(layers) * B, H, S, D] of neighbouring layers, as views."""
+        """Returns k and v [len(layers) * B, H, S, D] of neighbouring layers, as views."""
         assert self._both is not None
         k, v = (x[layers.start : layers.stop, :, :, tokens].flatten(0, 1) for x in self._both)
         return k, v
 
     def free(self) -> None:
-        """Lets go of the memory, once layers have."""
+        """Drops the buffers; the memory is free once no layer refers to it."""
         self._both = None

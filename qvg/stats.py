@@ -1,4 +1,4 @@
-"""What a cache costs, as a picklable value. The standard library only: the page draws its gauge from this."""
+"""Statistics of a cache, as a picklable value without torch: the page draws its gauge from them."""
 
 from __future__ import annotations
 

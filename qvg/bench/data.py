@@ -1,4 +1,4 @@
-"""Keys and values that behave like a video's: nobody's model, but with the structure codecs live on."""
+"""Random keys and values with the structure of a video's that codecs exploit; of no model."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor
 
 from qvg.config import CacheGeometry
 
-PROTOTYPES = 64  # what a head sees: sky, grass, a face
+PROTOTYPES = 64  # kinds of content that a head tells apart, such as sky and grass
 DRIFT, STAYS = 0.05, 0.97  # a frame differs a little from the one before; in the long run by 0.2
 NOISE = 0.2
-OUTLIERS = 32  # in keys every how manyeth channel is far from zero and four times as wide
+OUTLIERS = 32  # of the keys, one channel in so many is far from zero and four times as wide
 
 
 class Stream:
-    """One layer's keys or values, bf16 [B, H, S, D], frame after frame from a generator of its own.
+    """One layer's queries, keys or values, bf16 [B, H, S, D], frame after frame from its own generator.
 
-    A place of the picture keeps its prototype, drifts slowly over the frames and is noisy in each. "q" are
-    queries that look for what keys of the same seed show, without the keys' outliers.
+    Each place of the picture keeps its prototype, drifts slowly over the frames and has noise in each.
+    Queries ("q") have the prototypes of the keys of the same seed, without the keys' outliers.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Stream:
         self._drift = torch.zeros_like(self._base)
 
     def frames(self, count: int) -> Tensor:
-        """The next `count` frames: [B, H, count * P, D]."""
+        """Returns the next `count` frames of P tokens: [B, H, count * P, D]."""
         heads, places, channels = self._base.shape
         out = torch.empty(heads, count, places, channels, dtype=torch.bfloat16, device=self._base.device)
         for frame in range(count):

@@ -1,4 +1,4 @@
-"""Timing, the rate of a plain copy, and what to write down about a machine."""
+"""Timing of calls, the rate of a plain copy, and the description of a machine and its software."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Call = Callable[[], object]
 
 
 class Timing(NamedTuple):
-    # Of a GPU alone, the call's launches queued before it began; of a CPU, or of its one thread alone.
+    # On a GPU the device's time, the launches queued before; on a CPU the wall time, or one thread's own.
     ms: float
     wall_ms: float  # a call in a row of calls, launching included
 
 
 def timed(calls: Sequence[Call], device: torch.device, seconds: float = 0.5) -> Timing:
-    """The median of a call. `calls` do the same on different memory, so that no cache serves them."""
+    """Returns the median time of a call. `calls` do the same on different memory, to defeat caches."""
     return alternating(
         {str(number): call for number, call in enumerate(calls)}, device, seconds, pooled=True
     )[""]
@@ -40,9 +40,9 @@ def timed(calls: Sequence[Call], device: torch.device, seconds: float = 0.5) -> 
 def alternating(
     calls: Mapping[str, Call], device: torch.device, seconds: float = 2.0, pooled: bool = False
 ) -> dict[str, Timing]:
-    """The median of each call. They take turns, so that a card that slows down slows all of them.
+    """Returns the median time of each call. They take turns: a card that slows down slows all of them.
 
-    `pooled`: they are all the same one, named "".
+    `pooled`: the times of all calls are one call's, named "".
     """
     for call in calls.values():
         call()
@@ -77,7 +77,7 @@ def alternating(
 
 def _once(call: Call, device: torch.device, launch: float) -> tuple[Any, Any]:
     if device.type != "cuda":
-        # One thread's own time: what else runs on the machine does not count.
+        # One thread's own time: other programs on the machine do not count.
         clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
         began = clock()
         call()
@@ -108,7 +108,7 @@ def copy_rate(device: torch.device) -> float:
 
 
 def extra_bytes(call: Call, device: torch.device) -> int | None:
-    """What a call takes at its peak beyond what is held before it; None where nobody counts."""
+    """Returns the bytes that a call allocates at its peak; None on a CPU, where they are not counted."""
     if device.type != "cuda":
         return None
     _wait(device)
@@ -120,7 +120,7 @@ def extra_bytes(call: Call, device: torch.device) -> int | None:
 
 
 def describe(device: torch.device, commit: str | None) -> Row:
-    """The machine, versions, date and commit, for the head of a result."""
+    """Returns the machine, versions, date and commit, for the head of a result."""
     return {
         "card": _card(device),
         "torch": torch.__version__,
@@ -149,7 +149,7 @@ def _commit() -> str:
 
 
 def common_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every measurement asks for."""
+    """Adds the arguments that all measurements have."""
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="of the CPU; every core by default")
     parser.add_argument("--commit", help="what to write down where this is no git checkout")
@@ -164,20 +164,20 @@ def common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def start(options: argparse.Namespace) -> torch.device:
-    """Where to measure."""
+    """Sets the threads and returns the device to measure on."""
     if options.threads:
         torch.set_num_threads(options.threads)
     return torch.device(options.device)
 
 
 def finish(result: Row, path: Path | None) -> None:
-    """Prints the result as one line, and writes it where asked to."""
+    """Prints the result as one line of JSON, and writes it to `path` (None: nowhere)."""
     keep(result, path)
     print(json.dumps(_rounded(result)))
 
 
 def keep(result: Row, path: Path | None) -> None:
-    """Writes the result so far, so that a run that is cut off is not lost."""
+    """Writes the result so far, so that an interrupted run is not lost."""
     if path == Path():
         path = usual_path(result["kind"], result["card"])
     if path is not None:
@@ -186,7 +186,7 @@ def keep(result: Row, path: Path | None) -> None:
 
 
 def usual_path(kind: str, card: str) -> Path:
-    """assets/bench/ops-nvidia-h200.json"""
+    """Returns a path such as assets/bench/ops-nvidia-h200.json."""
     return ASSETS / (re.sub(r"[^a-z0-9]+", "-", f"{kind}-{card}".lower()).strip("-") + ".json")
 
 

@@ -1,4 +1,4 @@
-"""The authors' code (github.com/svg-project/Quant-VideoGen) from a checkout, to be timed beside ours."""
+"""Adapter to a checkout of the authors' code (github.com/svg-project/Quant-VideoGen), timed beside ours."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ GROUP, BITS = 64, 2
 
 
 class Reference:
-    """Quant VideoGen's kernels at S1 B64 INT2 (the Self-Forcing script), for some number of iterations.
+    """Quant VideoGen's kernels at S1 B64 INT2 (its Self-Forcing script), with `iterations` of k-means.
 
-    Raises SystemExit with a sentence where it cannot be imported.
+    Raises SystemExit with a sentence where they cannot be imported.
     """
 
     def __init__(self, folder: Path, iterations: int) -> None:
@@ -39,7 +39,7 @@ class Reference:
         self._quantize = self._compress.get_quantize_fn(self._config.quant_type, self._config)
 
     def encode(self, k: Tensor, v: Tensor) -> tuple[Any, Any]:
-        """k, v: [B, H, S, D]"""
+        """Encodes k, v [B, H, S, D]."""
         return self._compress.compress_kv_cache(k, v, self._config.quant_type, self._config, self._quantize)
 
     def decode(self, encoded: Any) -> Tensor:

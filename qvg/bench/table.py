@@ -14,7 +14,7 @@ Table = tuple[str, Sequence[Column], Sequence[Row]]  # a heading before it
 
 
 def number(key: str, digits: int = 2, scale: float = 1.0, unit: str = "") -> Callable[[Row], str]:
-    """Formats a field; a field that is missing is left empty."""
+    """Returns a formatter of the field `key`; a missing field is left empty."""
 
     def text(row: Row) -> str:
         value = row.get(key)
@@ -24,7 +24,7 @@ def number(key: str, digits: int = 2, scale: float = 1.0, unit: str = "") -> Cal
 
 
 def errors(prefix: str = "") -> Callable[[Row], str]:
-    """NMSE of keys and of values."""
+    """Returns a formatter of the NMSE of keys and of values."""
 
     def text(row: Row) -> str:
         if f"{prefix}nmse_k" not in row:
@@ -76,7 +76,7 @@ HISTORY: tuple[Column, ...] = (
 
 
 def spread(mode: str, window: str) -> Callable[[Row], str]:
-    """Mean and standard deviation over scenes, in dB; videos that are equal to the bit have 100."""
+    """Returns a formatter of mean and standard deviation over scenes, in dB; identical videos have 100."""
 
     def text(row: Row) -> str:
         if mode not in row["psnr"]:
@@ -88,9 +88,9 @@ def spread(mode: str, window: str) -> Callable[[Row], str]:
 
 
 def markdown(result: Row, names: Sequence[str] | None = None) -> str:
-    """Its tables, columns called `names` only; columns that are empty in every row are left out.
+    """Returns the tables of a result: columns called `names` only, without those empty in every row.
 
-    Raises ValueError for a kind of result that has no table and for names of no column.
+    Raises ValueError for a kind of result without a table and for unknown column names.
     """
     kind = str(result.get("kind"))
     if kind not in TABLES:

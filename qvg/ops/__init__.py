@@ -1,4 +1,4 @@
-"""One folder an operation: `reference.py` is plain torch, `triton.py` the kernel, `__init__.py` what to call.
+"""Operations, a folder each: `reference.py` in plain torch, `triton.py` the kernel, `__init__.py` the entry.
 
-`kernels.py` says which of the two takes a tensor. What the kernels share is in `ops/triton.py`.
+`kernels.py` decides which of the two takes a tensor; `triton.py` is what the kernels share.
 """

@@ -1,9 +1,9 @@
 """Kernels compiled before they are launched, for any card and without one.
 
-`noted` runs code on tensors without memory (device "meta") and notes the launches of kernels instead of
-making them. `compile_for` compiles one of them as Triton would at that launch on a given card: through
-Triton's own path, with a driver that stands for the card. The result lies in Triton's cache on disk under the
-key that the launch looks up.
+`noted` runs code on tensors without memory (device "meta") and records the launches of kernels instead of
+making them. `compile_for` compiles one of them as Triton would at that launch on a given card: by Triton's
+own code, with a driver that stands for the card. The result goes to Triton's cache on disk, under the key
+that the launch looks up.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from qvg.ops.card import Card, assumed
 
 
 class Memory(NamedTuple):
-    """What a compiled kernel depends on of a tensor it is given."""
+    """Properties of a tensor argument that a compiled kernel depends on."""
 
     dtype: torch.dtype
     aligned: bool  # begins at a multiple of 16 bytes
@@ -37,7 +37,7 @@ class Launch(NamedTuple):
 
     kernel: Any  # what `triton.jit` returns
     tensors: tuple[Memory | None, ...]
-    numbers: int  # how many whole numbers that are not specialised follow
+    numbers: int  # of integer arguments that the kernel does not specialise
     constants: tuple[int | float | bool | str, ...]
     options: tuple[tuple[str, int], ...]  # num_warps and, where it is not Triton's own, num_stages
 
@@ -59,22 +59,22 @@ class Compiled(NamedTuple):
 
 
 class Resources(NamedTuple):
-    """What a thread of a compiled kernel uses."""
+    """Registers and memory of a thread of a compiled kernel."""
 
     registers: int
-    spilled_bytes: int  # kept in memory for want of registers
+    spilled_bytes: int  # registers kept in memory, where there are too few
 
 
-# Launches are noted here, and not made, where it is set.
+# Where it is set, launches are recorded in it and not made.
 notebook: ContextVar[dict[Launch, None] | None] = ContextVar("notebook", default=None)
 _substituted = RLock()
 
 
 @contextmanager
 def noted(card: Card) -> Iterator[dict[Launch, None]]:
-    """Collects the launches of the body, as on `card`, in place of making them: each once, in order.
+    """Collects the launches of the body, as on `card`, without making them: each once, in order.
 
-    Kernels are noted for tensors of the device "meta", which nothing else needs to compute on.
+    Tensors of the body must be on the device "meta".
     """
     launches: dict[Launch, None] = {}
     token = notebook.set(launches)
@@ -99,12 +99,12 @@ def note(
 
 
 def memory_of(x: Any) -> Memory | None:
-    """What matters of a tensor, a tensor descriptor, or None."""
+    """Returns what a kernel depends on of a tensor, a tensor descriptor, or None."""
     if x is None:
         return None
     if not isinstance(x, Tensor):
         return Memory(x.base.dtype, True, tuple(x.block_shape))
-    # A tensor without memory begins where torch's allocator begins, at a multiple of more.
+    # torch's allocator begins tensors at multiples of more than 16 bytes; so does a meta tensor's storage.
     start = x.storage_offset() * x.element_size() if x.is_meta else x.data_ptr()
     return Memory(x.dtype, start % 16 == 0)
 
@@ -118,7 +118,7 @@ def compile_for(launch: Launch, capability: tuple[int, int]) -> Compiled:
     with _card_in_place(capability) as is_here:
         compiled = launch.kernel.run(
             *(None if x is None else _argument(x) for x in launch.tensors),
-            # A number that would be special in any other place: 1 and multiples of 16 are.
+            # Any number: these arguments are not specialised.
             *(1,) * launch.numbers,
             *launch.constants,
             grid=(1, 1, 1),
@@ -132,7 +132,10 @@ def compile_for(launch: Launch, capability: tuple[int, int]) -> Compiled:
 
 
 def resources_of(cubin: bytes) -> Resources:
-    """Registers and spills, read by the cuobjdump that comes with Triton."""
+    """Returns registers and spills of `cubin`, by the cuobjdump that comes with Triton.
+
+    Raises RuntimeError where its output does not name them.
+    """
     import triton
 
     program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -149,7 +152,7 @@ def resources_of(cubin: bytes) -> Resources:
 
 
 class _StandIn:
-    """A tensor as Triton looks at it when it specialises a kernel."""
+    """Tensor of no memory, with what Triton reads of one to specialise a kernel."""
 
     def __init__(self, memory: Memory) -> None:
         self.dtype = memory.dtype
@@ -177,7 +180,7 @@ def _argument(memory: Memory) -> Any:
 
 
 class _CardDriver:
-    """As much of a Triton driver as compiling asks for."""
+    """Triton driver for a card that need not be here, as far as compiling needs one."""
 
     def __init__(self, target: Any) -> None:
         self._target = target
@@ -186,7 +189,7 @@ class _CardDriver:
         return self._target
 
     def get_current_device(self) -> str:
-        # Kernels are kept by device: these must not be taken for a GPU's.
+        # Triton keeps kernels by device: these must not be used on a GPU here.
         return f"ahead of sm_{self._target.arch}"
 
     def get_current_stream(self, device: object) -> int:
@@ -205,7 +208,7 @@ def _card_in_place(capability: tuple[int, int]) -> Iterator[bool]:
         yield True
         return
     with _substituted:
-        # Triton 3.4 keeps its driver by another name than later versions.
+        # The attribute of the active driver has another name in Triton 3.4 than later.
         before = dict(vars(driver))
         driver.set_active(_CardDriver(target))
         try:

@@ -1,4 +1,4 @@
-"""The graphics card that kernels are for: what a block of threads may use decides the size of their tiles."""
+"""Graphics cards that kernels are launched on: their shared memory decides the sizes of tiles."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Card(NamedTuple):
     processors: int
 
     def tiles(self, head_dim: int) -> Tiles:
-        """The tiles of kernels for heads of `head_dim` channels."""
+        """Returns the tiles of kernels for heads of `head_dim` channels."""
         return ROOMY if self.shared_bytes >= ROOMY_BYTES * max(128, head_dim) else TIGHT
 
 
 class Tiles(NamedTuple):
-    """Sizes that cards with little shared memory cannot all have.
+    """Sizes of tiles, which differ between cards with much and with little shared memory.
 
-    The numbers of a token do not depend on them, except for the order in which `_sums` adds.
+    Results do not depend on them, except for the order in which `_sums` adds.
     """
 
     nearest: tuple[int, int, int] | None  # tokens, centroids and stages of `_nearest`; None: `_assign`
@@ -59,20 +59,20 @@ SHARED_BYTES = {
     (12, 1): 99 << 10,
 }
 LEAST_SHARED_BYTES = 64 << 10
-# What Triton's interpreter stands for on a CPU: a card with little shared memory, as most users have.
+# The card that Triton's interpreter on a CPU stands for: one with little shared memory, as most users have.
 INTERPRETED = Card((12, 0), 99 << 10, 8)
 
 _assumed: ContextVar[Card] = ContextVar("assumed", default=INTERPRETED)
 
 
 def card_of(device: torch.device) -> Card:
-    """The card of a CUDA `device`; for any other, the one assumed."""
+    """Returns the card of a CUDA `device`; for any other, the one that `assumed` set."""
     return _read(device) if device.type == "cuda" else _assumed.get()
 
 
 @contextmanager
 def assumed(card: Card) -> Iterator[None]:
-    """Makes tensors that are on no card be treated as if they were on `card`."""
+    """Treats tensors that are on no card as if they were on `card`."""
     token = _assumed.set(card)
     try:
         yield
@@ -81,7 +81,7 @@ def assumed(card: Card) -> Iterator[None]:
 
 
 def kind_of_card(capability: tuple[int, int], processors: int = 100) -> Card:
-    """A card of compute capability `capability`, from the table."""
+    """Returns a card of compute capability `capability`, from SHARED_BYTES."""
     return Card(capability, SHARED_BYTES.get(capability, LEAST_SHARED_BYTES), processors)
 
 
@@ -89,5 +89,5 @@ def kind_of_card(capability: tuple[int, int], processors: int = 100) -> Card:
 def _read(device: torch.device) -> Card:
     properties = torch.cuda.get_device_properties(device)
     card = kind_of_card((properties.major, properties.minor), properties.multi_processor_count)
-    # torch 2.5 and later say it.
+    # torch 2.5 and later report it.
     return card._replace(shared_bytes=getattr(properties, "shared_memory_per_block_optin", card.shared_bytes))

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class KernelUnavailable(RuntimeError):
-    """A kernel was not launched, and never will be here; nothing was written. The message is a sentence."""
+    """A kernel cannot run here, now or later; it wrote nothing. The message is a sentence."""

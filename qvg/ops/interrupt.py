@@ -1,6 +1,6 @@
-"""Interruption of long computations, by a check that they call now and then.
+"""Interruption of long computations by a check that they call now and then.
 
-k-means of many stages and rounds takes longer on a CPU than someone who pressed Stop will wait.
+On a CPU, k-means of many stages and rounds takes longer than a user who pressed Stop should wait.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ _check: ContextVar[Callable[[], None] | None] = ContextVar("check", default=None
 
 @contextmanager
 def interruptible(check: Callable[[], None]) -> Iterator[None]:
-    """Has `checkpoint` call `check` in this context, which ends the computation by raising. What was being
-    written then is incomplete: throw it away."""
+    """Makes `checkpoint` call `check`, which ends the computation in the body by raising.
+
+    What the computation was writing is then incomplete, and must not be used.
+    """
     token = _check.set(check)
     try:
         yield
@@ -24,7 +26,7 @@ def interruptible(check: Callable[[], None]) -> Iterator[None]:
 
 
 def checkpoint() -> None:
-    """Raises what the `check` in force raises. Touches no device and waits for none."""
+    """Calls the current check, if there is one, and raises what it raises. Uses no device."""
     check = _check.get()
     if check is not None:
         check()

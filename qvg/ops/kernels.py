@@ -1,7 +1,7 @@
-"""Which tensors the Triton kernels take; all others go through plain torch, on any device.
+"""Dispatch between Triton kernels and plain torch, which takes what kernels do not, on any device.
 
-A kernel that this GPU, its driver or this installation cannot run is refused: one sentence says so, once, and
-plain torch does its work from then on.
+A kernel that this GPU, its driver or this installation cannot run is logged once, in a sentence; plain torch
+does its work from then on.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 def use_kernels(x: Tensor, head_dim: int, group: int = 1) -> bool:
-    """Whether kernels run where x is, on heads of `head_dim` channels in groups of `group`."""
+    """Returns whether kernels run on x's device, for heads of `head_dim` channels in groups of `group`."""
     return (
         (x.device.type in DEVICES or (x.is_meta and notebook.get() is not None))
         and head_dim in HEAD_DIMS
@@ -38,10 +38,10 @@ def use_kernels(x: Tensor, head_dim: int, group: int = 1) -> bool:
 
 
 def or_reference(kernel: Callable[[], T], reference: Callable[[], T]) -> T:
-    """What `kernel` returns, or `reference` where one of its kernels cannot run here.
+    """Returns the result of `kernel`, or of `reference` where one of its kernels cannot run here.
 
-    `kernel` must leave its inputs as they are until its last launch: `reference` begins anew from them. Any
-    other error, such as of memory, is raised.
+    `kernel` must not change its inputs before its last launch: `reference` starts again from them. Any other
+    error, such as of memory, is raised.
     """
     try:
         return kernel()
@@ -51,7 +51,7 @@ def or_reference(kernel: Callable[[], T], reference: Callable[[], T]) -> T:
 
 
 def refused() -> list[str]:
-    """A sentence for every kernel that plain torch stands in for in this process."""
+    """Returns a sentence for every kernel that plain torch replaces in this process."""
     return list(_refused)
 
 

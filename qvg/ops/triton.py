@@ -1,4 +1,4 @@
-"""What the kernels share: launching, cleaning of what is read, E4M3 by its bits, random numbers by counting.
+"""Code that the kernels share: launching, cleaning of input, E4M3 by its bits, random numbers from counters.
 
 E4M3 is written and read as bytes: the arithmetic is the same on devices that have the type, on those that
 lack it and under Triton's interpreter.
@@ -32,12 +32,12 @@ def launch(
     warps: int,
     stages: int | None = None,
 ) -> None:
-    """`kernel[grid](*tensors, *numbers, *constants, num_warps=warps)`, of which the host makes less.
+    """Launches `kernel[grid](*tensors, *numbers, *constants, num_warps=warps)` with less work on the CPU.
 
-    Triton goes through all arguments of every launch to find which compiled kernel it takes. Here that
-    follows from `constants`, strides among them, the types of `tensors` (or tensor descriptors, or None), and
-    whether they begin at multiples of 16 bytes. `numbers` must be below 2 ** 31, and arguments that the
-    kernel does not specialise. `stages` of loads are under way in a loop at once (None: Triton's choice).
+    Triton inspects all arguments of every launch to find the compiled kernel. Here that follows from
+    `constants`, strides among them, the types of `tensors` (or tensor descriptors, or None), and whether they
+    begin at multiples of 16 bytes. `numbers` must be below 2 ** 31, and arguments that the kernel does not
+    specialise. `stages` of loads are under way in a loop at once (None: Triton's choice).
 
     Inside `qvg.ops.ahead.noted` nothing is launched. Raises KernelUnavailable, before anything is written,
     where the kernel cannot be compiled or loaded here; that is tried once for arguments of a kind.
@@ -71,13 +71,13 @@ def launch(
 
 
 def name_of(kernel: Any) -> str:
-    """Module and function of a kernel, such as qvg.ops.kmeans._assign."""
+    """Returns module and function of a kernel, such as qvg.ops.kmeans._assign."""
     function = getattr(kernel, "fn", kernel)
     return f"{function.__module__.removesuffix('.triton')}.{function.__name__}"
 
 
-# What Triton and the CUDA driver say, as RuntimeError, where a kernel cannot be built or loaded. Not among
-# them: memory that has run out, and what an earlier kernel did wrong.
+# Messages of the RuntimeErrors that Triton and the CUDA driver raise where a kernel cannot be built or
+# loaded. Errors of memory, and of an earlier kernel, are not among them.
 _CANNOT_BUILD = (
     "failed to find c compiler",
     "cannot find ptxas",
@@ -99,7 +99,7 @@ _CANNOT_BUILD = (
 
 
 def why_unavailable(error: Exception) -> str | None:
-    """Why a kernel cannot be launched here, in some words; None where `error` is of another kind."""
+    """Returns why a kernel cannot be launched here, in some words; None where `error` is of another kind."""
     if isinstance(error, OutOfResources):
         what = f"{error.required:,} of {error.name}" if error.name != "shared memory" else ""
         return f"it needs {what or f'{error.required:,} bytes of shared memory'}, the GPU has {error.limit:,}"
@@ -120,17 +120,17 @@ def why_unavailable(error: Exception) -> str | None:
 
 
 def _kind(x: Any) -> tuple[object, ...] | None:
-    """What a compiled kernel depends on of a tensor descriptor or None."""
+    """Returns what a compiled kernel depends on of a tensor descriptor or None."""
     return None if x is None else (x.base.dtype, x.base.get_device(), *x.block_shape)
 
 
 def tiles(count: int, size: int) -> int:
-    """How many tiles of `size` cover `count`: triton.cdiv, which works inside kernels too, takes longer."""
+    """Returns how many tiles of `size` cover `count`; faster than triton.cdiv, which works in kernels too."""
     return -(-count // size)
 
 
 def rows_contiguous(x: Tensor) -> Tensor:
-    """x, or a copy where the channels of a token are not side by side."""
+    """Returns x, or a copy where the channels of a token are not contiguous."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 

@@ -1,7 +1,7 @@
-"""Attention over one piece of the history, with what is needed to merge it with other pieces.
+"""Attention over one slice of the history, with the log-sum-exp that merges it with other slices.
 
-torch's and flash-attn's fused kernels return the log-sum-exp of every query's scores; `reference.py` computes
-the same by hand.
+Fused kernels of torch and flash-attn return the log-sum-exp of every query's scores; `reference.py`
+computes it in plain torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ __all__ = ["Partial", "Total", "merge", "partial_attention", "partial_attention_
 
 
 def partial_attention(q: Tensor, k: Tensor, v: Tensor, name: AttentionName) -> Partial:
-    """q: [B, H, Q, D]; k, v: [B, H, S, D], all of one dtype. Scores are scaled by D ** -0.5."""
+    """Returns the attention of q [B, H, Q, D] over k, v [B, H, S, D], all of one dtype, by attention `name`.
+
+    Scores are scaled by D ** -0.5.
+    """
     if name == "cpu-flash":
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
     elif name == "cuda-flash":
@@ -35,7 +38,7 @@ def partial_attention(q: Tensor, k: Tensor, v: Tensor, name: AttentionName) -> P
 
 
 class Total:
-    """Attention over the pieces added so far: FP32 from the second on."""
+    """Attention over the slices added so far; in FP32 from the second on."""
 
     def __init__(self, first: Partial | None = None) -> None:
         self._sum = first
@@ -57,6 +60,7 @@ class Total:
         return self._sum.lse
 
     def add(self, piece: Partial) -> None:
+        """Merges the attention of the same queries over other keys."""
         if self._sum is None:
             self._sum = piece
         elif use_kernels(piece.out, piece.out.shape[-1]):

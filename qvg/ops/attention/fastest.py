@@ -1,4 +1,4 @@
-"""The choice of a fused attention on a GPU, by trying each once against plain torch.
+"""Choice of a fused attention on a GPU: each is compared with plain torch, and timed, once.
 
 Cards differ: on Hopper FlashAttention 2 takes 1.7 times as long as cuDNN, on Blackwell less than it.
 """
@@ -25,14 +25,14 @@ CHECKED = 64  # queries that are compared, spread evenly
 ODD = 77  # queries and keys of another trial
 SMALLER = (1, 4, 16)  # what queries and keys are divided by where memory is short
 TIMES = 5
-MARGIN = 0.95  # what is only a little faster now may not be next time, and then videos would differ
+MARGIN = 0.95  # a smaller gain may not repeat next time, and then videos would differ
 TOLERANCE = 0.02  # of the output, relative, and of the log-sum-exp: BF16 kernels are within 0.005
 LONGEST = 160  # characters of a foreign message
 _log = logging.getLogger(__name__)
 
 
 class _Trial(NamedTuple):
-    """How long each attention took that runs and is right, and why the others are not used."""
+    """Times of the attentions that run and are right, and why the others are not used."""
 
     took: Mapping[AttentionName, float]  # milliseconds
     failed: Mapping[AttentionName, str]
@@ -72,7 +72,7 @@ def fastest(device: torch.device, head_dim: int, usual: AttentionName) -> tuple[
 def _try(
     device: torch.device, head_dim: int, names: Sequence[AttentionName], queries: int, keys: int
 ) -> _Trial:
-    """Raises RuntimeError for too little memory."""
+    """Runs and times `names`. Raises RuntimeError for too little memory."""
     generator = torch.Generator(device).manual_seed(0)
     q = torch.randn(1, HEADS, queries, head_dim, device=device, generator=generator).bfloat16()
     k, v = torch.randn(2, 1, HEADS, keys, head_dim, device=device, generator=generator).bfloat16()

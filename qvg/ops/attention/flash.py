@@ -1,4 +1,4 @@
-"""The flash-attn packages, where they are installed: tokens before heads, and the log-sum-exp on request."""
+"""Attention of the flash-attn packages, where they are installed. They take [B, S, H, D]."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MODULES: Mapping[AttentionName, str] = MappingProxyType(
 
 
 def installed() -> list[AttentionName]:
-    """Those that can be imported; whether they run on a device shows when they are tried there."""
+    """Returns the names of installed packages; whether they run on a device shows when they are tried."""
     return [name for name, module in MODULES.items() if find_spec(module) is not None]
 
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, name: AttentionName) -> Partial:
-    """See `partial_attention`."""
+    """Returns what `partial_attention` does, by the package of `name`."""
     queries, keys, values = (x.transpose(1, 2) for x in (q, k, v))
     if name == "flash-attn-3":
         from flash_attn_interface import flash_attn_func  # pyright: ignore[reportMissingImports]

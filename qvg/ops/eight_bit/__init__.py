@@ -1,7 +1,7 @@
-"""Attention in 8-bit floats over one piece of the history: an option, off unless asked for.
+"""Attention in 8-bit floats over one slice of the history; off by default.
 
-The history is 2 bits a number and a codebook; its keys and values are decoded to BF16 and rounded to E4M3,
-which adds less to the error of attention than encoding did. See `triton.py` for how.
+Keys and values are decoded to BF16 and rounded to E4M3, which adds less to the error of attention than the
+2-bit encoding did. `triton.py` describes the arithmetic.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ LOG2_E = 1 / log(2.0)
 
 
 class Query(NamedTuple):
-    """Queries in 8 bits, for any number of pieces."""
+    """Queries in 8 bits, for any number of slices."""
 
     values: Tensor  # e4m3 [B, H, Q, D]
     scale: Tensor  # fp32 [B, H, Q]; of scores in powers of two
 
 
 def supports(device: torch.device, head_dim: int) -> str | None:
-    """Why this cannot be used for `head_dim` channels on `device`; None where it can."""
+    """Returns why this cannot be used for `head_dim` channels on `device`; None where it can."""
     if head_dim not in HEAD_DIMS:
         return f"8-bit attention is for heads of {' or '.join(map(str, HEAD_DIMS))} channels, not {head_dim}"
     if device.type not in ("cuda", "meta"):
@@ -51,7 +51,7 @@ def _name_of(device: torch.device) -> str:
 
 
 def query(q: Tensor) -> Query:
-    """q: [B, H, Q, D]"""
+    """Rounds q [B, H, Q, D] to E4M3 with a scale for each token."""
     wide = q.float()
     most = wide.abs().amax(dim=-1, keepdim=True).clamp_(min=1e-30)
     values = (wide * (LARGEST / most)).to(torch.float8_e4m3fn)
@@ -61,9 +61,10 @@ def query(q: Tensor) -> Query:
 def eight_bit_attention(
     q: Query, k: Tensor, v: Tensor, otherwise: Callable[[], Partial] | None = None
 ) -> Partial:
-    """k, v: bf16 [B, H, S, D], channels side by side. Scores are scaled by D ** -0.5; the result is BF16.
+    """Returns the attention over k, v, bf16 [B, H, S, D] with contiguous channels, in BF16.
 
-    Where the kernels cannot run here it is what `otherwise` returns (None: plain torch's in 16 bits).
+    Scores are scaled by D ** -0.5. Where the kernels cannot run here, returns the result of `otherwise`
+    (None: of plain torch in 16 bits).
     """
     from qvg.ops.eight_bit.triton import attention
 
@@ -74,6 +75,6 @@ def eight_bit_attention(
 
 
 def as_bf16(q: Query) -> Tensor:
-    """bf16 [B, H, Q, D]: the queries as 8 bits hold them."""
+    """Returns the rounded queries, bf16 [B, H, Q, D]."""
     factor = q.scale * (q.values.shape[-1] ** 0.5 / LOG2_E)
     return (q.values.float() * factor.unsqueeze(-1)).bfloat16()

@@ -1,4 +1,4 @@
-"""What every codec that is not the identity does first: no NaN, no infinity, without asking the device."""
+"""Removal of NaN and infinities, the first step of every codec but BF16; it does not wait for the device."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ __all__ = ["MAX_MAGNITUDE", "Finite", "cleaned", "finite", "largest", "largest_r
 
 
 class Finite(NamedTuple):
-    """`values` are finite as they are, or (with a `limit` [B, H]) once `cleaned` where they are read."""
+    """Finite `values`; with a `limit` they are finite only after `cleaned`, which their readers apply."""
 
     values: Tensor  # [B, H, S, D]
     limit: Tensor | None  # fp32 [B, H]
 
 
 def finite(x: Tensor) -> Finite:
-    """x [B, H, S, D] with NaN as 0 and an infinity as its head's largest finite value, at most 2 ** 48."""
+    """Replaces NaN in x [B, H, S, D] by 0 and infinities by the head's largest magnitude, at most 2 ** 48."""
     if use_kernels(x, x.shape[-1]):
         return Finite(x, largest(x))
     values = x.float()
-    # False for NaN too. Nearly always true, and one pass; only a GPU would have to be waited for.
+    # False for NaN too. Nearly always true, and one pass; on a GPU it would wait for the device.
     if not x.is_cuda and bool(values.abs().amax() <= MAX_MAGNITUDE):
         return Finite(values, None)
     return Finite(cleaned(values, largest_reference(values)), None)
 
 
 def largest(x: Tensor) -> Tensor:
-    """fp32 [B, H]: the largest finite magnitude of every head of x [B, H, S, D], at most 2 ** 48."""
+    """Returns fp32 [B, H]: the largest finite magnitude of every head of x [B, H, S, D], at most 2 ** 48."""
     if use_kernels(x, x.shape[-1]):
         from qvg.ops.finite.triton import largest as kernel
 

@@ -11,7 +11,7 @@ __all__ = ["hadamard", "hadamard_reference"]
 
 
 def hadamard(x: Tensor, limit: Tensor | None = None) -> Tensor:
-    """See `hadamard_reference`."""
+    """Returns what `hadamard_reference` does, by a kernel where one takes x."""
     if x.ndim == 4 and use_kernels(x, x.shape[-1]):
         from qvg.ops.hadamard.triton import hadamard as kernel
 

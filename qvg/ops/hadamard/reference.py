@@ -1,6 +1,6 @@
 """The fast Walsh-Hadamard transform in plain torch: log2(D) passes of sums and differences.
 
-Not one product with the matrix: the sum of a token would then depend on how many others there are.
+A product with the matrix would round a token's sums differently for other numbers of tokens.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from qvg.ops.finite import cleaned
 
 
 def hadamard_reference(x: Tensor, limit: Tensor | None = None) -> Tensor:
-    """x: [B, H, S, D], with a `limit` cleaned first -> fp32, times the Hadamard matrix over sqrt(D).
+    """Returns x [B, H, S, D] times the Hadamard matrix over sqrt(D), in FP32; a `limit` cleans it first.
 
     The matrix is in natural order and its own inverse. Raises ValueError unless D is a power of two.
     """

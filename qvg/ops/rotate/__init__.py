@@ -1,4 +1,4 @@
-"""Rotary positions, applied while something is copied to where it is read from."""
+"""Rotary positions, applied to keys as they are copied to where attention reads them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["check_out", "rotate", "rotate_reference"]
 
 
 def rotate(x: Tensor, rope: Rope | None, first_frame: int = 0, out: Tensor | None = None) -> Tensor:
-    """See `rotate_reference`."""
+    """Returns what `rotate_reference` does, by a kernel where one takes x."""
     if rope is not None and use_kernels(x, x.shape[-1]):
         from qvg.ops.rotate.triton import rotate as kernel
 

@@ -8,9 +8,10 @@ from qvg.rope import Rope
 
 
 def rotate_reference(x: Tensor, rope: Rope | None, first_frame: int = 0, out: Tensor | None = None) -> Tensor:
-    """x [B, H, S, D], whole frames from `first_frame` on, rotated (None: as it is), in `out` where given.
+    """Returns x [B, H, S, D], whole frames from `first_frame` on, rotated by `rope` (None: as it is).
 
-    `out` is any [B, H, S, D] with contiguous channels, of any floating type.
+    The result is written to `out` where that is given: any [B, H, S, D] with contiguous channels, of any
+    floating type. Raises ValueError for another shape, and as `Rope` does.
     """
     if out is not None:
         check_out(out, x.shape[:3], x.shape[3])
