@@ -91,7 +91,7 @@ def test_closing_the_generator_releases_the_cache():
             "raise=1",
             "An error in block 2 of 3: RuntimeError: a made-up fault. What was made so far is kept; try",
         ),
-        ("oom=1", "Out of memory in block 2 of 3, with 0 MiB of KV cache. Choose a smaller KV cache"),
+        ("oom=1", "Out of memory in block 2 of 3, with 12 KiB of KV cache. Choose a smaller KV cache"),
     ],
 )
 def test_an_error_is_told_in_words_and_the_cache_released(prompt, words):
