@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-ASSETS = ROOT / "assets" / "bench"
+# Of the checkout; of an installed library, beside which there are no assets, of the current folder.
+ASSETS = (ROOT if (ROOT / "assets").is_dir() else Path()) / "assets" / "bench"
 Row = dict[str, Any]
 Call = Callable[[], object]
 
