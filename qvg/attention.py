@@ -86,13 +86,17 @@ def _some_heads(
     small = eight_bit_query(together) if layer.eight_bit else None
     total = Total()
     rope = rotate if isinstance(rotate, Rope) else None
-    room = None
+    buffers = None
     if stream is not None:
         batch, count, _, head_dim = together.shape
         longest = max(stretch.tokens for stretch in stretches)
-        room = layer.scratch.take(query.device, stream, torch.Size((batch, count, longest, head_dim)))
+        buffers = layer.scratch.take(query.device, stream, torch.Size((batch, count, longest, head_dim)))
     for stretch in stretches:
-        out = None if room is None else (room[0][:, :, : stretch.tokens], room[1][:, :, : stretch.tokens])
+        out = (
+            None
+            if buffers is None
+            else (buffers[0][:, :, : stretch.tokens], buffers[1][:, :, : stretch.tokens])
+        )
         k, v = layer.read(stretch, choice.dtype, heads, rope, out, stream or 0)
         if rotate is not None and rope is None:
             k = rotate(k, stretch.first_frame).to(choice.dtype)

@@ -30,7 +30,7 @@ EVERY = slice(None)
 PIECE_SPANS = 8  # at least so many spans of a layer in one piece of pinned memory
 
 
-class Field(NamedTuple):
+class FieldLayout(NamedTuple):
     """Layout of one of a payload's tensors in a head's row of bytes."""
 
     name: str
@@ -133,7 +133,7 @@ class HostMemory:
         self._free[len(memory)].append(memory)
 
 
-class Room(NamedTuple):
+class DeviceBuffer(NamedTuple):
     """Device buffer of a stream, and views of it by span and number of heads: rows, and their payloads."""
 
     memory: Tensor  # uint8
@@ -148,12 +148,12 @@ class Offload:
 
     def __init__(self, device: torch.device) -> None:
         self._memory = HostMemory(device.type == "cuda", "meta" if device.type == "meta" else "cpu")
-        self._rooms: dict[tuple[torch.device, int], Room] = {}  # of each stream
+        self._buffers: dict[tuple[torch.device, int], DeviceBuffer] = {}  # of each stream
 
     @property
     def nbytes(self) -> int:
         """Bytes of the device buffers of all streams."""
-        return sum(room.memory.nbytes for room in self._rooms.values())
+        return sum(buffer.memory.nbytes for buffer in self._buffers.values())
 
     def store(self, k: Payload, v: Payload) -> HostSpan:
         """Copies a span to host memory. Raises MemoryError where there is none left."""
@@ -172,18 +172,18 @@ class Offload:
         index overwrites them.
         """
         shape = span.rows[heads].shape
-        room = self._rooms.get((span.device, stream))
-        if room is None or len(room.memory) < shape.numel():
+        buffer = self._buffers.get((span.device, stream))
+        if buffer is None or len(buffer.memory) < shape.numel():
             # A tensor made in inference mode could not be written to outside of it.
             with torch.inference_mode(False):
                 memory = torch.empty(shape.numel(), dtype=torch.uint8, device=span.device)
-            room = self._rooms[span.device, stream] = Room(memory, weakref.WeakKeyDictionary())
-        if room.memory.is_cuda:
+            buffer = self._buffers[span.device, stream] = DeviceBuffer(memory, weakref.WeakKeyDictionary())
+        if buffer.memory.is_cuda:
             # Another stream may have allocated it: it must not be reused while this one reads.
-            room.memory.record_stream(torch.cuda.current_stream(span.device))
-        views = room.views.setdefault(span, {})
+            buffer.memory.record_stream(torch.cuda.current_stream(span.device))
+        views = buffer.views.setdefault(span, {})
         if shape[0] not in views:
-            rows = room.memory[: shape.numel()].view(shape)
+            rows = buffer.memory[: shape.numel()].view(shape)
             views[shape[0]] = (rows, span.payloads(rows))
         rows, payloads = views[shape[0]]
         span.copy_to(rows, heads)
@@ -199,12 +199,12 @@ def empty_host_cache() -> None:
         torch._C._host_emptyCache()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _fields(payload: Payload, start: int) -> tuple[list[Field], int]:
+def _fields(payload: Payload, start: int) -> tuple[list[FieldLayout], int]:
     """Returns the layout of a head of `payload` from byte `start` on, and the first byte after it."""
     fields = []
     for name, part in payload.parts.items():
         at = head_dim(name)
-        field = Field(name, part.dtype, (*part.shape[:at], *part.shape[at + 1 :]), start)
+        field = FieldLayout(name, part.dtype, (*part.shape[:at], *part.shape[at + 1 :]), start)
         start += -(-field.nbytes // ALIGN) * ALIGN
         fields.append(field)
     return fields, start
