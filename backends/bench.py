@@ -1,9 +1,9 @@
 """Speed and memory of a whole generator, block by block: `python -m backends.bench pocket`.
 
-Either one whole video, or with `--latents` single blocks at chosen lengths of history, which is filled with
-random keys and values instead of being generated (a generator that makes its memory of its own past makes
-that past). Times of a block are of its whole way from noise to frames on the host, decoding overlapped where
-the generator overlaps it. The last line is one JSON object.
+Measures one whole video, or with `--latents` single blocks at chosen lengths of history. The history is
+filled with random keys and values (backends that rebuild K/V from latents generate the history instead). The
+time of a block covers everything from noise to frames in CPU memory; decoding overlaps where the backend
+overlaps it. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -12,20 +12,18 @@ import argparse
 import dataclasses
 import importlib
 import importlib.util
-import json
 import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 
-from backends import registry
+from backends import bench_output, registry
 from backends.base import Backend, BackendSpec, BackendUnavailable, Request, Rollout
+from backends.bench_output import GIB, Row
 from backends.camera import parse_path
 from backends.memory_plan import codec_for, plan
 from backends.runtime import hardware
@@ -33,12 +31,11 @@ from backends.runtime.errors import is_out_of_memory
 from backends.runtime.peak_memory import PeakMemory
 from backends.runtime.session import free_memory
 from backends.validation import check
-from qvg import BF16, PRESETS, CachePolicy, KVCache
+from qvg import BF16, CachePolicy, KVCache
 from qvg.config import CodecConfig, with_clusters
 
 PATH = "right-40, left-40, w-16"
 PROMPT = "a stone bridge over a river at dawn, mist between the pines, slow pan of the camera"
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +85,7 @@ def whole(backend: Backend, case: Case, blocks: int, device: torch.device) -> Ro
         "cache_mib": stats.stored_bytes / 2**20,
         "bf16_mib": stats.bf16_bytes / 2**20,
         "ratio": stats.ratio,
-        "peak_gib": peak.read() / 2**30,
+        "peak_gib": peak.read() / GIB,
     }
 
 
@@ -149,7 +146,7 @@ def _block(
         "encode_ms": encode,
         "decode_ms": statistics.mean(stage.get("decode", 0.0) for stage in stages),
         **_held(cache),
-        "peak_gib": peak.read() / 2**30,
+        "peak_gib": peak.read() / GIB,
     }
 
 
@@ -195,7 +192,7 @@ def grown(
                 "encode_ms": encode,
                 "decode_ms": segment.ms.get("decode", 0.0),
                 **_held(cache),
-                "peak_gib": peak.read() / 2**30,
+                "peak_gib": peak.read() / GIB,
             }
         )
     cache.reset()
@@ -207,9 +204,9 @@ def _held(cache: KVCache) -> Row:
     stats = cache.stats()
     encoded = sum(size for name, size in stats.parts.items() if name not in ("sink", "recent"))
     return {
-        "kv_gib": stats.stored_bytes / 2**30,
-        "kv_host_gib": stats.host_bytes / 2**30,
-        "kv_scratch_gib": stats.scratch_bytes / 2**30,
+        "kv_gib": stats.stored_bytes / GIB,
+        "kv_host_gib": stats.host_bytes / GIB,
+        "kv_scratch_gib": stats.scratch_bytes / GIB,
         "encoded_mib_a_layer": encoded / 2**20 / cache.geometry.layers,
         "ratio": stats.ratio,
     }
@@ -249,7 +246,7 @@ def parse_case(spec: BackendSpec, preset: str, policy: str, mode: str = "") -> C
         elif name in ("every", "sink", "recent", "window", "attention_bits"):
             changes[name] = int(number)
         elif name == "device_gib":
-            changes["device_bytes"] = int(float(number) * 2**30)
+            changes["device_bytes"] = int(float(number) * GIB)
         else:
             raise ValueError(
                 f"{part!r} is not one of every=, sink=, recent=, window=, device_gib=, attention_bits=, "
@@ -337,7 +334,7 @@ def main(arguments: list[str] | None = None) -> None:
         def tell(row: Row, preset: str = preset, case: Case = case) -> None:
             rows.append({"codec": preset, "case": case.name, **row})
             against_bf16(rows)
-            print(_line(rows[-1]), flush=True)
+            print(bench_output.line(rows[-1], without=("codec",)), flush=True)
 
         if options.latents and backend.spec.rebuilds_history:
             # Kernels are built for lengths met for the first time.
@@ -349,19 +346,8 @@ def main(arguments: list[str] | None = None) -> None:
             at_lengths(backend, case, options.latents, options.repeat, device, tell)
         else:
             tell(whole(backend, case, options.blocks, device))
-    result["rows"] = [_rounded(row) for row in rows]
-    text = json.dumps(_rounded(result))
-    if options.json:
-        options.json.write_text(text + "\n")
-    print(text)
-
-
-def _line(row: Row) -> str:
-    return "  ".join(f"{name} {value}" for name, value in _rounded(row).items() if name != "codec")
-
-
-def _rounded(row: Row) -> Row:
-    return {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}
+    result["rows"] = rows
+    bench_output.finish(result, options.json)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -370,13 +356,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     names = [*registry.IDS, *(name.replace("_", "-") for name in registry.IDS if "_" in name)]
     parser.add_argument("backend", choices=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument(
-        "--random-weights", action="store_true", help="full scale without files; frames are noise"
-    )
-    parser.add_argument("--tiny", action="store_true", help="with random weights, as small as a CPU likes")
-    parser.add_argument(
-        "--codec", nargs="+", default=["BF16", "QVG INT2"], choices=list(PRESETS), metavar="PRESET"
-    )
+    bench_output.add_arguments(parser)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
         "--policy",
         nargs="+",
@@ -398,9 +379,7 @@ def _parser() -> argparse.ArgumentParser:
         help="blocks timed at each length (%(default)s), after another one",
     )
     parser.add_argument("--compile", action="store_true", help="compile the model where it can be")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--threads", type=int, help="of the CPU; every core by default")
-    parser.add_argument("--json", type=Path, help="a file for what the last line says")
     return parser
 
 

@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from backends import bench_output
 from backends.base import BackendUnavailable, Request, Stopped
+from backends.bench_output import GIB, Row
 from backends.longcat import cli, image_latents, parallel, random_weights
 from backends.longcat.load import load_models
 from backends.longcat.parallel import Team
@@ -36,9 +35,6 @@ from backends.runtime.peak_memory import PeakMemory
 from backends.runtime.session import free_memory
 from backends.wan import checkpoint, text
 from qvg import PRESETS, KVCache
-
-Row = dict[str, Any]
-GIB = 2**30
 
 
 @dataclass(slots=True)
@@ -259,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 row = {"weights": precision, **row}
                 result["rows"].append(row)
                 if team.leads:
-                    print("  ".join(f"{name} {value}" for name, value in _rounded(row).items()), flush=True)
+                    print(bench_output.line(row), flush=True)
 
             began, peak = time.perf_counter(), PeakMemory(device)
             backend = load(options, device, precision, team)
@@ -274,18 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     finally:
         parallel.leave()
     if team.leads:
-        line = json.dumps(_rounded(result))
-        if options.json:
-            options.json.write_text(line + "\n")
-        print(line)
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _rounded(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_rounded(inner) for inner in value]
-    return round(value, 3) if isinstance(value, float) else value
+        bench_output.finish(result, options.json)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -294,12 +279,9 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--random-weights", action="store_true", help="full scale without files")
-    made.add_argument("--tiny", action="store_true", help="with random weights, as small as a CPU likes")
+    bench_output.add_arguments(made)
+    made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     made.add_argument("--weights", nargs="+", default=["bf16", "int8"], choices=("bf16", "int8"))
-    made.add_argument(
-        "--codec", nargs="+", default=["BF16", "QVG INT2"], choices=list(PRESETS), metavar="PRESET"
-    )
     made.add_argument("--clip-steps", type=int, default=2, help="of a clip to time, after one; 0: none")
     made.add_argument("--steps", type=int, default=3, help="of a continuation to time, after one; 0: none")
     made.add_argument("--condition-frames", type=int, help="that a continuation looks back on (73)")
@@ -310,8 +292,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--limit-gib", type=float, help="of GPU memory that torch may hold")
     made.add_argument("--split", default="guidance", choices=("guidance", "heads"), help="under torchrun")
     made.add_argument("--beside", nargs="*", default=[], metavar="cuda:1", help="cards that share the blocks")
-    made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    made.add_argument("--json", type=Path, help="a file for what the last line says")
     return made
 
 
