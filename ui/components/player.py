@@ -1,15 +1,12 @@
 """The screen: feeds MediaSources with segment addresses taken from its value.
 
-The value is one dict: `run` (None: nothing to show), `fps`, `start` (seconds into it where playing begins),
-`ended`, and `tracks`, one a side: `name`, `note` and `figure` (under the picture), `segments` (addresses,
-only ever added to), `codec`, `planned` (seconds), `ended`, `final` (address of the finished mp4) and `file`
-(what a download is called). Gradio sends only what changed in it. Tracks play in step: beside each other, one
-wiped over another, or as their difference.
+`ui.runs.player_view` makes and describes the value. Gradio sends only what changed in it. Tracks play in
+step: beside each other, one wiped over another, or as their difference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
@@ -21,11 +18,11 @@ from ui.components.camera import PAD
 MAX_GAIN = 32
 
 
-def component(value: dict[str, Any], steer: Callable[[dict[str, Any]], bool]) -> gr.HTML:
+def component(value: Mapping[str, Any], steer: Callable[[dict[str, Any]], bool]) -> gr.HTML:
     """`steer` hears which keys are held, of which run: {"run", "keys", "visitor"}."""
     return html(
         "player",
-        value,
+        dict(value),
         scripts=("track", "steering", "player"),
         server_functions=[steer],
         elem_id="player",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
@@ -9,6 +10,6 @@ import gradio as gr
 from ui.components.base import html
 
 
-def component(value: dict[str, Any]) -> gr.HTML:
-    """The value is `kind` (idle, busy, done or error), `text`, `percent` (0 to 100) and `notes`."""
-    return html("status", value, elem_id="status")
+def component(value: Mapping[str, Any]) -> gr.HTML:
+    """`ui.runs.status_view` makes the value."""
+    return html("status", dict(value), elem_id="status")

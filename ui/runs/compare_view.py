@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 from ui import text
 from ui.format import decibels, size, times
@@ -13,8 +13,25 @@ _WIDTH, _HEIGHT = 320.0, 84.0  # as in compare_table.html
 _PSNR, _SSIM = (15.0, 60.0), (0.5, 1.0)  # what the charts show; equal pictures are drawn at the top
 
 
-def table(sides: Sequence[Figures], fps: int) -> dict[str, Any]:
-    """The value of the component, for as much as there is."""
+class Chart(TypedDict):
+    title: str
+    low: str
+    high: str
+    lines: list[str]  # points of a polyline for every side
+
+
+class Table(TypedDict):
+    """The value of the component; the rows are sides, and their first cell the codec's name."""
+
+    shown: bool
+    columns: list[str]
+    rows: list[list[str]]
+    note: str
+    charts: list[Chart]
+
+
+def table(sides: Sequence[Figures], fps: int) -> Table:
+    """Returns what there is to compare."""
     if len(sides) < 2:
         # What there is to say of one side stands under its picture.
         return nothing()
@@ -75,7 +92,7 @@ def _chart(
     sides: Sequence[Figures],
     name: Literal["psnr_by_block", "ssim_by_block"],
     shown: tuple[float, float],
-) -> dict[str, Any]:
+) -> Chart:
     low, high = shown
     across = _WIDTH / max(1, max(len(side[name]) for side in sides) - 1)
     up = (_HEIGHT - 4) / (high - low)
@@ -91,5 +108,5 @@ def _chart(
     return {"title": title, "low": f"{low:g}", "high": f"{high:g}", "lines": [line(side) for side in sides]}
 
 
-def nothing() -> dict[str, Any]:
+def nothing() -> Table:
     return {"shown": False, "columns": [], "rows": [], "note": "", "charts": []}

@@ -105,17 +105,16 @@ class Past:
         )
         line = status_view.line(failed or said, "error" if failed else "done", 1.0, (said,) if failed else ())
         screen = player_view.nothing(*((spec.width, spec.height) if spec else (16, 9)))
-        screen |= {"run": f"past-{self.id}-{len(self.videos)}", "fps": fps, "ended": True}
+        screen["run"], screen["fps"], screen["ended"] = f"past-{self.id}-{len(self.videos)}", fps, True
         for number, file in enumerate(self.videos):
             stamp = int(file.stat().st_mtime)
             track = _track(sides, number, spec, file) if number < len(sides) else None
             track = track or player_view.track(name, "", "", 0.0, file.stem)
-            screen["tracks"].append(
-                track | {"ended": True, "final": f"{player_view.address(file)}?v={stamp}"}
-            )
+            track["ended"], track["final"] = True, f"{player_view.address(file)}?v={stamp}"
+            screen["tracks"].append(track)
         return View(line, screen, self._panels(device))
 
-    def _panels(self, device: DeviceInfo | None) -> dict[str, dict[str, Any]]:
+    def _panels(self, device: DeviceInfo | None) -> dict[str, Mapping[str, Any]]:
         sides, made = self.sides, self.made
         run = panels.Measured(None, sides, int(made.get("fps") or 1), device, ended=True)
         if sides:
@@ -134,7 +133,7 @@ def _figures() -> dict[str, Any]:
     return get_type_hints(Figures)
 
 
-def _track(sides: list[Figures], number: int, spec: BackendSpec | None, file: Path) -> dict[str, Any]:
+def _track(sides: list[Figures], number: int, spec: BackendSpec | None, file: Path) -> player_view.Track:
     side = sides[number]
     fate = text.fate(side["drops_from"], side["ends_after"], spec.video_frames) if spec else ""
     note = compare_view.caption(side, fate, len(sides) > 1)

@@ -44,10 +44,10 @@ class Panel(NamedTuple):
     name: str
     component: str
     words: Mapping[str, str]
-    value: Callable[[Measured], dict[str, Any] | None]
+    value: Callable[[Measured], Mapping[str, Any] | None]
 
 
-def _compare(run: Measured) -> dict[str, Any]:
+def _compare(run: Measured) -> compare_view.Table:
     return compare_view.table(run.figures, run.fps) if run.figures else compare_view.nothing()
 
 
@@ -79,7 +79,7 @@ PANELS = [
 ]
 
 
-def values(run: Measured) -> dict[str, dict[str, Any]]:
+def values(run: Measured) -> dict[str, Mapping[str, Any]]:
     """Returns what every panel shows, by name; without those that stay as they are."""
     shown = {panel.name: panel.value(run) for panel in PANELS}
     return {name: value for name, value in shown.items() if value is not None}

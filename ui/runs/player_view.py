@@ -1,16 +1,42 @@
-"""What the player shows of a run: the value that `ui.components.player` describes."""
+"""What the player shows of a run: the value that its scripts read."""
 
 from __future__ import annotations
 
 import base64
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 from urllib.parse import quote
 
 MAX_INLINE_BYTES = 32 << 20
 
 
-def nothing(width: int, height: int) -> dict[str, Any]:
+class Track(TypedDict):
+    """One side of a run."""
+
+    name: str
+    note: str  # under the picture, as `figure` is
+    figure: str
+    segments: list[str]  # addresses, only ever added to
+    codec: str  # of the video, as browsers name it
+    planned: float  # seconds
+    ended: bool
+    final: str | None  # address of the finished mp4
+    file: str  # what a download is called
+
+
+class Screen(TypedDict):
+    """`run` is None where there is nothing to show; playing begins `start` seconds into it."""
+
+    run: str | None
+    fps: int
+    start: float
+    tracks: list[Track]
+    ended: bool
+    steerable: bool
+    ratio: str  # width / height
+
+
+def nothing(width: int, height: int) -> Screen:
     """An empty screen of that shape."""
     return {
         "run": None,
@@ -23,7 +49,7 @@ def nothing(width: int, height: int) -> dict[str, Any]:
     }
 
 
-def track(name: str, note: str, figure: str, planned: float, file: str) -> dict[str, Any]:
+def track(name: str, note: str, figure: str, planned: float, file: str) -> Track:
     """A side of which nothing is there yet. `planned`: seconds; `file`: what a download is called."""
     return {
         "name": name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,18 +28,18 @@ _log = logging.getLogger(__name__)
 class View(NamedTuple):
     """What the page shows of a run right now."""
 
-    status: dict[str, Any]
-    player: dict[str, Any]
-    panels: dict[str, dict[str, Any]]  # by name; one that is left out stays as it is
+    status: status_view.Status
+    player: player_view.Screen
+    panels: dict[str, Mapping[str, Any]]  # by name; one that is left out stays as it is
 
     @property
-    def shown(self) -> dict[str, dict[str, Any]]:
+    def shown(self) -> dict[str, Mapping[str, Any]]:
         """All of it, by the names of the components that show it."""
         return {"status": self.status, "player": self.player, **self.panels}
 
     def finished(self) -> View:
         """For a page that begins to look now: blocks are not kept for long beside the finished files."""
-        tracks = [
+        tracks: list[player_view.Track] = [
             {**track, "segments": [] if track["final"] else track["segments"]}
             for track in self.player["tracks"]
         ]
@@ -93,7 +93,7 @@ class Live:
         self._player["start"] = max(0.0, max(reel.frames for reel in self.reels) / spec.fps - 1.0)
         self._measure()
 
-    def _screen(self) -> dict[str, Any]:
+    def _screen(self) -> player_view.Screen:
         self._view_number += 1
         spec, request = self.commission.spec, self.commission.request
         several = len(self.reels) > 1
@@ -116,7 +116,9 @@ class Live:
     @property
     def view(self) -> View:
         """Copies of what changes, because Gradio sends the difference to what it was given before."""
-        tracks = [{**track, "segments": list(track["segments"])} for track in self._player["tracks"]]
+        tracks: list[player_view.Track] = [
+            {**track, "segments": list(track["segments"])} for track in self._player["tracks"]
+        ]
         return View(self._status, {**self._player, "tracks": tracks}, self._panels)
 
     @property
@@ -259,7 +261,7 @@ class Live:
         fate = text.fate(reel.side.drops_from, reel.side.ends_after, spec.video_frames)
         return compare_view.caption(side, fate, len(self.reels) > 1), compare_view.headline(side)
 
-    def _show(self, track: dict[str, Any], name: str, data: bytes) -> None:
+    def _show(self, track: player_view.Track, name: str, data: bytes) -> None:
         file = self.folder.keep(name, data)
         where = player_view.address(file) if file else player_view.inline(data)
         if where:
@@ -294,7 +296,7 @@ class Live:
         kept = text.kept(event.kept_bytes) if event.kept_bytes else ""
         self._status = self._line(said, "done", (*self._notes, kept))
 
-    def _line(self, said: str, kind: status_view.Kind, notes: tuple[str, ...]) -> dict[str, Any]:
+    def _line(self, said: str, kind: status_view.Kind, notes: tuple[str, ...]) -> status_view.Status:
         percent = 1.0 if kind == "done" else self._percent
         return status_view.line(said, kind, percent, (*notes, self.folder.problem))
 

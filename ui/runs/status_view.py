@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 Kind = Literal["idle", "busy", "done", "error"]
 
 
-def line(text: str, kind: Kind = "idle", percent: float = 0.0, notes: Sequence[str] = ()) -> dict[str, Any]:
+class Status(TypedDict):
+    kind: Kind
+    text: str
+    percent: float  # 0 to 100
+    notes: list[str]
+
+
+def line(text: str, kind: Kind = "idle", percent: float = 0.0, notes: Sequence[str] = ()) -> Status:
     return {
         "kind": kind,
         "text": text,

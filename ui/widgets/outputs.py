@@ -43,14 +43,14 @@ class Stage(NamedTuple):
     def all(self) -> list[Any]:
         return [*self.shown.values(), *(part for part in self if part is not self.shown)]
 
-    def showing(self, view: View, **player: Any) -> dict[Any, dict[str, Any]]:
+    def showing(self, view: View, **player: Any) -> dict[Any, Mapping[str, Any]]:
         """What shows `view`; `player` is what else the player has to know."""
         values = view.shown | {"player": view.player | player}
         return {self.shown[name]: value for name, value in values.items()}
 
 
 def build_outputs(
-    first: Mapping[str, dict[str, Any]],
+    first: Mapping[str, Mapping[str, Any]],
     steer: Callable[[dict[str, Any]], bool],
     visitor: gr.BrowserState,
 ) -> Stage:
@@ -86,7 +86,7 @@ def build_outputs(
     saved = file_saver.component()
     for panel in PANELS:
         shown[panel.name] = html(
-            panel.component, first[panel.name], elem_id=panel.name, words=dict(panel.words)
+            panel.component, dict(first[panel.name]), elem_id=panel.name, words=dict(panel.words)
         )
     return Stage(
         shown=shown,
