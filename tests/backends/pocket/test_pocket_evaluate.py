@@ -28,7 +28,7 @@ def test_every_codec_is_held_against_bf16(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # One denoising step a block is enough to tell videos apart.
-    monkeypatch.setattr("backends.pocket.rollout.LEVELS", (1.0,))
+    monkeypatch.setattr("backends.pocket.sampler.LEVELS", (1.0,))
     monkeypatch.setattr("backends.pocket.evaluation.evaluate.OPENING", (1.0,))
     monkeypatch.setattr(
         "backends.pocket.evaluation.codecs.WINDOWS", {"first chunk": (0, 4), "4-8": (4, 8), "all": (0, 9)}
