@@ -1,4 +1,4 @@
-"""What every generator tells the rest of the program, and what it is asked to do.
+"""Types that all generators share: their specs, requests, segments, and the protocols of a rollout.
 
 No torch here: the page process and the worker's messages use these types, and the page never loads torch.
 """
@@ -22,7 +22,7 @@ InputKind = Literal["prompt", "image", "camera", "clip", "changes", "preview"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mode:
-    """A way to run a generator that has several to choose from."""
+    """One of several ways to run a generator."""
 
     id: str
     title: str
@@ -84,7 +84,7 @@ class WindowHistory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendSpec:
-    """A generator as the page and the worker see it before any of it is loaded."""
+    """The description of a generator, available before any of it is loaded."""
 
     id: str
     title: str
@@ -112,7 +112,7 @@ class BackendSpec:
     prompt_bytes: int = 0  # held on a GPU that has it while a prompt is read, before the first block
     geometry: CacheGeometry  # in latent frames
     policy: CachePolicy
-    rebuilds_history: bool = False  # it remembers what it makes of its own past: a cache others fill is none
+    rebuilds_history: bool = False  # from latents, so benchmarks must not pre-fill the cache
     modes: tuple[Mode, ...] = ()  # the first unless another is asked for; its policy is the spec's
     history: BlockHistory | WindowHistory = BlockHistory()
     options: tuple[Option, ...] = ()
@@ -127,7 +127,7 @@ class BackendSpec:
         return self.license
 
     def video_frames(self, blocks: int) -> int:
-        """Frames in a video of `blocks` blocks."""
+        """Returns the number of frames in a video of `blocks` blocks."""
         first = self.frames_per_block if self.first_block_frames is None else self.first_block_frames
         return first + (blocks - 1) * self.frames_per_block if blocks else 0
 
@@ -153,7 +153,7 @@ class PromptChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What a user asks for. `image` is uint8 [H, W, 3], any size; `mode` one of the spec's, "" its first.
+    """A video to generate. `image` is uint8 [H, W, 3], any size; `mode` one of the spec's, "" its first.
 
     `clip` is uint8 [T, H, W, 3], any size, at the generator's frame rate: a video to go on from. Its last
     whole blocks are the beginning of what is handed out, before `blocks` new ones. `options` are names and
@@ -207,7 +207,7 @@ class Rollout(Protocol):
     notes: tuple[str, ...]  # what the user should know, e.g. which prompt words were understood
 
     def step(self, move: CameraMove | None = None) -> Segment | None:
-        """The next block; None once `request.blocks` are done.
+        """Generates and returns the next block; None once `request.blocks` are done.
 
         `move` steers the block away from the request's path.
         """
@@ -219,17 +219,17 @@ class Resumable(Protocol):
     """A rollout that can go on past its request, go back, and draw other noise. Others are made again."""
 
     def mark(self) -> object:
-        """All that a step changes beside the cache."""
+        """Returns all state that a step changes, apart from the cache."""
         ...
 
     def rewind(self, mark: object) -> None: ...
 
     def go_on(self, request: Request) -> None:
-        """Follows `request` from here; what has been made is how it begins."""
+        """Continues with `request`, which begins with the blocks generated so far."""
         ...
 
     def reseed(self, seed: int) -> None:
-        """Draws all noise to come from `seed`."""
+        """Seeds the noise of all later blocks."""
         ...
 
 
@@ -247,11 +247,11 @@ class Backend(Protocol):
 
 
 class BackendUnavailable(Exception):
-    """The generator cannot be loaded here; the message is a sentence for the user, with the way out."""
+    """The generator cannot be loaded here. The message tells the user why and what to do."""
 
 
 class NonFiniteLatents(ValueError):
-    """Latents came out that are not numbers: from damaged weights, or a damaged history."""
+    """Latents contain NaN or infinity, because of an overflow, damaged weights or a damaged history."""
 
     def __init__(self) -> None:
         super().__init__(

@@ -14,7 +14,7 @@ from qvg.stats import CacheStats
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """Waiting for the device. `place` 1 is next."""
+    """The run waits for the device. `place` 1 is next."""
 
     place: int
 
@@ -26,7 +26,7 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Before denoising step `step` of `steps` of block `block` of `blocks` of side `side` (all from 0)."""
+    """Denoising step `step` of `steps` of block `block` of `blocks` of side `side` begins (all from 0)."""
 
     block: int
     blocks: int
@@ -37,14 +37,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A finished block of one side and that side's cache right after it."""
+    """A finished block of one side, with the statistics of that side's cache."""
 
     segment: Segment
     stats: CacheStats
     block_ms: float  # wall time of this block, decoding included
     seconds: float  # since the run started on the device
     side: int = 0
-    move: CameraMove | None = None  # what the viewer steered; None where the request's path was followed
+    move: CameraMove | None = None  # as steered by the viewer; None if the request's path was followed
     memory_bytes: int = 0  # of the process (CPU) or the allocator (GPU), all sides together, right now
     peak_bytes: int = 0  # the largest it got since the run started
 

@@ -39,11 +39,11 @@ from qvg import PRESETS, KVCache
 
 @dataclass(slots=True)
 class StepTimer:
-    """A `Tick` that notes when each step begins, and stops once `steps` of them are done."""
+    """A `Tick` that records when each step begins, and raises Stopped after `steps` of them."""
 
     steps: int
     began: list[float] = field(default_factory=list)
-    asked: float = 0.0  # when the rollout asked before all that comes before the first step
+    asked: float = 0.0  # when the work before the first step began
 
     def __call__(self, step: int, steps: int) -> None:
         now = time.perf_counter()
@@ -60,7 +60,7 @@ class StepTimer:
 
     @property
     def step_ms(self) -> float:
-        """The median, the first left out where there are others."""
+        """The median without the first, if there are others."""
         return statistics.median(self.ms[1:] or self.ms)
 
 
@@ -184,7 +184,7 @@ class Bench:
 
 
 def measure(bench: Bench, options: argparse.Namespace, tell: Callable[[Row], None]) -> None:
-    """All that was asked for, a row each; what does not fit is said and left out."""
+    """Runs the selected measurements, one row each. One that runs out of memory is reported and skipped."""
     stages: list[Callable[[], Row]] = []
     if options.prompt_reader:
         stages.append(bench.prompt)

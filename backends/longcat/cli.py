@@ -40,7 +40,7 @@ _AT_ONCE = {"tune": "zerolatency"}  # no frame waits for those after it
 
 
 class FragmentedVideoWriter(VideoWriter):
-    """An mp4 that can be played up to where it is, all but one frame, even if nobody ever closes it."""
+    """An mp4 playable up to its last but one frame even if the program ends before it is closed."""
 
     def __init__(self, path: Path) -> None:
         """Raises ValueError where nothing can be written."""
@@ -73,7 +73,7 @@ def read_picture(path: Path) -> np.ndarray:
 
 
 def sharded(geometry: CacheGeometry, models: Models) -> CacheGeometry:
-    """What this process keeps of a history. Raises ValueError where heads cannot be shared out evenly."""
+    """Returns the geometry of this process's share of the heads. Raises ValueError if they do not divide."""
     heads = models.team.heads
     if heads is None:
         return geometry
@@ -83,7 +83,7 @@ def sharded(geometry: CacheGeometry, models: Models) -> CacheGeometry:
 
 
 def write_blocks(rollout: LongCatRollout, blocks: int, out: Path, takes: int, seed: int, leads: bool) -> None:
-    """Makes `blocks` blocks, the last one `takes` times from one history: others in files beside `out`."""
+    """Generates `blocks` blocks, the last one `takes` times from one history, each in a file of its own."""
     with ExitStack() as open_files:
         video = open_files.enter_context(FragmentedVideoWriter(out)) if leads else None
 
@@ -163,7 +163,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
-    """Raises ValueError for what does not go together."""
+    """Returns the settings of the options. Raises ValueError for those that exclude each other."""
     chosen = {
         name: value
         for name in ("steps", "guidance", "negative", "condition_frames", "source", "projection", "distilled")

@@ -1,4 +1,4 @@
-"""Generating with LongCat-Video: a clip, then one continuation after another of the frames before it."""
+"""LongCat-Video's rollout: a first clip, then continuations of the frames before."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SEED_STEP = 1_000_003  # a prime: blocks of neighbouring seeds draw different n
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Past:
-    """The video so far, as far as a continuation looks back on it."""
+    """The end of the video so far that a continuation is conditioned on."""
 
     frames: np.ndarray  # uint8 [T, H, W, 3], the newest of them
     latents: Tensor | None  # of the newest window, fp32 [1, C, F, h, w], where they are looked back on
@@ -36,7 +36,7 @@ class Past:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Take:
-    """A block that may become part of the video: `past` if it does."""
+    """A candidate for the next block. `past` is the video's end if it is accepted."""
 
     past: Past
     frames: np.ndarray  # uint8 [T, H, W, 3], those it adds
@@ -44,7 +44,7 @@ class Take:
 
 
 def seed_of(seed: int, block: int) -> int:
-    """What seeds the noise of one block: the same whatever was made before it."""
+    """Returns the seed of one block's noise, which does not depend on the blocks before it."""
     return seed * _SEED_STEP + block
 
 

@@ -1,4 +1,4 @@
-"""What Pocket World is told of a world: its look, the lie of the land, and things not yet seen from here.
+"""Conditioning: style, terrain, and objects not yet visible in the history.
 
 A prompt is planned into a layout: places are drawn for the things it asks for, within what it says of them,
 and a skyline and the lie of the ground, which the transformer is always told. Of things it is told by a

@@ -1,4 +1,4 @@
-"""Generating with Self-Forcing: text in, blocks of frames out, from a clip on or from nothing."""
+"""Self-Forcing's rollout: prompts, and optionally a clip to continue, to blocks of frames."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SelfForcingBackend:
 
 
 class SelfForcingRollout:
-    """One video. Its prompts are read before its first block, so that the text encoder is gone by then."""
+    """One video. All prompts are encoded before the first block: the text encoder is freed by then."""
 
     def __init__(
         self, models: Models, described: BackendSpec, request: Request, cache: KVCache, tick: Tick
@@ -34,7 +34,7 @@ class SelfForcingRollout:
         self.notes: tuple[str, ...] = ()
         self._models, self._spec, self._tick = models, described, tick
         self._blocks, self._index, self._start = request.blocks, 0, 0
-        # What is heard from which block on.
+        # The prompt that starts at each block.
         self._prompts = {0: request.prompt, **{change.block: change.prompt for change in request.changes}}
         # Drawn on the CPU: a seed means the same video on every device, whatever the codec does.
         noise = torch.Generator().manual_seed(request.seed)
@@ -73,7 +73,7 @@ class SelfForcingRollout:
         return segment
 
     def _switch_prompt(self) -> None:
-        """Hears the prompt that begins here. Before the first block all of them are read."""
+        """Switches to the prompt that starts at this block. Before the first block, encodes all prompts."""
         prompts = self._models.prompts
         if self._index == 0:
             self._tick(0, len(SIGMAS))
@@ -83,17 +83,17 @@ class SelfForcingRollout:
             self._sampler.change_text(self._models.read(prompts.embed(self._prompts[self._index])))
 
     def _remember(self, latents: Tensor) -> None:
-        """Makes the block history, and gives a GPU its next work before it is waited for."""
+        """Appends the block to the history, and launches a GPU's next pass before waiting for the frames."""
         try:
             self._sampler.absorb(latents)
             if self._models.device.type == "cuda" and self._index not in self._prompts:
                 self._sampler.launch()
         except Exception as error:
-            # Most likely no memory is left. The block is done all the same: it is handed out first.
+            # Most likely out of memory. The block is complete: it is returned first, the error raised next.
             self._problem = error
 
     def _recall(self) -> list[np.ndarray]:
-        """Makes the clip history, once, and returns it as it decodes."""
+        """Appends the clip to the history, once, and returns its decoded frames."""
         if self._clip is None:
             return []
         models, described = self._models, self._spec

@@ -1,4 +1,4 @@
-"""Four looks at a block, each from less noise, then a clean pass whose keys and values stay.
+"""Four denoising steps per block, then a clean pass that writes the KV cache.
 
 The configuration is the paper's (Self Forcing, arXiv 2506.08009; configs/self_forcing_dmd.yaml of its
 repository). The authors' demo samples at shift 8, which is not what the checkpoint was distilled at.
@@ -58,22 +58,22 @@ class Sampler:
         self.clock = Clock(self._device)
         self._throttle = LaunchThrottle(self._device)
         self._text: TextMemory = ()  # until the first prompt
-        self._noisy: Tensor | None = None  # of the next block, once drawn
-        self._ahead: Tensor | None = None  # the flow of its first look, once launched
+        self._noisy: Tensor | None = None  # of the next block, if drawn
+        self._ahead: Tensor | None = None  # the flow of its first pass, if launched
 
     def change_text(self, text: TextMemory) -> None:
-        """What is heard from the next block on. Earlier blocks are remembered as they heard another."""
+        """Sets the text of the next and later blocks. The history of earlier blocks stays as it is."""
         self._text, self._ahead = text, None
 
     @torch.inference_mode()
     def launch(self) -> None:
-        """Launches the next block's first look, for a GPU to do while the caller is busy elsewhere."""
+        """Launches the next block's first pass, which a GPU computes while the caller does something else."""
         self._noisy = self._noise()
         self._ahead = self._predict(self._noisy, SIGMAS[0])
 
     @torch.inference_mode()
     def generate(self, tick: Tick) -> Tensor:
-        """Clean latents [1, F, C, h, w] of the next block. Not history yet: see `absorb`."""
+        """Returns clean latents [1, F, C, h, w] of the next block. `absorb` makes them history."""
         noisy = self._noise() if self._noisy is None else self._noisy
         flow, self._noisy, self._ahead = self._ahead, None, None
         clean = noisy
@@ -91,7 +91,7 @@ class Sampler:
 
     @torch.inference_mode()
     def absorb(self, latents: Tensor) -> None:
-        """Makes clean latents [1, F, C, h, w], one block, history."""
+        """Appends clean latents [1, F, C, h, w] of one block to the history."""
         self._forward(latents.to(self._device, self._dtype), 0.0, output=False)
         self._cache.commit()
 
@@ -115,20 +115,20 @@ class Sampler:
 
 
 class LaunchThrottle:
-    """Lets a GPU be one pass behind: always busy, and Stop and the progress line are no further ahead."""
+    """Keeps a GPU at most one pass behind: always busy, with Stop and progress at most one pass early."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._passes: deque[torch.cuda.Event] = deque()
 
     def mark(self) -> None:
-        """A pass has been launched."""
+        """Records that a pass was launched."""
         if self._device.type == "cuda":
             event = torch.cuda.Event(blocking=True)
             event.record(torch.cuda.current_stream(self._device))
             self._passes.append(event)
 
     def wait(self) -> None:
-        """Until at most one pass launched is not done."""
+        """Blocks until at most one launched pass is unfinished."""
         while len(self._passes) > 1:
             self._passes.popleft().synchronize()

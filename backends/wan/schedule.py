@@ -1,4 +1,4 @@
-"""Flow matching as Wan's distilled models sample: predict clean latents, add fresh noise, look again.
+"""Flow matching as Wan's distilled models sample: predict clean latents, add fresh noise, repeat.
 
 diffusers' FlowMatchEulerDiscreteScheduler takes an ODE step and appends a last sigma; nothing here does.
 """
@@ -23,12 +23,12 @@ def shifted(level: Level, shift: float) -> Level:
 
 
 def sigma_table(shift: float) -> Tensor:
-    """fp32 [1000] of falling noise levels, 1 first: uniform ones, shifted towards noise."""
+    """Returns 1000 falling noise levels, fp32, from 1: uniform ones, shifted towards noise."""
     return shifted(torch.linspace(1, 0, TRAIN_STEPS + 1)[:-1], shift)
 
 
 def warped_steps(steps: tuple[int, ...], shift: float) -> Tensor:
-    """fp32 sigmas of `steps` counted on the unshifted scale, 1000 pure noise."""
+    """Returns fp32 sigmas of `steps`, timesteps on the unshifted scale on which 1000 is pure noise."""
     return sigma_table(shift)[[TRAIN_STEPS - step for step in steps]]
 
 

@@ -1,7 +1,7 @@
-"""UMT5-XXL as Wan's models hear it: 512 tokens, exact zeros after the prompt's last one.
+"""UMT5-XXL prompt embeddings as Wan expects them: 512 tokens, zero-padded.
 
-The encoder weighs 11.4 GB and is needed for a second a prompt: embeddings are kept on disk, and the encoder
-is opened only for a prompt that is not there.
+The encoder has 11.4 GB of weights and takes a second per prompt: embeddings are kept on disk, and the encoder
+is loaded only for a prompt without one.
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ class TextEncoder:
 
 
 class Prompts:
-    """Embeddings of prompts, from disk where they were made before.
+    """Prompt embeddings, cached on disk.
 
-    `identity` tells encoders apart; `open_encoder` is called once for each prompt that is new.
+    `identity` names the encoder in the cache; `open_encoder` is called once for each new prompt.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Prompts:
         return files.whole(self._path(prompt))
 
     def embed(self, prompt: str) -> Tensor:
-        """[1, length, C] on the CPU, zero after the prompt. The encoder is let go before this returns."""
+        """Returns [1, length, C] on the CPU, zero after the prompt. Frees the encoder before it returns."""
         path = self._path(prompt)
         if not self.known(prompt):
             encoder = self._open_encoder()
@@ -171,7 +171,7 @@ def _config(described: dict[str, Any]) -> UMT5Config:
 
 
 def build(config: UMT5Config) -> nn.Module:
-    """The encoder without weights, on the meta device."""
+    """Returns the encoder without weights, on the meta device."""
     from transformers import UMT5EncoderModel
 
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Generating with HY-WorldPlay: a picture, words and keys become a world that is walked through."""
+"""HY-WorldPlay's rollout: a picture, a prompt and a camera path to blocks of frames."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ SAME = 100.0  # dB, of videos that do not differ
 Case = tuple[str, CodecConfig, CachePolicy]
 
 
-class Judge:
+class CodecComparison:
     """BF16's videos, and its keys, values and queries, which codecs are held against."""
 
     def __init__(self, evaluation: HeldOut, frames: int = 96) -> None:

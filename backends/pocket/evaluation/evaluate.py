@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from backends.pocket.evaluation.codecs import Judge, cases
+from backends.pocket.evaluation.codecs import CodecComparison, cases
 from backends.pocket.evaluation.prompts import followed
 from backends.pocket.evaluation.rollouts import SEED, HeldOut, poses_along, psnr, rendered
 from backends.pocket.load import load_models
@@ -156,13 +156,15 @@ class Evaluation(HeldOut):
         return Image.fromarray((sheet.cpu().numpy() * 255).round().astype(np.uint8))
 
 
-def judged(evaluation: Evaluation, presets: list[str], policies: list[CachePolicy], frames: int) -> dict:
+def compare_codecs(
+    evaluation: Evaluation, presets: list[str], policies: list[CachePolicy], frames: int
+) -> dict:
     """The table of codecs; prints each as it is done."""
-    judge = Judge(evaluation, frames)
+    comparison = CodecComparison(evaluation, frames)
     rows = []
     for case in cases({name: PRESETS[name] for name in presets}, policies):
         began = time.perf_counter()
-        rows.append(judge.row(case))
+        rows.append(comparison.row(case))
         print(f"{rows[-1]} ({time.perf_counter() - began:.0f} s)", flush=True)
     return {"frames": frames, "rows": rows}
 
@@ -219,7 +221,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--frames", type=int, default=96, help="of the videos of --codecs (%(default)s)")
     parser.add_argument("--plain-opening", action="store_true", help="no extra steps for the first block")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of the weights to judge")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of the weights to comparison")
     parser.add_argument("--sheet", type=Path, default=WEIGHTS / "contact_sheet.png")
     options = parser.parse_args(arguments)
     if options.frames < BLOCK_FRAMES or options.frames % BLOCK_FRAMES:
@@ -238,7 +240,7 @@ def main(arguments: list[str] | None = None) -> None:
         result |= {"kind": "pocket", **parts(evaluation, options.only, options.sheet)}
     else:
         presets = list(PRESETS) if "all" in options.codecs else options.codecs
-        result |= judged(evaluation, presets, policies, options.frames)
+        result |= compare_codecs(evaluation, presets, policies, options.frames)
         print(f"\n{markdown(result)}")
     finish(result, options.json)
 
