@@ -61,9 +61,6 @@ class CameraMove:
         return f"{'+'.join(self.keys) or 'still'}-{self.latents}"
 
 
-STILL = CameraMove()
-
-
 class PathError(ValueError):
     """A malformed path. `segment` counts from 1, `column` is the character it starts at, from 1."""
 

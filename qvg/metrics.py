@@ -12,14 +12,6 @@ _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 _LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
 
-def relative_error(x: np.ndarray, reference: np.ndarray) -> float:
-    """Returns ||x - reference|| / ||reference||, in float64; 0 where both are zero."""
-    _check_shapes(x, reference)
-    error = float(np.linalg.norm(x.astype(np.float64) - reference))
-    norm = float(np.linalg.norm(reference.astype(np.float64)))
-    return error / norm if norm else (0.0 if error == 0 else float("inf"))
-
-
 def psnr_of_mse(mse: float, peak: float) -> float:
     """Returns the peak signal-to-noise ratio in dB of a mean squared error; infinite for 0."""
     return 10 * math.log10(peak**2 / mse) if mse else math.inf

@@ -8,7 +8,6 @@ import pytest
 
 from backends.camera import (
     MAX_PATH_LATENTS,
-    STILL,
     CameraMove,
     PathError,
     each_latent,
@@ -38,7 +37,7 @@ PASTED = json.loads((Path(__file__).parents[1] / "data" / "camera_paths.json").r
         ("w+right-4", (CameraMove(("w", "right"), 4),)),
         (" W + Left - 2 ", (CameraMove(("w", "left"), 2),)),
         ("still-3", (CameraMove((), 3),)),
-        ("still", (STILL,)),
+        ("still", (CameraMove(),)),
         (f"w-{MAX_PATH_LATENTS}", (CameraMove(("w",), MAX_PATH_LATENTS),)),
     ],
 )

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from qvg import BF16, KIVI, PRESETS, QUAROT, QVG, QVG_INT4, QVG_PLUS, QVG_PRO, RTN, RTN_INT4, build_codec
 from qvg.config import BF16Config, CodecConfig, PRQConfig, RotatedConfig, TensorName
-from qvg.metrics import relative_error
 from qvg.payload import PRQPayload
+from tests.qvg.errors import relative_error
 
 QUANTIZED = {name: config for name, config in PRESETS.items() if not isinstance(config, BF16Config)}
 SMALL = PRQConfig(stages=2, clusters=8, group=16, iterations=2)
