@@ -106,7 +106,7 @@ class FakeRollout:
         self._index, self._start, noise = mark
         self._noise.set_state(noise)
 
-    def go_on(self, request: Request) -> None:
+    def extend(self, request: Request) -> None:
         self._request = request
 
     def reseed(self, seed: int) -> None:

@@ -45,7 +45,7 @@ from ui.form.values import (
 )
 from ui.runs import player_view
 from ui.runs.history import Past
-from ui.runs.manager import HEARTBEAT_S, Desk, Record
+from ui.runs.manager import HEARTBEAT_S, Record, RunManager
 from ui.runs.presenter import View
 from ui.server.addresses import address_of
 
@@ -143,8 +143,8 @@ def _with_run_arguments(
 class Api:
     """What the endpoints do. Every error is a gr.Error with a sentence."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, manager: RunManager) -> None:
+        self._manager = manager
 
     def backends(self) -> list[dict[str, Any]]:
         """Lists the video generators: what each takes and makes, and whether its files are here."""
@@ -199,7 +199,7 @@ class Api:
             of each run its "id", "state" (waiting, running or done), "created", "model", "prompt", "seed",
             "frames", "fps", what "failed", and the addresses of its "videos" on this page
         """
-        found = self._desk.runs_of(self._named(visitor), max(0, min(most or 0, _MOST_LISTED)))
+        found = self._manager.runs_of(self._named(visitor), max(0, min(most or 0, _MOST_LISTED)))
         return [_listed(past) for past in found]
 
     def delete(self, run_id: str, visitor: str = "") -> list[dict[str, Any]]:
@@ -213,11 +213,11 @@ class Api:
             the runs that are left, as /runs lists them
         """
         owner = self._named(visitor)
-        record, past = self._desk.find(owner, run_id), self._desk.find_past(owner, run_id)
+        record, past = self._manager.find(owner, run_id), self._manager.find_past(owner, run_id)
         try:
             if record is None and past is None:
                 raise FormError(text.GONE)
-            self._desk.forget(owner, run_id)
+            self._manager.forget(owner, run_id)
         except FormError as error:
             raise gr.Error(str(error), print_exception=False) from error
         return self.runs(visitor)
@@ -297,23 +297,26 @@ class Api:
             preview=arguments.preview,
         )
         try:
-            owner = self._owner(arguments.visitor) or self._desk.owner(secrets.token_urlsafe(16))
+            owner = self._owner(arguments.visitor) or self._manager.owner(secrets.token_urlsafe(16))
             record = await run_in_threadpool(
                 self._submit, form, spec, arguments.settings, owner, address_of(request)
             )
         except (FormError, PictureError, ClipError) as error:
             raise gr.Error(str(error), print_exception=False) from error
-        live = record.live
+        presenter = record.presenter
         try:
             # A single call has no session, and its event's name instead.
-            with self._desk.watching(record.owner, request.session_hash, LocalContext.event_id.get(None)):
+            with self._manager.watching(record.owner, request.session_hash, LocalContext.event_id.get(None)):
                 seen = -1
                 while not record.ended:
                     await record.news(seen, HEARTBEAT_S)
                     seen, view = await run_in_threadpool(record.next_view, -1, 0)
-                    yield None, {"state": record.state.written, "said": _said(view), "blocks": live.blocks}
+                    yield (
+                        None,
+                        {"state": record.state.written, "said": _said(view), "blocks": presenter.blocks},
+                    )
         finally:
-            self._desk.stop(record)
+            self._manager.stop(record)
         yield await run_in_threadpool(self._answer, record)
 
     def _owner(self, visitor: str) -> str | None:
@@ -321,31 +324,31 @@ class Api:
 
         On a public page the name is all that keeps strangers apart, so that it has to be hard to guess.
         """
-        if not self._desk.shared:
-            return self._desk.owner(visitor)
+        if not self._manager.shared:
+            return self._manager.owner(visitor)
         if not visitor:
             return None
         if not _SECRET.fullmatch(visitor):
             raise FormError(text.NO_VISITOR)
-        return self._desk.owner(visitor)
+        return self._manager.owner(visitor)
 
     def _submit(self, form: Form, spec: BackendSpec, settings: Any, owner: str, address: str) -> Record:
         asker = f"address {address}"
         # Before pictures and clips are read.
-        self._desk.check_room(asker, address)
-        commission = parse(with_settings(form, spec, settings), spec)
-        return self._desk.submit(owner, commission, asker, address)
+        self._manager.check_room(asker, address)
+        run_spec = parse(with_settings(form, spec, settings), spec)
+        return self._manager.submit(owner, run_spec, asker, address)
 
     def _answer(self, record: Record) -> Answer:
         """What came of a run. Raises gr.Error where no file did."""
-        live = record.live
-        if not live.blocks or live.folder.problem:
-            raise gr.Error(live.folder.problem or _said(live.view), print_exception=False)
-        past = Past(live.folder.path, live.settings())
+        presenter = record.presenter
+        if not presenter.blocks or presenter.folder.problem:
+            raise gr.Error(presenter.folder.problem or _said(presenter.view), print_exception=False)
+        past = Past(presenter.folder.path, presenter.settings())
         files = list(past.videos)
         if len(files) > 1:
-            files.append(self._desk.export(past, "mp4"))
-        said = {"state": record.state.written, "said": _said(live.view), "camera": past.settings["path"]}
+            files.append(self._manager.export(past, "mp4"))
+        said = {"state": record.state.written, "said": _said(presenter.view), "camera": past.settings["path"]}
         return list(map(str, files)), said | {k: v for k, v in past.settings.items() if k not in _UNTOLD}
 
 
@@ -386,9 +389,9 @@ def with_settings(form: Form, spec: BackendSpec, settings: Any) -> Form:
     return replace(form, **numbers, options=chosen)
 
 
-def connect(desk: Desk) -> None:
+def connect(manager: RunManager) -> None:
     """Adds the endpoints to the page, in the Gradio context it is called in. Nothing of it is seen."""
-    api = Api(desk)
+    api = Api(manager)
     ids = [spec.id for spec in registry.specs()]
 
     def model() -> gr.Dropdown:

@@ -30,14 +30,14 @@ from ui.components import examples as example_cards
 from ui.components import models as model_list
 from ui.components.base import script, styles
 from ui.events import camera, machine
-from ui.events.form import ASKED, PLANNED, Forms, widgets_of
+from ui.events.form import ASKED, PLANNED, FormEvents, widgets_of
 from ui.events.models import ModelEvents
-from ui.events.runs import Runs
+from ui.events.runs import RunEvents
 from ui.events.steering import steering
 from ui.form import examples, values
 from ui.form.run_spec import parse
 from ui.runs import downloads, panels
-from ui.runs.manager import RUNS_PER_VISITOR, Desk, WorkerLike
+from ui.runs.manager import RUNS_PER_VISITOR, RunManager, WorkerLike
 from ui.runs.retention import LIMITS, Limits
 from ui.server import environment, guard, http_errors, served_files
 from ui.server.event_streams import CountedStreams, EventStreams
@@ -47,8 +47,8 @@ from ui.server.served_files import ServedFiles
 from ui.server.sessions import OpenStreams, Sessions
 from ui.theme import theme
 from ui.widgets import inputs
-from ui.widgets.inputs import Controls
-from ui.widgets.outputs import Stage, build_outputs
+from ui.widgets.inputs import Inputs
+from ui.widgets.outputs import Outputs, build_outputs
 
 CSS = (Path(__file__).parent / "theme.css").read_text(encoding="utf-8") + styles()
 _UPLOADS_HOURS = 24  # at most, of uploads and of what was made for one answer
@@ -79,19 +79,19 @@ _POSITIONAL = tuple(
 class Studio(gr.Blocks):
     """The page with the launch settings it needs, however it is launched: a script, a notebook or a Space."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, manager: RunManager) -> None:
         super().__init__(
             title=text.TITLE,
             analytics_enabled=False,
             fill_width=True,
             delete_cache=(3600, _UPLOADS_HOURS * 3600),
         )
-        self._desk = desk
+        self._manager = manager
 
     @property
     def outputs(self) -> Path:
         """The folder that videos are kept in."""
-        return self._desk.outputs
+        return self._manager.outputs
 
     def launch(self, *args: Any, allowed_hosts: Sequence[str] = (), **kwargs: Any) -> Any:
         """`gr.Blocks.launch`, with this page's looks, and the outputs folder as the only one it serves.
@@ -108,9 +108,9 @@ class Studio(gr.Blocks):
         hosted = bool(os.environ.get("SPACE_ID")) or colab_check() or is_hosted_notebook()
         shared = os.environ.get("SPACE_ID") or self.share_url or _shares(settings.get("share"))
         # Before the first visitor is served.
-        self._desk.shared = bool(shared)
-        if self._desk.shared:
-            hours = self._desk.limits.hours or _UPLOADS_HOURS
+        self._manager.shared = bool(shared)
+        if self._manager.shared:
+            hours = self._manager.limits.hours or _UPLOADS_HOURS
             self.delete_cache = (3600, round(min(hours, _UPLOADS_HOURS) * 3600))
         settings["server_name"] = environment.server_name(settings.get("server_name"))
         settings["root_path"] = environment.root_path(settings.get("root_path"))
@@ -129,7 +129,7 @@ class Studio(gr.Blocks):
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> Any:
         """`gr.Blocks.preprocess_data`. Raises gr.Error where it fails, and for files of runs."""
         try:
-            if any(served_files.is_of(self._desk.outputs, each) for each in inputs):
+            if any(served_files.is_of(self._manager.outputs, each) for each in inputs):
                 raise InvalidPathError("a file of the outputs folder was named as an input")
             return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
         except (gr.Error, *http_errors.OF_INPUT) as error:
@@ -140,7 +140,7 @@ class Studio(gr.Blocks):
             "theme": theme(),
             "css": CSS,
             "head": _STORAGE,
-            "allowed_paths": [str(self._desk.outputs)],
+            "allowed_paths": [str(self._manager.outputs)],
             "run_history": False,
             "footer_links": ["api", "settings"],
             "ssr_mode": False,
@@ -167,9 +167,9 @@ class Studio(gr.Blocks):
 
         handlers = {**http_errors.handlers(), **given.get("exception_handlers", {})}
         streams = EventStreams()
-        self._desk.is_read = streams.is_open
+        self._manager.is_read = streams.is_open
         ours = [
-            Middleware(ServedFiles, outputs=self._desk.outputs),
+            Middleware(ServedFiles, outputs=self._manager.outputs),
             Middleware(CountedStreams, streams=streams),
         ]
         middleware = [*ours, *given.get("middleware", ())]
@@ -198,11 +198,11 @@ def build(
     outputs = Path(os.path.realpath(outputs))
     entries = registry.entries()
     spec = entries[0].spec
-    desk = Desk(worker, outputs, runs_per_visitor, limits)
+    manager = RunManager(worker, outputs, runs_per_visitor, limits)
     first = panels.values(panels.before(parse(values.default_form(spec), spec)))
-    with Studio(desk) as page:
+    with Studio(manager) as page:
         # First, because listeners of the page have such names too.
-        api.connect(desk)
+        api.connect(manager)
         with gr.Row(elem_classes="top"):
             brand.component()
             on_device = device.component()
@@ -216,12 +216,12 @@ def build(
                     shop = model_list.component({"busy": False, "locked": False, "models": []})
             with gr.Column(elem_classes="stage", min_width=320, scale=8):
                 visitor = gr.BrowserState("", storage_key="qvg-studio", secret="visitor")
-                screen = build_outputs(first, steering(desk), visitor)
-        runs, forms = Runs(desk, widgets, screen), Forms(worker, widgets, screen)
+                screen = build_outputs(first, steering(manager), visitor)
+        runs, forms = RunEvents(manager, widgets, screen), FormEvents(worker, widgets, screen)
         _connect_form(widgets, screen, forms)
         _connect_runs(widgets, screen, tries, runs)
 
-        stock = downloads.Models(lambda: desk.shared)
+        stock = downloads.Models(lambda: manager.shared)
         while_loading = gr.Timer(1.0, active=False)
         events = ModelEvents(stock, widgets, shop, while_loading)
         looked_after = [shop, while_loading, widgets.model, widgets.about]
@@ -229,7 +229,7 @@ def build(
         while_loading.tick(events.look, widgets.model, looked_after, **_QUIET)
         widgets.manage.expand(events.look, widgets.model, looked_after, **_QUIET)
 
-        here = machine.Machine(worker, outputs, lambda: desk.shared)
+        here = machine.Machine(worker, outputs, lambda: manager.shared)
         about.pick(here.look, None, about, **_QUIET)
 
         timer = gr.Timer(1.0)
@@ -245,7 +245,7 @@ def build(
     return page
 
 
-def _foreseen(widgets: Controls, screen: Stage) -> list[Any]:
+def _foreseen(widgets: Inputs, screen: Outputs) -> list[Any]:
     return [
         widgets.length_note,
         widgets.memory_note,
@@ -255,7 +255,7 @@ def _foreseen(widgets: Controls, screen: Stage) -> list[Any]:
     ]
 
 
-def _all(widgets: Controls, screen: Stage) -> list[Any]:
+def _all(widgets: Inputs, screen: Outputs) -> list[Any]:
     """What a run may change: the stage, and the form where it is filled."""
     form_parts = [
         getattr(widgets, name) for name in widgets.__slots__ if name not in ("path_note", "options")
@@ -263,7 +263,7 @@ def _all(widgets: Controls, screen: Stage) -> list[Any]:
     return [*screen.all, *form_parts, *widgets.options]
 
 
-def _followed(widgets: Controls, screen: Stage) -> list[Any]:
+def _followed(widgets: Inputs, screen: Outputs) -> list[Any]:
     """What changes while a run is watched, and no more: for each message Gradio builds every output anew,
     also what the message leaves out, and the time is taken from the generator."""
     return [
@@ -273,7 +273,7 @@ def _followed(widgets: Controls, screen: Stage) -> list[Any]:
     ]  # fmt: skip
 
 
-def _connect_form(widgets: Controls, screen: Stage, forms: Forms) -> None:
+def _connect_form(widgets: Inputs, screen: Outputs, forms: FormEvents) -> None:
     chips.connect(widgets.examples, widgets.prompt, "replace")
     chips.connect(widgets.vocabulary, widgets.prompt, "append")
     widgets.model.input(
@@ -330,7 +330,7 @@ def _connect_form(widgets: Controls, screen: Stage, forms: Forms) -> None:
     )
 
 
-def _connect_runs(widgets: Controls, screen: Stage, tries: gr.HTML, runs: Runs) -> None:
+def _connect_runs(widgets: Inputs, screen: Outputs, tries: gr.HTML, runs: RunEvents) -> None:
     everything, followed = _all(widgets, screen), _followed(widgets, screen)
     who = [screen.visitor, screen.run_id]
     gr.on(

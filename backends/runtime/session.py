@@ -119,7 +119,7 @@ class Session:
                 self._takes.append(self._open(request, side))
         for take, side in zip(self._takes, self.sides, strict=True):
             if isinstance(take.rollout, Resumable):
-                take.rollout.go_on(request)
+                take.rollout.extend(request)
             take.limit = side.blocks(request.blocks)
 
     def _make(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.ui.fake_worker import FakeWorker
 from tests.ui.page import Page
-from ui.runs.manager import Desk
+from ui.runs.manager import RunManager
 
 OWNERS, TIMES = 50, 15
 _MS = 1e3
@@ -30,7 +30,7 @@ def fill(outputs: Path, runs: int, page: Page) -> None:
     for number in range(runs):
         folder = outputs / f"2026-01-01-{number:06d}-000-run{number}"
         folder.mkdir()
-        owner = page.desk.owner(f"visitor {number % OWNERS}")
+        owner = page.manager.owner(f"visitor {number % OWNERS}")
         (folder / "run.json").write_text(json.dumps({**record, "id": f"run{number}", "owner": owner}))
 
 
@@ -48,16 +48,16 @@ def main(runs: int) -> None:
     logging.disable()
     with tempfile.TemporaryDirectory() as folder:
         outputs, worker = Path(folder), FakeWorker(block_seconds=0.0)
-        before = Page(Desk(worker, outputs))
-        before.desk.shared = True
+        before = Page(RunManager(worker, outputs))
+        before.manager.shared = True
         fill(outputs, runs, before)
-        desk = Desk(worker, outputs)
-        desk.shared = True
+        manager = RunManager(worker, outputs)
+        manager.shared = True
         began = time.perf_counter()
-        desk.open()
+        manager.open()
         started = time.perf_counter() - began
-        visitor, stranger = Page(desk, "visitor 7"), Page(desk, "a stranger")
-        owner, none = (desk.owner(page.visitor) for page in (visitor, stranger))
+        visitor, stranger = Page(manager, "visitor 7"), Page(manager, "a stranger")
+        owner, none = (manager.owner(page.visitor) for page in (visitor, stranger))
 
         def mine(number: int) -> str:
             """One of the visitor's, the oldest first, as these are found last."""
@@ -71,8 +71,8 @@ def main(runs: int) -> None:
         for name, do in {
             "list": lambda _: visitor.runs._lists(owner, ""),
             "list of a stranger": lambda _: stranger.runs._lists(none, ""),
-            "a run, to export it or make it again": lambda number: desk.find_past(owner, mine(number)),
-            "a stranger's, which is not there": lambda number: desk.find_past(none, mine(number)),
+            "a run, to export it or make it again": lambda number: manager.find_past(owner, mine(number)),
+            "a stranger's, which is not there": lambda number: manager.find_past(none, mine(number)),
             "JSON export": lambda number: list(
                 visitor.runs.export_json(visitor.request, visitor.visitor, mine(number))
             ),

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from backends.runtime.worker import Worker
-from tests.soak.desks import working
+from tests.soak.managers import working
 
 FULL = os.environ.get("QVG_SOAK") == "full"
 Tell = Callable[..., None]

@@ -11,7 +11,7 @@ import pytest
 
 from backends.runtime.worker import Worker
 from tests.soak.conftest import FULL, Tell
-from tests.soak.desks import QUICK, rss_mib, tab, until, worker_pids
+from tests.soak.managers import QUICK, rss_mib, tab, until, worker_pids
 from ui.runs import folder
 
 CYCLES = 200 if FULL else 6
@@ -34,23 +34,23 @@ def test_a_cancelled_run_leaves_nothing(
             baseline, own = rss_mib(pid), rss_mib()
         runs = [page.start(prompt="slow=1", **{**QUICK, "blocks": 40})]
         next(runs[0])
-        first = page.desk.current("")
+        first = page.manager.current("")
         if dice.random() < 0.5:  # one more, that waits behind it
             runs.append(page.start(prompt="slow=1", **{**QUICK, "blocks": 40}))
             next(runs[1])
             waiting += 1
         # Before it is handed over, while it denoises, encodes, decodes, between blocks.
         time.sleep(dice.choice([0.0, 0.01, dice.uniform(0, 2.0)]))
-        mine = [*page.desk.waiting(""), first]
+        mine = [*page.manager.waiting(""), first]
         pressed = time.monotonic()
         for record in mine:
-            page.desk.stop(record)
+            page.manager.stop(record)
         until(lambda mine=mine: all(record.ended for record in mine), "the runs have ended")
         latest = max(latest, time.monotonic() - pressed)
         for record in mine:
-            stopped += record.live._made.get("stopped", False)
-            nothing += not record.live.blocks
-        assert page.desk.current("") is None and not page.desk.waiting("")
+            stopped += record.presenter._made.get("stopped", False)
+            nothing += not record.presenter.blocks
+        assert page.manager.current("") is None and not page.manager.waiting("")
         assert worker_pids() == [pid], "one process, and the same"
     # All caches have been released by the end of every run: what Done says of it.
     page.run(prompt="a box", **QUICK)

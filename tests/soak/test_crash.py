@@ -22,7 +22,7 @@ from backends.pocket import load, spec
 from backends.runtime.worker import Worker
 from tests.soak import faults
 from tests.soak.conftest import FULL, Tell
-from tests.soak.desks import BLOCK, QUICK, frames_of, tab, working
+from tests.soak.managers import BLOCK, QUICK, frames_of, tab, working
 from tests.ui.page import Page
 from ui.runs import mp4
 

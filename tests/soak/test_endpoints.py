@@ -166,10 +166,10 @@ def test_every_endpoint_by_names(site: Site, name: str, values: dict[str, Any]):
 def test_the_page_still_works(site: Site, tell: Tell):
     """And no run is left in the queue by all of it."""
     deadline = time.monotonic() + 60
-    while site.page._desk.current("") is not None:
-        record = site.page._desk.current("")
+    while site.page._manager.current("") is not None:
+        record = site.page._manager.current("")
         if record is not None:
-            site.page._desk.stop(record)
+            site.page._manager.stop(record)
         assert time.monotonic() < deadline, "a run that nobody can end"
         time.sleep(0.05)
     function = next(each for each in site.functions if each["api_name"] == "vocabulary")

@@ -15,7 +15,7 @@ from backends import registry
 from backends.base import NonFiniteLatents
 from backends.camera import PathError, parse_path
 from backends.wan.decode import Decoding
-from tests.soak.desks import QUICK, frames_of
+from tests.soak.managers import QUICK, frames_of
 from tests.soak.test_parsers import SIDE
 from tests.ui.fake_worker import INFO, FakeWorker
 from tests.ui.page import Page
@@ -24,7 +24,7 @@ from ui.events import camera
 from ui.form.run_spec import parse
 from ui.form.values import Form, FormError, default_form
 from ui.runs import export, lists_view, mp4
-from ui.runs.manager import Desk
+from ui.runs.manager import RunManager
 from ui.runs.run_index import RunIndex
 
 POCKET, WAN = registry.find("pocket"), registry.find("self_forcing")
@@ -32,14 +32,14 @@ POCKET, WAN = registry.find("pocket"), registry.find("self_forcing")
 
 @pytest.fixture
 def page(tmp_path: Path) -> Page:
-    return Page(Desk(FakeWorker(block_seconds=0.0), tmp_path))
+    return Page(RunManager(FakeWorker(block_seconds=0.0), tmp_path))
 
 
 @pytest.mark.parametrize("field", ["prompt", "changes", "path", "mode"])
 def test_half_a_character_is_refused_and_leaves_no_run(page: Page, field: str):
     page.run(**{"prompt": "a box", field: "\ud83d"})
     assert text.HALF_A_CHARACTER in page.problem
-    assert page.desk.current("") is None
+    assert page.manager.current("") is None
     page.run()
     assert page.status["kind"] == "done"
 
@@ -96,14 +96,14 @@ def test_a_file_that_compares_lists():
 @pytest.mark.parametrize("state", ["done", "waiting", "running"])
 def test_one_run_folder_does_not_keep_the_page_from_loading(page: Page, state: str, changed: dict[str, Any]):
     page.run()
-    folder = page.desk.outputs / "2000-01-01-000000-000-a"
+    folder = page.manager.outputs / "2000-01-01-000000-000-a"
     folder.mkdir()
     told = {"id": "a", "owner": "", "state": state, "model": "pocket", "form": {}, **changed}
     (folder / "run.json").write_text(json.dumps(told))
-    later = Page(Desk(FakeWorker(block_seconds=0.0), page.desk.outputs))
+    later = Page(RunManager(FakeWorker(block_seconds=0.0), page.manager.outputs))
     later.watch(later.runs.arrive(later.request, later.visitor))
     assert page.run_id in [card["id"] for card in later.history]
-    for past in RunIndex(page.desk.outputs).newest(9):
+    for past in RunIndex(page.manager.outputs).newest(9):
         json.dumps([lists_view.history_of([past], "", False), past.view(INFO)]).encode()
 
 
@@ -118,13 +118,13 @@ def test_a_full_disk_keeps_the_blocks_that_are_the_only_copy(page: Page, monkeyp
     monkeypatch.setattr(mp4, "join", full)
     page.run(**{**QUICK, "prompt": "instant"})
     assert "the disk is full" in " ".join(page.status["notes"])
-    (folder,) = page.desk.outputs.glob("2*")
+    (folder,) = page.manager.outputs.glob("2*")
     assert len(list(folder.glob("segment-*"))) == QUICK["blocks"]
-    assert page.record.live.folder._segments, "nor later"
+    assert page.record.presenter.folder._segments, "nor later"
     # There is room, and the program starts again.
     monkeypatch.undo()
-    page.record.live.folder.release()
-    later = Page(Desk(FakeWorker(), page.desk.outputs))
+    page.record.presenter.folder.release()
+    later = Page(RunManager(FakeWorker(), page.manager.outputs))
     later.watch(later.runs.arrive(later.request, later.visitor))
     later.press(later.runs.history, id=page.run_id, action="show")
     assert len(frames_of(later)) == 4 * QUICK["blocks"]
@@ -142,14 +142,14 @@ def test_half_an_export_is_not_left(page: Page, monkeypatch: pytest.MonkeyPatch)
     for listener in (page.runs.export_video, page.runs.export_gif):
         page.watch(listener(page.request, page.visitor, page.run_id))
         assert "could not be written" in page.problem
-    assert not list(page.desk.outputs.glob("*/export/*"))
+    assert not list(page.manager.outputs.glob("*/export/*"))
 
 
 def test_a_worker_that_is_closed_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from PIL import Image
 
     worker = FakeWorker()
-    page = Page(Desk(worker, tmp_path / "outputs"))
+    page = Page(RunManager(worker, tmp_path / "outputs"))
     picture = tmp_path / "a.png"
     Image.new("RGB", (40, 30)).save(picture)
 
@@ -192,11 +192,11 @@ def test_a_program_that_misspells_an_input_is_told(tmp_path: Path):
 
 @pytest.mark.parametrize("brought", [1 << 64, "\ud800", "x" * 65, "\x00", "", None])
 def test_a_program_that_brings_no_visitor_of_ours_gets_one(page: Page, brought: Any):
-    page.desk.shared = True
+    page.manager.shared = True
     visitors = [
         changes[page.stage.visitor]
         for changes in page.runs.arrive(page.request, brought)
         if page.stage.visitor in changes
     ]
     assert visitors and all(isinstance(visitor, str) and len(visitor) == 22 for visitor in visitors)
-    assert page.desk.owner(brought) != page.desk.owner(visitors[0])
+    assert page.manager.owner(brought) != page.manager.owner(visitors[0])

@@ -18,7 +18,7 @@ import pytest
 from gradio_client import Client
 
 from tests.soak.conftest import FULL, Tell
-from tests.soak.desks import alive, rss_mib, until
+from tests.soak.managers import alive, rss_mib, until
 from tests.soak.programs import Program, started
 
 CLIENTS = 50 if FULL else 4

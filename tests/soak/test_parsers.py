@@ -41,7 +41,7 @@ from tests.ui.fake_worker import INFO, FakeWorker
 from tests.ui.page import widgets
 from ui import api, safe_json
 from ui.events import camera
-from ui.events.form import PLANNED, Forms, filled
+from ui.events.form import PLANNED, FormEvents, filled
 from ui.form import budget_share
 from ui.form.pictures import PictureError
 from ui.form.run_spec import parse
@@ -126,11 +126,11 @@ def test_what_a_file_remembers_fills_a_form(spec: Any, values: dict[str, Any]):
         sendable(form.remembered())
         filled(ui, spec, form)
         try:
-            commission = parse(form, spec)
+            run_spec = parse(form, spec)
         except FormError as error:
             sendable(str(error))
         else:
-            sendable(commission.settings())
+            sendable(run_spec.settings())
 
 
 OF_NUMBERS = [
@@ -146,7 +146,7 @@ def test_a_plan_is_told_or_what_is_wrong_with_it(spec: Any, given_numbers: tuple
     worker = FakeWorker()
     worker.info = INFO
     with Bounded():
-        forms = Forms(worker, ui, stage)
+        forms = FormEvents(worker, ui, stage)
         told = forms.foresee("", spec.id, *(getattr(form, name) for name in PLANNED))
         sendable(list(told.values()))
         forms.draw_path(spec.id, path)
@@ -284,7 +284,7 @@ def test_the_file_of_a_run_may_hold_anything(tmp_path_factory: Any, run: Any, na
             sendable(lists_view.history_of([past], "", False))
             sendable(list(past.view(INFO)))
             try:
-                past.commission()
+                past.run_spec()
             except ValueError as error:
                 sendable(str(error))
         for _, held in recovery.take_up(RunIndex(outputs)):

@@ -9,7 +9,7 @@ import numpy as np
 from backends.runtime.worker import Worker
 from qvg.config import PRESETS
 from tests.soak.conftest import FULL, Tell
-from tests.soak.desks import BLOCK, frames_of, tab, worker_pids, working
+from tests.soak.managers import BLOCK, frames_of, tab, worker_pids, working
 
 ASKED = {"prompt": "a red box", "path": "right-12, left-12", "seed": 11, "blocks": 3, "every": 2}
 ROUNDS = 20 if FULL else 1

@@ -21,7 +21,7 @@ from tests.soak.programs import ROOT, started
 from tests.ui.fake_worker import FakeWorker
 from tests.ui.page import Page
 from ui.page import build
-from ui.runs.manager import Desk
+from ui.runs.manager import RunManager
 
 SOURCES = {
     path: ast.parse(path.read_text(encoding="utf-8"))
@@ -265,37 +265,37 @@ def test_an_mcp_server_is_not_a_way_around_the_login(tmp_path: Path, monkeypatch
 
 def test_visitors_of_a_shared_page_reach_their_own_runs_only(tmp_path: Path):
     """By whatever id they guess, or have seen."""
-    desk = Desk(FakeWorker(block_seconds=0.0), tmp_path)
-    desk.shared = True
-    hers, his = Page(desk, "her secret"), Page(desk, "his secret")
+    manager = RunManager(FakeWorker(block_seconds=0.0), tmp_path)
+    manager.shared = True
+    hers, his = Page(manager, "her secret"), Page(manager, "his secret")
     hers.run()
     run_id = hers.run_id
     his.run()
-    record = desk.find(desk.owner(hers.visitor), run_id)
+    record = manager.find(manager.owner(hers.visitor), run_id)
     assert record is not None
     for name in ("show", "again", "recall", "delete"):
-        asked = len(desk.worker.jobs)  # type: ignore[attr-defined]
+        asked = len(manager.worker.jobs)  # type: ignore[attr-defined]
         his.press(his.runs.history, id=run_id, action=name)
         assert run_id not in [card["id"] for card in his.history]
-        assert len(desk.worker.jobs) == asked, name  # type: ignore[attr-defined]
+        assert len(manager.worker.jobs) == asked, name  # type: ignore[attr-defined]
     assert [set(each) for each in his.runs.export_json(his.request, his.visitor, run_id)] == [
         {his.ui.problem}
     ]
-    asked = len(desk.worker.jobs)  # type: ignore[attr-defined]
+    asked = len(manager.worker.jobs)  # type: ignore[attr-defined]
     his.watch(his.runs.extend(his.request, his.visitor, run_id, 4, ""))
     his.watch(his.runs.retake(his.request, his.visitor, run_id))
     his.see(his.runs.again(his.request, his.visitor, run_id))
     assert len(list(his.runs.watch(his.request, his.visitor))) == 1
-    assert len(desk.worker.jobs) == asked  # type: ignore[attr-defined]
+    assert len(manager.worker.jobs) == asked  # type: ignore[attr-defined]
     his.runs.stop(his.request, his.visitor, run_id)
     his.runs.undo(his.request, his.visitor, run_id)
-    assert not record.stopping and record.live.blocks == 8
+    assert not record.stopping and record.presenter.blocks == 8
     assert hers.final().exists()
     # An id is 128 bits; the folder is called by it, and what it says of its owner does not let anyone in.
     assert len(run_id) >= 22
-    assert desk.owner(desk.owner("her secret")) != desk.owner("her secret")
-    for visitor in ("", "a", hers.visitor + " ", desk.owner("her secret")):
-        assert desk.find(desk.owner(visitor), run_id) is None
+    assert manager.owner(manager.owner("her secret")) != manager.owner("her secret")
+    for visitor in ("", "a", hers.visitor + " ", manager.owner("her secret")):
+        assert manager.find(manager.owner(visitor), run_id) is None
 
 
 def test_a_token_is_never_said(tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd, monkeypatch):

@@ -15,7 +15,7 @@ import pytest
 
 from tests.browser.conftest import free_port, serve
 from tests.soak.conftest import FULL, Tell
-from tests.soak.desks import rss_mib
+from tests.soak.managers import rss_mib
 from tests.soak.programs import ROOT
 
 RUNS, SETTLED = (350, 50) if FULL else (4, 2)

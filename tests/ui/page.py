@@ -19,27 +19,27 @@ from backends import registry
 from tests.ui.fake_worker import FakeWorker, counter
 from ui.components.note import NOTHING
 from ui.events import camera
-from ui.events.form import ASKED, OPTIONS, Forms
-from ui.events.runs import Runs
+from ui.events.form import ASKED, OPTIONS, FormEvents
+from ui.events.runs import RunEvents
 from ui.events.steering import steering
 from ui.form.run_spec import parse
 from ui.form.values import default_form
 from ui.runs import mp4, panels
-from ui.runs.manager import Desk, Record
+from ui.runs.manager import Record, RunManager
 from ui.widgets import inputs
-from ui.widgets.inputs import Controls
-from ui.widgets.outputs import Stage, build_outputs
+from ui.widgets.inputs import Inputs
+from ui.widgets.outputs import Outputs, build_outputs
 
 POCKET = registry.find("pocket")
 
 
 @cache
-def widgets() -> tuple[Controls, Stage]:
+def widgets() -> tuple[Inputs, Outputs]:
     """What a page has, made once: widgets know nothing of runs."""
     with gr.Blocks():
         form = inputs.build(registry.entries(), camera.ANSWERS)
         first = panels.values(panels.before(parse(default_form(POCKET), POCKET)))
-        here = build_outputs(first, steering(Desk(FakeWorker(), Path("outputs"))), gr.BrowserState(""))
+        here = build_outputs(first, steering(RunManager(FakeWorker(), Path("outputs"))), gr.BrowserState(""))
     return form, here
 
 
@@ -68,9 +68,9 @@ def steps(events: AsyncIterator[Any]) -> Iterator[Any]:
 
 
 class Listeners:
-    """`ui.events.runs.Runs` for tests: its asynchronous listeners are iterators here."""
+    """`ui.events.runs.RunEvents` for tests: its asynchronous listeners are iterators here."""
 
-    def __init__(self, runs: Runs) -> None:
+    def __init__(self, runs: RunEvents) -> None:
         self._runs = runs
 
     def __getattr__(self, name: str) -> Any:
@@ -81,15 +81,15 @@ class Listeners:
 
 
 class Page:
-    """One visitor's tab. `desk` is shared by the tabs of one program."""
+    """One visitor's tab. `manager` is shared by the tabs of one program."""
 
-    def __init__(self, desk: Desk, visitor: str = "a visitor") -> None:
-        self.visitor, self.desk = visitor, desk
+    def __init__(self, manager: RunManager, visitor: str = "a visitor") -> None:
+        self.visitor, self.manager = visitor, manager
         self.request: Any = SimpleNamespace(session_hash=f"tab-{id(self)}", client=None)
         self.ui, self.stage = widgets()
-        self.runs: Any = Listeners(Runs(desk, self.ui, self.stage))
-        self.steer = steering(desk)
-        self.forms = Forms(desk.worker, self.ui, self.stage)
+        self.runs: Any = Listeners(RunEvents(manager, self.ui, self.stage))
+        self.steer = steering(manager)
+        self.forms = FormEvents(manager.worker, self.ui, self.stage)
         self.shown: dict[Any, Any] = {}
         self.statuses: list[str] = []
 
@@ -137,7 +137,7 @@ class Page:
 
     @property
     def record(self) -> Record:
-        record = self.desk.find(self.desk.owner(self.visitor, self.request.session_hash), self.run_id)
+        record = self.manager.find(self.manager.owner(self.visitor, self.request.session_hash), self.run_id)
         assert record is not None
         return record
 

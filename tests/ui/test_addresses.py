@@ -10,7 +10,7 @@ import pytest
 
 from tests.ui.fake_worker import FakeWorker
 from tests.ui.page import Page
-from ui.runs.manager import Desk
+from ui.runs.manager import RunManager
 from ui.server.addresses import client_address
 
 
@@ -36,12 +36,12 @@ def test_proxies_are_seen_through(connected, forwarded, address):
 
 
 def test_one_address_with_invented_names_leaves_room_for_others(tmp_path: Path):
-    desk = Desk(FakeWorker(block_seconds=60), tmp_path)
-    desk.shared = True
+    manager = RunManager(FakeWorker(block_seconds=60), tmp_path)
+    manager.shared = True
     numbers = count()
 
     def come(address: str) -> str:
-        page = Page(desk, f"name {next(numbers)}")
+        page = Page(manager, f"name {next(numbers)}")
         page.request = SimpleNamespace(
             session_hash=page.visitor,
             client=SimpleNamespace(host="10.0.0.3"),
@@ -56,5 +56,5 @@ def test_one_address_with_invented_names_leaves_room_for_others(tmp_path: Path):
     assert said[:6] == [""] * 6
     assert [each for each in said[6:] if "of your network address" not in each] == []
     assert come("8.8.8.8") == ""
-    for record in list(desk._records.values()):
-        desk.stop(record)
+    for record in list(manager._records.values()):
+        manager.stop(record)

@@ -22,8 +22,8 @@ from tests.ui.page import Page
 from ui import api
 from ui.form.values import FormError, default_form
 from ui.page import build
-from ui.runs import manager, mp4
-from ui.runs.manager import Desk
+from ui.runs import mp4
+from ui.runs.manager import RunManager
 from ui.server.event_streams import CountedStreams, EventStreams
 
 POCKET = registry.find("pocket")
@@ -170,15 +170,15 @@ def public(tmp_path):
     """The address and the desk of a page of strangers."""
     page = build(FakeWorker(block_seconds=0.05), tmp_path / "outputs")
     _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, server_port=None)
-    page._desk.shared = True
-    yield address, page._desk
-    for record in list(page._desk._records.values()):
+    page._manager.shared = True
+    yield address, page._manager
+    for record in list(page._manager._records.values()):
         record.run.stop()
     page.close()
 
 
 def test_programs_of_one_address_have_two_runs_at_once(public):
-    address, desk = public
+    address, manager = public
     with httpx.Client(base_url=address, timeout=30) as flooder:
         asked = [
             flooder.post("gradio_api/call/v2/generate", json={"prompt": "slow", "blocks": 100}).json()
@@ -187,19 +187,19 @@ def test_programs_of_one_address_have_two_runs_at_once(public):
         # Of the last one the answer is there at once.
         answer = flooder.get(f"gradio_api/call/v2/generate/{asked[-1]['event_id']}").text
     assert "event: error" in answer
-    assert len(desk.worker.jobs) == 2
-    assert len(list(desk.outputs.glob("2*"))) == 2
+    assert len(manager.worker.jobs) == 2
+    assert len(list(manager.outputs.glob("2*"))) == 2
     with pytest.raises(AppError, match="2 videos running or waiting"):
         Client(address, verbose=False).predict(prompt="instant", blocks=1, api_name="/generate")
     # Another program, behind a proxy on this machine, has places of its own.
     elsewhere = Client(address, verbose=False, headers={"x-forwarded-for": "203.0.113.7"})
     waiting = elsewhere.submit(prompt="instant", blocks=1, api_name="/generate")
     deadline = time.monotonic() + 20
-    while len(desk.worker.jobs) < 3:
+    while len(manager.worker.jobs) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    for record in list(desk._records.values())[:2]:
-        desk.stop(record)
+    for record in list(manager._records.values())[:2]:
+        manager.stop(record)
     (video,), _ = waiting.result(20)
     assert Path(video).exists()
 
@@ -208,7 +208,7 @@ HERS, HIS = "hers-0123456789abcdef", "his-0123456789abcdef!"
 
 
 def test_a_program_finds_its_runs_again_by_the_name_it_gave(public):
-    address, desk = public
+    address, manager = public
     hers, his = (Client(address, verbose=False) for _ in range(2))
     hers.predict(prompt="instant", blocks=1, seed=5, visitor=HERS, api_name="/generate")
     hers.predict(prompt="instant", codecs=["BF16", "QVG INT2"], blocks=1, visitor=HERS, api_name="/compare")
@@ -218,7 +218,7 @@ def test_a_program_finds_its_runs_again_by_the_name_it_gave(public):
     compared, single = Client(address, verbose=False).predict(visitor=HERS, api_name="/runs")
     assert (single["state"], single["seed"], single["frames"], single["prompt"]) == ("done", 5, 4, "instant")
     assert len(compared["videos"]) == 2
-    assert not any(HERS in file.read_text() for file in desk.outputs.rglob("run.json"))
+    assert not any(HERS in file.read_text() for file in manager.outputs.rglob("run.json"))
     with httpx.Client(base_url=address, timeout=20) as stranger:
         (served,) = single["videos"]
         assert stranger.get(served.lstrip("/")).content[4:8] == b"ftyp"
@@ -235,7 +235,7 @@ def test_a_program_finds_its_runs_again_by_the_name_it_gave(public):
 
 
 def test_a_name_that_can_be_guessed_is_nobody(public):
-    address, desk = public
+    address, manager = public
     client = Client(address, verbose=False)
     for visitor in ("", "short", "x" * 65, "sixteen letters with spaces", "é" * 20, "x" * 20 + "\n"):
         for asked in ({"api_name": "/runs"}, {"run_id": "x", "api_name": "/delete"}):
@@ -244,7 +244,7 @@ def test_a_name_that_can_be_guessed_is_nobody(public):
         if visitor:
             with pytest.raises(AppError, match="Give a visitor"):
                 client.predict(prompt="x", visitor=visitor, api_name="/generate")
-    assert desk.worker.jobs == []
+    assert manager.worker.jobs == []
     # What is under way is listed, and not deleted.
     job = client.submit(prompt="slow", blocks=100, visitor=HERS, api_name="/generate")
     until(lambda: any(told["state"] == "running" for _, told in job.outputs()))
@@ -276,27 +276,27 @@ def until(true, timeout=20.0):
 
 
 def test_a_run_of_a_program_is_watched_only_while_its_answer_is_read(public, monkeypatch):
-    address, desk = public
-    monkeypatch.setattr(manager, "HEARTBEAT_S", 0.05)
+    address, manager = public
+    monkeypatch.setattr("ui.runs.manager.HEARTBEAT_S", 0.05)
     read = asked_without_reading(address, prompt="slow", blocks=100, seed=1)
     with httpx.stream("GET", f"{address}gradio_api/call/v2/generate/{read}", timeout=30) as answer:
         lines = answer.iter_lines()
         until(lambda: "running" in next(lines))
         asked_without_reading(address, prompt="slow", blocks=100, seed=2)
-        monkeypatch.setattr(manager, "ABANDONED_S", 0.2)
-        until(lambda: desk.worker.stopped)
-        first, second = (record.run.id for record in desk._records.values())
-        assert desk.worker.stopped == [second]
-    until(lambda: first in desk.worker.stopped)
+        monkeypatch.setattr("ui.runs.manager.ABANDONED_S", 0.2)
+        until(lambda: manager.worker.stopped)
+        first, second = (record.run.id for record in manager._records.values())
+        assert manager.worker.stopped == [second]
+    until(lambda: first in manager.worker.stopped)
 
 
 def test_a_page_that_nobody_reads_watches_nothing(tmp_path, monkeypatch):
     """Its listeners can be called as endpoints are, too."""
-    monkeypatch.setattr(manager, "ABANDONED_S", 0.3)
-    monkeypatch.setattr(manager, "HEARTBEAT_S", 0.05)
-    desk = Desk(FakeWorker(block_seconds=0.05), tmp_path)
-    desk.shared, desk.is_read = True, EventStreams().is_open
-    page = Page(desk)
+    monkeypatch.setattr("ui.runs.manager.ABANDONED_S", 0.3)
+    monkeypatch.setattr("ui.runs.manager.HEARTBEAT_S", 0.05)
+    manager = RunManager(FakeWorker(block_seconds=0.05), tmp_path)
+    manager.shared, manager.is_read = True, EventStreams().is_open
+    page = Page(manager)
     events = page.start(prompt="slow", blocks=100)
     page.watch(events)
     assert page.status["text"].startswith("Stopped")
@@ -368,7 +368,7 @@ def test_a_file_of_another_visitor_is_no_input(tmp_path, monkeypatch, around):
                     told = client.get(f"gradio_api/call/v2/generate/{event}")
                     assert "event: error" in told.text, given
                     assert "event: complete" not in told.text
-    assert page._desk.worker.jobs == []
+    assert page._manager.worker.jobs == []
     page.close()
 
 

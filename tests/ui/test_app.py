@@ -198,13 +198,13 @@ def test_a_shared_page_is_one_of_strangers(monkeypatch, unopened, how, args, set
     elif how:
         monkeypatch.setattr(page, "colab_check", lambda: True)
     unopened.launch(*args, **settings)
-    assert unopened._desk.shared is shared
+    assert unopened._manager.shared is shared
 
 
 def test_a_page_that_is_shared_stays_so(unopened):
     unopened.share_url = "https://1a2b3c.gradio.live"
     unopened.launch()
-    assert unopened._desk.shared is True
+    assert unopened._manager.shared is True
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_a_page_that_is_shared_stays_so(unopened):
 def test_uploads_go_with_the_videos_of_a_public_page_and_after_a_day(unopened, shared, hours, kept):
     from ui.runs.retention import Limits
 
-    unopened._desk.limits = Limits(hours, 8)
+    unopened._manager.limits = Limits(hours, 8)
     unopened.launch(share=shared)
     assert unopened.delete_cache == (3600, kept * 3600)
 
@@ -256,7 +256,7 @@ def test_a_shared_page_is_served_at_its_public_address_to_strangers(monkeypatch,
 
     def tunnel(**settings):
         public = {"host": "1a2b3c.gradio.live"}
-        seen["before"] = (page._desk.shared, httpx.get(page.local_url, headers=public).status_code)
+        seen["before"] = (page._manager.shared, httpx.get(page.local_url, headers=public).status_code)
         return "https://1a2b3c.gradio.live"
 
     monkeypatch.setattr(networking, "setup_tunnel", tunnel)

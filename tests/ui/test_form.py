@@ -64,9 +64,9 @@ def test_every_preset_makes_a_job(preset):
     if isinstance(config, PRQConfig):
         fields = ("clusters", "group", "stages", "iterations")
         values = {name: getattr(config, name) for name in fields}
-    commission = parse(filled(preset=preset, **values), POCKET)
-    assert commission.job().sides[0].codec == config
-    json.dumps(commission.settings())
+    run_spec = parse(filled(preset=preset, **values), POCKET)
+    assert run_spec.job().sides[0].codec == config
+    json.dumps(run_spec.settings())
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tests.ui.fake_worker import INFO, FakeWorker
 from tests.ui.page import Page
 from ui.events.form import PLANNED
 from ui.page import build
-from ui.runs.manager import Desk
+from ui.runs.manager import RunManager
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def worker() -> FakeWorker:
 
 @pytest.fixture
 def page(worker, tmp_path) -> Page:
-    return Page(Desk(worker, tmp_path))
+    return Page(RunManager(worker, tmp_path))
 
 
 def foreseen(page: Page, run_id: str = "", **changes: Any) -> dict[Any, Any]:
@@ -67,7 +67,7 @@ def test_time_on_a_lent_device_is_told_before_the_click(tmp_path):
             assert backend_id == "pocket"
             return 10 * blocks
 
-    lent = Page(Desk(Lent(), tmp_path))
+    lent = Page(RunManager(Lent(), tmp_path))
     assert "Asks the Space for 120 s of GPU time." in foreseen(lent, blocks=12)[lent.ui.memory_note]["said"]
     both = foreseen(
         lent, blocks=20, memory="compare", sides=("BF16", "QVG INT2"), budget=23, when_full="stop"

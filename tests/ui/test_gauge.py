@@ -7,30 +7,30 @@ import pytest
 from backends import registry
 from backends.memory_plan import codec_for
 from tests.ui.fake_worker import INFO, stats
-from ui.form.run_spec import Commission, parse
+from ui.form.run_spec import RunSpec, parse
 from ui.form.values import default_form
 from ui.format import about, size
 from ui.runs import gauge_view
 from ui.runs.revisit import Seen
-from ui.runs.side import Block, Reel, stages
+from ui.runs.side import Block, SideResult, stages
 
 POCKET = registry.find("pocket")
 
 
-def commission(**changes) -> Commission:
+def run_spec(**changes) -> RunSpec:
     return parse(replace(default_form(POCKET), **changes), POCKET)
 
 
-def measured(made: Commission, blocks: int, device=INFO) -> dict:
+def measured(made: RunSpec, blocks: int, device=INFO) -> dict:
     figures = []
     for number, side in enumerate(made.sides):
-        reel, before = Reel(side, {}), None
+        result, before = SideResult(side, {}), None
         for block in range(1, blocks + 1):
             after = stats(made.job(), made.job().sides[number], block)
             ms = stages(100.0, {"denoise": 60.0, "decode": 30.0}, after, before, 5.0)
-            reel.blocks.append(Block(b"", 4, after, ms, 0, Seen(), None))
+            result.blocks.append(Block(b"", 4, after, ms, 0, Seen(), None))
             before = after
-        figures.append(reel.figures(POCKET.fps))
+        figures.append(result.figures(POCKET.fps))
     return gauge_view.measured(
         POCKET, made.sides, figures, made.request.blocks, made.asked.budget, device,
         fps=9.37, memory_bytes=200 << 20, peak_bytes=300 << 20,
@@ -38,7 +38,7 @@ def measured(made: Commission, blocks: int, device=INFO) -> dict:
 
 
 def test_a_quantized_run():
-    view = measured(commission(), 12)
+    view = measured(run_spec(), 12)
     (row,) = view["rows"]
     assert (row["held"], row["ratio"], row["smaller"]) == ("6.7 MiB", "6.2×", "smaller than BF16")
     assert row["spoken"] == "6.7 MiB held; BF16 would hold 42.0 MiB; 6.2× smaller than BF16"
@@ -55,26 +55,26 @@ def test_a_quantized_run():
 
 
 def test_what_waits_in_the_hosts_memory_is_said():
-    made = commission(memory="compare", sides=("BF16", "QVG INT2"))
-    sides = [Reel(side, {}).figures(POCKET.fps) | {"host_bytes": 3 << 20} for side in made.sides]
+    made = run_spec(memory="compare", sides=("BF16", "QVG INT2"))
+    sides = [SideResult(side, {}).figures(POCKET.fps) | {"host_bytes": 3 << 20} for side in made.sides]
     view = gauge_view.measured(POCKET, made.sides, sides, 12, 0, INFO, fps=1.0, memory_bytes=0, peak_bytes=0)
     assert {"name": "of the caches, in the host's memory", "value": "6.0 MiB"} in view["facts"]
-    assert not any("host" in fact["name"] for fact in measured(commission(), 2)["facts"])
+    assert not any("host" in fact["name"] for fact in measured(run_spec(), 2)["facts"])
 
 
 def test_how_much_video_fills_the_machine():
-    facts = {fact["name"]: fact["value"] for fact in measured(commission(), 2)["facts"]}
+    facts = {fact["name"]: fact["value"] for fact in measured(run_spec(), 2)["facts"]}
     room = INFO.memory_bytes - POCKET.working_bytes
     frames = room // (42 * (1 << 20) // 48)
     assert facts["BF16 fills this machine after"].startswith(f"{frames // 4 * 4:,} frames (")
     assert "QVG INT2 fills this machine after" in facts
-    assert not any("fills" in fact["name"] for fact in measured(commission(), 2, None)["facts"])
-    on_card = measured(commission(), 2, replace(INFO, kind="cuda"))
+    assert not any("fills" in fact["name"] for fact in measured(run_spec(), 2, None)["facts"])
+    on_card = measured(run_spec(), 2, replace(INFO, kind="cuda"))
     assert any(fact["name"] == "BF16 fills this card after" for fact in on_card["facts"])
 
 
 def test_where_a_block_spends_its_time_adds_up():
-    row = measured(commission(), 8)["rows"][0]
+    row = measured(run_spec(), 8)["rows"][0]
     assert row["ms"] == "105 ms"
     assert {stage["stage"]: stage["ms"] for stage in row["stages"]} == {
         "model": "57 ms", "read": "2 ms", "encode": "1 ms", "decode": "30 ms", "rest": "10 ms",
@@ -84,13 +84,13 @@ def test_where_a_block_spends_its_time_adds_up():
 
 
 def test_a_generator_that_measures_nothing_still_adds_up():
-    made = commission().job()
+    made = run_spec().job()
     parts = stages(100.0, {}, stats(made, made.sides[0], 1), None, 5.0)
     assert parts == {"model": 97.0, "read": 2.0, "encode": 1.0, "decode": 0.0, "rest": 0.0, "video": 5.0}
 
 
 def test_a_bf16_run_is_as_large_as_it_says():
-    view = measured(commission(memory="bf16"), 12)
+    view = measured(run_spec(memory="bf16"), 12)
     (row,) = view["rows"]
     assert (row["ratio"], row["smaller"]) == ("1.0×", "full precision")
     held = sum(group["percent"] for group in row["groups"] if group["colour"] != "scratch")
@@ -99,16 +99,16 @@ def test_a_bf16_run_is_as_large_as_it_says():
 
 def test_what_is_not_yet_encoded_says_when_it_will_be():
     every = POCKET.policy.every
-    row = measured(commission(), every - 1)["rows"][0]
+    row = measured(run_spec(), every - 1)["rows"][0]
     assert (row["ratio"], row["smaller"]) == (
         "1.0×",
         f"full precision until {every} blocks are encoded together",
     )
-    assert measured(commission(), every)["rows"][0]["smaller"] == "smaller than BF16"
+    assert measured(run_spec(), every)["rows"][0]["smaller"] == "smaller than BF16"
 
 
 def test_sides_share_one_scale_and_windows_are_told():
-    view = measured(commission(memory="compare", sides=("BF16", "QVG INT2"), blocks=20, budget=23), 20)
+    view = measured(run_spec(memory="compare", sides=("BF16", "QVG INT2"), blocks=20, budget=23), 20)
     bf16, qvg = view["rows"]
     assert [row["name"] for row in view["rows"]] == ["BF16", "QVG INT2"]
     assert bf16["seen"] == "20 of 80 latent frames"
@@ -125,7 +125,7 @@ def test_sides_share_one_scale_and_windows_are_told():
 
 
 def test_the_plan_is_what_the_run_ends_with():
-    made = commission()
+    made = run_spec()
     plan = gauge_view.planned(POCKET, made.sides, 12, 0, None)
     end = measured(made, 12)
     for name in ("held", "ratio", "spoken"):
@@ -152,9 +152,9 @@ def test_parts_are_grouped_and_none_is_lost():
 def test_before_the_first_block_nothing_divides_by_zero():
     assert gauge_view.polyline([], 0, 0) == ""
     assert gauge_view.polyline([(0, 0)], 0, 0) == "0.0,94.0"
-    empty = Reel(commission().sides[0], {}).figures(12)
+    empty = SideResult(run_spec().sides[0], {}).figures(12)
     view = gauge_view.measured(
-        POCKET, commission().sides, [empty], 12, 0, None, fps=0.0, memory_bytes=0, peak_bytes=0
+        POCKET, run_spec().sides, [empty], 12, 0, None, fps=0.0, memory_bytes=0, peak_bytes=0
     )
     assert view["rows"][0]["held"] == "0 KiB"
 

@@ -14,7 +14,7 @@ from tests.ui.page import Page, file_of, numbers
 from ui.form.values import FormError
 from ui.runs import history, mp4
 from ui.runs.folder import RunFolder
-from ui.runs.manager import Desk
+from ui.runs.manager import RunManager
 
 
 @pytest.fixture
@@ -24,15 +24,15 @@ def worker() -> FakeWorker:
 
 @pytest.fixture
 def page(worker, tmp_path) -> Page:
-    return Page(Desk(worker, tmp_path))
+    return Page(RunManager(worker, tmp_path))
 
 
 def restarted(page: Page, worker=None) -> Page:
     """The same folder in another program."""
-    page.desk.close()
-    for record in page.desk._records.values():
-        record.live.folder.release()
-    return Page(Desk(worker or FakeWorker(block_seconds=0.02), page.desk.outputs))
+    page.manager.close()
+    for record in page.manager._records.values():
+        record.presenter.folder.release()
+    return Page(RunManager(worker or FakeWorker(block_seconds=0.02), page.manager.outputs))
 
 
 def arrive(page: Page) -> None:
@@ -69,10 +69,10 @@ def test_history_survives_a_restart_with_all_its_figures(page, tmp_path):
 
 def test_a_finished_run_is_shown_as_it_was_measured(page):
     page.run(memory="compare", sides=["BF16", "QVG INT2"], blocks=3)
-    live = page.shown[page.stage.shown["compare"]]
+    presenter = page.shown[page.stage.shown["compare"]]
     later = restarted(page)
     later.press(later.runs.history, id=page.run_id, action="show")
-    assert later.shown[later.stage.shown["compare"]] == live
+    assert later.shown[later.stage.shown["compare"]] == presenter
 
 
 def test_to_the_form_and_again_and_deleted(page):
@@ -117,10 +117,10 @@ def waiting_behind_a_slow_one(page: Page) -> list[str]:
         if page.shown.get(page.stage.shown["player"]) and len(page.track["segments"]) >= 2:
             break
     for blocks in (2, 3):
-        next(Page(page.desk).start(blocks=blocks, seed=blocks))
-    while len(page.desk.waiting("")) < 2:
+        next(Page(page.manager).start(blocks=blocks, seed=blocks))
+    while len(page.manager.waiting("")) < 2:
         time.sleep(0.02)
-    first, second = (record.id for record in page.desk.waiting(""))
+    first, second = (record.id for record in page.manager.waiting(""))
     page.press(page.runs.queue, id=second, action="up")
     return [page.run_id, second, first]
 
@@ -132,7 +132,7 @@ def test_what_waited_is_taken_up_and_what_ran_is_kept(page, worker):
     worker.kill()
     later = restarted(page)
     arrive(later)
-    assert [job.request.blocks for job in later.desk.worker.begun] == [3, 2]
+    assert [job.request.blocks for job in later.manager.worker.begun] == [3, 2]
     assert {card["id"] for card in later.history} == {running, first, second}
     later.press(later.runs.history, id=running, action="show")
     assert later.status["kind"] == "error"
@@ -143,51 +143,51 @@ def test_what_waited_is_taken_up_and_what_ran_is_kept(page, worker):
 
 def test_a_closed_program_leaves_what_waits_waiting(page, worker):
     _, second, first = waiting_behind_a_slow_one(page)
-    page.desk.close()
-    for record in list(page.desk._records.values()):
+    page.manager.close()
+    for record in list(page.manager._records.values()):
         record.run.stop()
-    while page.desk.current("") is not None:
+    while page.manager.current("") is not None:
         time.sleep(0.02)
     later = restarted(page)
     arrive(later)
-    assert [job.request.blocks for job in later.desk.worker.begun] == [3, 2]
+    assert [job.request.blocks for job in later.manager.worker.begun] == [3, 2]
     assert {first, second} <= {card["id"] for card in later.history}
 
 
 def test_a_second_program_takes_nothing_from_the_first(page, worker):
     waiting_behind_a_slow_one(page)
-    other = Page(Desk(FakeWorker(), page.desk.outputs))
+    other = Page(RunManager(FakeWorker(), page.manager.outputs))
     next(other.runs.arrive(other.request, other.visitor))
-    assert other.desk.worker.jobs == []
+    assert other.manager.worker.jobs == []
     worker.kill()
 
 
 def test_a_program_that_starts_leaves_what_others_run(page, worker):
     """Also one that was there first, and comes back."""
-    Page(page.desk).run(blocks=1)
-    other = Page(Desk(FakeWorker(), page.desk.outputs))
+    Page(page.manager).run(blocks=1)
+    other = Page(RunManager(FakeWorker(), page.manager.outputs))
     running, *_ = waiting_behind_a_slow_one(other)
-    before = {file: file.read_text() for file in page.desk.outputs.glob("*/run.json")}
+    before = {file: file.read_text() for file in page.manager.outputs.glob("*/run.json")}
     again = restarted(page)
     next(again.runs.arrive(again.request, again.visitor))
-    assert again.desk.worker.jobs == []
-    assert {file: file.read_text() for file in page.desk.outputs.glob("*/run.json")} == before
-    assert list(page.desk.outputs.glob(f"*{running}/segment-*"))
+    assert again.manager.worker.jobs == []
+    assert {file: file.read_text() for file in page.manager.outputs.glob("*/run.json")} == before
+    assert list(page.manager.outputs.glob(f"*{running}/segment-*"))
     # Once the other is gone, however it went, they are taken up.
-    other.desk.worker.kill()
+    other.manager.worker.kill()
     again = restarted(restarted(other))
     arrive(again)
-    assert [job.request.blocks for job in again.desk.worker.begun] == [3, 2]
+    assert [job.request.blocks for job in again.manager.worker.begun] == [3, 2]
 
 
 def test_a_run_that_another_program_has_is_not_deleted(page):
     page.run(blocks=1)
-    other = Page(Desk(FakeWorker(), page.desk.outputs))
+    other = Page(RunManager(FakeWorker(), page.manager.outputs))
     with pytest.raises(FormError, match="belongs to another QVG Studio"):
-        other.desk.forget("", page.run_id)
+        other.manager.forget("", page.run_id)
     assert page.final().exists()
     later = restarted(page)
-    later.desk.forget("", page.run_id)
+    later.manager.forget("", page.run_id)
     assert not page.final().exists()
 
 
@@ -195,7 +195,7 @@ def test_blocks_that_a_finished_run_left_behind_are_removed(page, monkeypatch):
     page.run(blocks=2)
     segments = list(page.final().parent.glob("segment-*"))
     assert len(segments) == 2, "for slow viewers"
-    other = Page(Desk(FakeWorker(), page.desk.outputs))
+    other = Page(RunManager(FakeWorker(), page.manager.outputs))
     arrive(other)
     assert all(file.exists() for file in segments), "another program's viewers may be fetching them"
     later = restarted(page)
@@ -230,7 +230,7 @@ def test_a_lock_ends_with_its_program(page):
         return ran.stdout.strip()
 
     assert held_by_another() == "False"
-    page.record.live.folder.release()
+    page.record.presenter.folder.release()
     assert held_by_another() == "True"
     assert RunFolder(folder).hold()
 
@@ -301,14 +301,14 @@ def test_a_dropped_file_fills_the_form(page, tmp_path):
 
 def test_no_file_that_is_handed_on_says_whose_it_is(page, worker):
     """Nor one that was put together after the program had ended, or exported."""
-    other = Page(page.desk)
+    other = Page(page.manager)
     other.run(memory="compare", sides=["BF16", "QVG INT2"], blocks=1)
     other.watch(other.runs.export_json(other.request, other.visitor, other.run_id))
     running, *_ = waiting_behind_a_slow_one(page)
     worker.kill()
     arrive(restarted(page))
-    cut_off = next(page.desk.outputs.glob(f"*{running}"))
-    files = [*page.desk.outputs.rglob("*-seed-*.mp4"), *page.desk.outputs.rglob("export/*.json")]
+    cut_off = next(page.manager.outputs.glob(f"*{running}"))
+    files = [*page.manager.outputs.rglob("*-seed-*.mp4"), *page.manager.outputs.rglob("export/*.json")]
     files = [file for file in files if not file.name.startswith("segment-")]
     assert {file.suffix for file in files} == {".mp4", ".json"}
     assert any(file.parent == cut_off for file in files)

@@ -12,7 +12,7 @@ from tests.ui.fake_worker import FakeWorker
 from tests.ui.page import Page
 from ui.runs import retention
 from ui.runs.folder import RunFolder
-from ui.runs.manager import Desk
+from ui.runs.manager import RunManager
 from ui.runs.retention import Limits, Retention, folder_bytes
 from ui.runs.run_index import Entry, RunIndex
 
@@ -37,10 +37,10 @@ def kept(outputs: Path) -> set[str]:
     return {past.id for past in RunIndex(outputs).newest(None)}
 
 
-def shared(outputs: Path, hours: float = 24, gib: float = 0) -> Desk:
-    desk = Desk(FakeWorker(block_seconds=0.0), outputs, limits=Limits(hours, gib))
-    desk.shared = True
-    return desk
+def shared(outputs: Path, hours: float = 24, gib: float = 0) -> RunManager:
+    manager = RunManager(FakeWorker(block_seconds=0.0), outputs, limits=Limits(hours, gib))
+    manager.shared = True
+    return manager
 
 
 def test_what_is_too_old_goes_at_the_start_and_after_each_run(tmp_path):
@@ -78,19 +78,19 @@ def test_a_run_that_stays_takes_room_from_the_others(tmp_path):
 @pytest.mark.parametrize("limits", [(24, 0), (0, 1e-6), (24, 8)])
 def test_a_local_page_deletes_nothing(tmp_path, limits):
     made(tmp_path, "old", 1000)
-    desk = shared(tmp_path, *limits)
-    desk.shared = False
-    desk.open()
+    manager = shared(tmp_path, *limits)
+    manager.shared = False
+    manager.open()
     assert kept(tmp_path) == {"old"}
-    assert desk.kept_for == ""
+    assert manager.kept_for == ""
 
 
 def test_no_limits_no_deletion(tmp_path):
     made(tmp_path, "old", 100_000, mib=3000)
-    desk = shared(tmp_path, hours=0, gib=0)
-    desk.open()
+    manager = shared(tmp_path, hours=0, gib=0)
+    manager.open()
     assert kept(tmp_path) == {"old"}
-    assert desk.kept_for == ""
+    assert manager.kept_for == ""
 
 
 @pytest.mark.parametrize("state", ["waiting", "running"])
@@ -101,8 +101,8 @@ def test_what_has_not_ended_stays(tmp_path, state):
 
 
 def test_what_runs_waits_or_is_watched_stays_though_its_record_is_old(tmp_path, monkeypatch):
-    desk = shared(tmp_path, hours=1, gib=1e-9)
-    pages = [Page(desk, f"visitor {number}") for number in range(3)]
+    manager = shared(tmp_path, hours=1, gib=1e-9)
+    pages = [Page(manager, f"visitor {number}") for number in range(3)]
     pages[0].run(blocks=1)
     ended = pages[0].run_id
     # It has been looked at; now its page waits for another one.
@@ -113,13 +113,13 @@ def test_what_runs_waits_or_is_watched_stays_though_its_record_is_old(tmp_path, 
     for record in tmp_path.glob("2*/run.json"):
         os.utime(record, (1, 1))
     monkeypatch.setattr(retention, "GRACE_S", 0.0)
-    desk.tidy()
+    manager.tidy()
     assert kept(tmp_path) == {ended, pages[0].run_id, pages[1].run_id}
     for events in streams:
         events.close()
-    for record in list(desk._records.values()):
+    for record in list(manager._records.values()):
         if not record.ended:
-            desk.stop(record)
+            manager.stop(record)
 
 
 def test_what_another_program_has_stays(tmp_path):
@@ -154,13 +154,13 @@ def test_what_is_exported_or_shown_stays_a_while(tmp_path):
 
 
 def test_a_run_that_is_exported_meanwhile_is_not_deleted(tmp_path, monkeypatch):
-    desk = shared(tmp_path)
-    made(tmp_path, "old", 100, owner=desk.owner("her"))
-    her = Page(desk, "her")
+    manager = shared(tmp_path)
+    made(tmp_path, "old", 100, owner=manager.owner("her"))
+    her = Page(manager, "her")
     for _ in her.runs.export_json(her.request, "her", "old"):
-        desk.tidy()
+        manager.tidy()
         assert kept(tmp_path) == {"old"}
-    desk.tidy()
+    manager.tidy()
     assert kept(tmp_path) == {"old"}
     assert her.problem == ""
 
@@ -227,13 +227,13 @@ def test_the_page_says_it_beside_the_history(tmp_path, limits, said):
     page = Page(shared(tmp_path, *limits))
     page.watch(page.runs.arrive(page.request, page.visitor))
     assert page.shown[page.stage.history]["note"] == said
-    page.desk.shared = False
+    page.manager.shared = False
     page.watch(page.runs.arrive(page.request, page.visitor))
     assert page.shown[page.stage.history]["note"] == ""
 
 
 def test_a_disk_that_is_nearly_full_is_said_and_nothing_is_lost(tmp_path, monkeypatch):
-    page = Page(Desk(FakeWorker(block_seconds=0.0), tmp_path / "not there yet"))
+    page = Page(RunManager(FakeWorker(block_seconds=0.0), tmp_path / "not there yet"))
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=300 * MIB))
     page.run(blocks=1)

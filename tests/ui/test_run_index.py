@@ -9,7 +9,7 @@ import pytest
 from tests.ui.fake_worker import FakeWorker
 from tests.ui.page import Page
 from ui.runs import run_index
-from ui.runs.manager import Desk
+from ui.runs.manager import RunManager
 from ui.runs.run_index import RunIndex
 
 
@@ -57,15 +57,15 @@ def test_the_newest_first_of_one_owner_or_of_all(tmp_path):
 def test_a_look_reads_what_it_shows_however_many_runs_there_are(tmp_path, reads, runs):
     """Of the page, too: lists, for a stranger, to the form, again, export and delete."""
     worker = FakeWorker(block_seconds=0.0)
-    mine = Page(Desk(worker, tmp_path))
+    mine = Page(RunManager(worker, tmp_path))
     mine.run(blocks=1)
-    mine.desk._forget_old()
+    mine.manager._forget_old()
     own = json.loads((mine.final().parent / "run.json").read_text())
     for number in range(runs):
         write(tmp_path, number, **{**own, "id": f"run{number}", "owner": ""})
-    desk = Desk(worker, tmp_path)
-    page = Page(desk)
-    desk.open()
+    manager = RunManager(worker, tmp_path)
+    page = Page(manager)
+    manager.open()
     assert len(reads) >= runs
 
     def cost(do) -> int:
@@ -80,7 +80,7 @@ def test_a_look_reads_what_it_shows_however_many_runs_there_are(tmp_path, reads,
     assert cost(lambda: page.press(page.runs.history, id="run5", action="show")) <= shown + 2
     export = page.runs.export_json
     assert cost(lambda: page.watch(export(page.request, page.visitor, "run5"))) <= 2
-    assert cost(lambda: desk.forget("", "run5")) <= 2
+    assert cost(lambda: manager.forget("", "run5")) <= 2
     assert cost(lambda: page.press(page.runs.history, id="run6", action="again")) <= 2 * shown + 10
     assert not (tmp_path / "2026-01-01-000005-000-run5").exists()
 

@@ -19,8 +19,8 @@ from backends.camera import CameraMove
 from qvg.config import BF16
 from tests.ui.fake_worker import FakeWorker
 from tests.ui.page import Page, numbers, steps
-from ui.runs import manager, mp4
-from ui.runs.manager import Desk, Record, RunState
+from ui.runs import mp4
+from ui.runs.manager import RUNS_IN_ALL, Record, RunManager, RunState
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def worker() -> FakeWorker:
 
 @pytest.fixture
 def page(worker, tmp_path) -> Page:
-    return Page(Desk(worker, tmp_path))
+    return Page(RunManager(worker, tmp_path))
 
 
 def until(true, timeout=10.0):
@@ -153,7 +153,7 @@ def test_a_run_goes_on_when_its_viewer_leaves_and_is_found_again(page, worker):
         page.see(next(events))
     events.close()
     assert not worker.stopped
-    later = Page(page.desk)
+    later = Page(page.manager)
     later.watch(later.runs.arrive(later.request, ""))
     assert later.run_id == page.run_id
     assert later.status["kind"] == "done"
@@ -165,15 +165,15 @@ def test_a_run_that_ended_while_nobody_looked_is_shown_on_return(page):
     events = page.start(blocks=2)
     next(events)
     events.close()
-    until(lambda: page.desk.current("") is None)
+    until(lambda: page.manager.current("") is None)
     for shown in ("done", None):
-        later = Page(page.desk)
+        later = Page(page.manager)
         later.watch(later.runs.arrive(later.request, ""))
         assert later.shown.get(later.stage.shown["status"], {}).get("kind") == shown
 
 
 def test_what_another_tab_has_shown_is_shown_to_a_tab_that_was_here(page):
-    events, other = page.start(blocks=1), Page(page.desk)
+    events, other = page.start(blocks=1), Page(page.manager)
     while page.shown.get(page.stage.shown["status"], {}).get("kind") != "done":
         page.see(next(events))
     own = page.run_id
@@ -188,9 +188,9 @@ def test_what_another_tab_has_shown_is_shown_to_a_tab_that_was_here(page):
 
 
 def test_a_tab_is_shown_its_own_run_even_where_another_tab_was_quicker(page):
-    events, other = page.start(blocks=1), Page(page.desk)
+    events, other = page.start(blocks=1), Page(page.manager)
     page.see(next(events))
-    until(lambda: page.desk.current("") is None)
+    until(lambda: page.manager.current("") is None)
     other.watch(other.runs.arrive(other.request, ""))
     assert other.record.end_seen
     page.watch(events)
@@ -199,9 +199,9 @@ def test_a_tab_is_shown_its_own_run_even_where_another_tab_was_quicker(page):
 
 
 def test_in_a_shared_program_a_run_nobody_watches_is_stopped(page, worker, monkeypatch):
-    monkeypatch.setattr(manager, "ABANDONED_S", 0.1)
-    monkeypatch.setattr(manager, "HEARTBEAT_S", 0.05)
-    page.desk.shared = True
+    monkeypatch.setattr("ui.runs.manager.ABANDONED_S", 0.1)
+    monkeypatch.setattr("ui.runs.manager.HEARTBEAT_S", 0.05)
+    page.manager.shared = True
     events = page.start(prompt="slow", blocks=50)
     while not page.run_id:
         page.see(next(events))
@@ -212,9 +212,9 @@ def test_in_a_shared_program_a_run_nobody_watches_is_stopped(page, worker, monke
 
 
 def test_in_a_shared_program_visitors_see_only_their_own_runs(page, worker, tmp_path):
-    page.desk.shared = True
+    page.manager.shared = True
     page.run(blocks=1)
-    stranger = Page(page.desk, "a stranger")
+    stranger = Page(page.manager, "a stranger")
     stranger.watch(stranger.runs.arrive(stranger.request, stranger.visitor))
     assert stranger.history == []
     stranger.see(stranger.runs.undo(stranger.request, stranger.visitor, page.run_id))
@@ -225,7 +225,7 @@ def test_in_a_shared_program_visitors_see_only_their_own_runs(page, worker, tmp_
     assert page.final().exists()
     # What lets a visitor in is in no file that is served.
     assert page.visitor not in (page.final().parent / "run.json").read_text()
-    assert [past.id for past in page.desk.past(page.desk.owner(page.visitor), 9)] == [page.run_id]
+    assert [past.id for past in page.manager.past(page.manager.owner(page.visitor), 9)] == [page.run_id]
 
 
 def everything_done_with(page: Page, run_id: str) -> list[Any]:
@@ -250,9 +250,9 @@ def everything_done_with(page: Page, run_id: str) -> list[Any]:
 
 @pytest.mark.parametrize("name", ["", "  ", None, 7, "x" * 65, "\n", "é", ["a"], {}])
 def test_visitors_without_a_name_are_apart(worker, tmp_path, name):
-    desk = Desk(worker, tmp_path)
-    desk.shared = True
-    hers, his = Page(desk, name), Page(desk, name)
+    manager = RunManager(worker, tmp_path)
+    manager.shared = True
+    hers, his = Page(manager, name), Page(manager, name)
     hers.run(blocks=2)
     asked = len(worker.jobs)
     assert hers.run_id not in str(everything_done_with(his, hers.run_id))
@@ -265,9 +265,9 @@ def test_visitors_without_a_name_are_apart(worker, tmp_path, name):
 
 
 def test_no_one_stops_what_a_visitor_without_a_name_waits_for(worker, tmp_path):
-    desk = Desk(worker, tmp_path)
-    desk.shared = True
-    hers, his = Page(desk, ""), Page(desk, "")
+    manager = RunManager(worker, tmp_path)
+    manager.shared = True
+    hers, his = Page(manager, ""), Page(manager, "")
     events = hers.start(prompt="slow", blocks=50)
     while not hers.run_id:
         hers.see(next(events))
@@ -280,15 +280,15 @@ def test_no_one_stops_what_a_visitor_without_a_name_waits_for(worker, tmp_path):
 
 
 def test_a_click_before_the_first_answer_and_one_after_it_are_the_same_visitors(worker, tmp_path):
-    desk = Desk(worker, tmp_path)
-    desk.shared = True
-    page = Page(desk, "")
+    manager = RunManager(worker, tmp_path)
+    manager.shared = True
+    page = Page(manager, "")
     page.run(blocks=1)
     page.watch(page.runs.arrive(page.request, ""))
     page.visitor = page.shown[page.stage.visitor]
     assert page.visitor
     # Another tab of the same browser, which has kept the name.
-    later = Page(desk, page.visitor)
+    later = Page(manager, page.visitor)
     later.watch(later.runs.arrive(later.request, later.visitor))
     assert [card["id"] for card in later.history] == [page.run_id]
     assert page.request.session_hash not in page.visitor
@@ -297,21 +297,21 @@ def test_a_click_before_the_first_answer_and_one_after_it_are_the_same_visitors(
 def test_a_local_page_has_one_history_whoever_looks(page):
     page.run(blocks=1)
     for name in ("", None, "another"):
-        later = Page(page.desk, name)
+        later = Page(page.manager, name)
         later.watch(later.runs.arrive(later.request, name))
         assert [card["id"] for card in later.history] == [page.run_id]
 
 
 @pytest.fixture
-def shared(worker, tmp_path) -> Desk:
-    desk = Desk(worker, tmp_path)
-    desk.shared = True
-    return desk
+def shared(worker, tmp_path) -> RunManager:
+    manager = RunManager(worker, tmp_path)
+    manager.shared = True
+    return manager
 
 
-def running(desk: Desk, visitor: str, **changes: Any) -> tuple[Page, Any]:
+def running(manager: RunManager, visitor: str, **changes: Any) -> tuple[Page, Any]:
     """A visitor's page with a run that has begun, and its stream."""
-    page = Page(desk, visitor)
+    page = Page(manager, visitor)
     events = page.start(**{"prompt": "slow", "blocks": 50, **changes})
     while not page.run_id:
         page.see(next(events))
@@ -325,7 +325,7 @@ def test_no_number_of_page_loads_ends_anothers_view(shared, worker):
     loads = []
     for number in range(260):
         tab = Page(shared, "his" if number % 2 else f"visitor {number}")
-        # All over one `Runs`, as on a page.
+        # All over one `RunEvents`, as on a page.
         load = steps(hers.runs._runs.arrive(tab.request, tab.visitor))
         next(load)
         loads.append(load)
@@ -356,8 +356,8 @@ def test_a_visitor_with_too_many_tabs_loses_the_oldest_of_them_only(shared):
 
 
 def test_a_second_run_is_kept_while_the_first_is_watched(shared, worker, monkeypatch):
-    monkeypatch.setattr(manager, "ABANDONED_S", 0.1)
-    monkeypatch.setattr(manager, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr("ui.runs.manager.ABANDONED_S", 0.1)
+    monkeypatch.setattr("ui.runs.manager.HEARTBEAT_S", 0.05)
     hers, events = running(shared, "her")
     other = Page(shared, "her")
     next(other.start(blocks=1))
@@ -373,8 +373,8 @@ def test_a_second_run_is_kept_while_the_first_is_watched(shared, worker, monkeyp
 
 
 def test_a_visitor_who_looks_at_the_past_keeps_what_runs(shared, worker, monkeypatch):
-    monkeypatch.setattr(manager, "ABANDONED_S", 0.1)
-    monkeypatch.setattr(manager, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr("ui.runs.manager.ABANDONED_S", 0.1)
+    monkeypatch.setattr("ui.runs.manager.HEARTBEAT_S", 0.05)
     page = Page(shared, "her")
     page.run(blocks=1)
     past = page.run_id
@@ -393,11 +393,11 @@ def test_a_visitor_who_looks_at_the_past_keeps_what_runs(shared, worker, monkeyp
 
 @pytest.mark.parametrize("most", [1, 2, 3])
 def test_a_visitor_has_so_many_runs_at_once_and_no_more(worker, tmp_path, most):
-    desk = Desk(worker, tmp_path, most)
-    desk.shared = True
-    hers, events = running(desk, "her")
+    manager = RunManager(worker, tmp_path, most)
+    manager.shared = True
+    hers, events = running(manager, "her")
     for number in range(1, 4):
-        other = Page(desk, "her")
+        other = Page(manager, "her")
         waiting = other.start(blocks=1)
         other.see(next(waiting))
         assert ("one visitor may" in other.problem) == (number >= most)
@@ -408,7 +408,7 @@ def test_a_visitor_has_so_many_runs_at_once_and_no_more(worker, tmp_path, most):
     other.again()
     other.press(other.runs.example, name="Drive")
     assert len(worker.jobs) == most
-    stranger = Page(desk, "stranger")
+    stranger = Page(manager, "stranger")
     next(stranger.start(blocks=1))
     assert stranger.problem == ""
     hers.runs.stop(hers.request, "her", hers.run_id)
@@ -429,7 +429,7 @@ def test_more_blocks_count_as_a_run(shared, worker):
 
 
 def test_a_full_queue_says_so_at_once(shared, worker, tmp_path):
-    for number in range(manager.RUNS_IN_ALL // 2):
+    for number in range(RUNS_IN_ALL // 2):
         for _ in range(2):
             next(Page(shared, f"visitor {number}").start(prompt="slow", blocks=50))
     threads, folders = threading.active_count(), len(list(tmp_path.glob("2*")))
@@ -479,19 +479,19 @@ def test_the_queue_is_changed_by_its_buttons(page, worker):
     while not page.run_id:
         page.see(next(events))
     for blocks in (1, 2, 3):
-        other = Page(page.desk)
+        other = Page(page.manager)
         waiting = other.start(blocks=blocks)
         next(waiting)
-        until(lambda n=blocks: len(page.desk.waiting("")) == n)
+        until(lambda n=blocks: len(page.manager.waiting("")) == n)
     page.press(page.runs.queue, id="", action="up")
     jobs = page.shown[page.stage.queue]["jobs"]
     assert [job["name"].rpartition(" · ")[2] for job in jobs] == ["1 block", "2 blocks", "3 blocks"]
     last = jobs[2]["id"]
     page.press(page.runs.queue, id=last, action="up")
     page.press(page.runs.queue, id=jobs[0]["id"], action="remove")
-    until(lambda: len(page.desk.waiting("")) == 2)
-    until(lambda: len(list(page.desk.outputs.glob("2*"))) == 3)  # nothing is left of what was removed
-    assert [record.id for record in page.desk.waiting("")] == [last, jobs[1]["id"]]
+    until(lambda: len(page.manager.waiting("")) == 2)
+    until(lambda: len(list(page.manager.outputs.glob("2*"))) == 3)  # nothing is left of what was removed
+    assert [record.id for record in page.manager.waiting("")] == [last, jobs[1]["id"]]
     page.runs.stop(page.request, page.visitor, page.run_id)
     page.watch(events)
     assert [job.request.blocks for job in worker.begun] == [50, 3, 2]
@@ -510,16 +510,16 @@ def test_the_end_of_a_run_that_is_still_being_written_is_not_missed(page, worker
     while not page.run_id:
         page.see(next(events))
     for blocks in (2, 3):
-        next(Page(page.desk).start(blocks=blocks))
-        until(lambda n=blocks: len(page.desk.waiting("")) == n - 1)
-    page.desk.move(page.desk.waiting("")[1], -1)
+        next(Page(page.manager).start(blocks=blocks))
+        until(lambda n=blocks: len(page.manager.waiting("")) == n - 1)
+    page.manager.move(page.manager.waiting("")[1], -1)
     page.runs.stop(page.request, page.visitor, page.run_id)
-    until(lambda: len(worker.begun) == 3 and not page.desk.waiting(""))
+    until(lambda: len(worker.begun) == 3 and not page.manager.waiting(""))
     # Both have left the worker: the one that came first is looked at first.
-    assert page.desk.current("").commission.request.blocks == 3
+    assert page.manager.current("").run_spec.request.blocks == 3
     written.set()
     page.watch(events)
-    records = sorted(page.desk.outputs.glob("2*/run.json"), reverse=True)
+    records = sorted(page.manager.outputs.glob("2*/run.json"), reverse=True)
     assert [run["id"] for run in page.history] == [json.loads(file.read_text())["id"] for file in records]
 
 
@@ -530,7 +530,7 @@ def advances(monkeypatch) -> dict[str, list[tuple[RunState, str]]]:
     advance = Record.advance
 
     def noted(record: Record, state: RunState) -> bool:
-        file = record.live.folder.path / "run.json"
+        file = record.presenter.folder.path / "run.json"
         written = json.loads(file.read_text())["state"] if file.exists() else "gone"
         advanced = advance(record, state)
         if advanced:
@@ -553,9 +553,9 @@ def test_the_folder_says_done_before_the_run_does(page, advances):
 def test_a_run_that_fails_or_is_stopped_is_saved_like_others(page, advances, prompt):
     for changes in page.start(prompt=prompt):
         page.see(changes)
-        if prompt == "slow" and page.run_id and page.record.live.blocks and not page.record.stopping:
-            page.desk.stop(page.record)
-            page.desk.stop(page.record)
+        if prompt == "slow" and page.run_id and page.record.presenter.blocks and not page.record.stopping:
+            page.manager.stop(page.record)
+            page.manager.stop(page.record)
     stopping = [(RunState.STOPPING, "running")] if prompt == "slow" else []
     assert advances[page.run_id] == [
         (RunState.RUNNING, "waiting"),
@@ -568,18 +568,18 @@ def test_a_run_that_fails_or_is_stopped_is_saved_like_others(page, advances, pro
 def test_a_run_that_is_stopped_in_the_queue_is_gone_before_it_is_done(page, advances):
     events = page.start(prompt="slow")
     next(events)
-    queued = page.desk.submit("", page.desk.current("").commission)
-    page.desk.stop(queued)
+    queued = page.manager.submit("", page.manager.current("").run_spec)
+    page.manager.stop(queued)
     until(lambda: queued.ended)
     assert [state for state, _ in advances[queued.id]] == [RunState.STOPPING, RunState.SAVING, RunState.DONE]
     assert advances[queued.id][-1] == (RunState.DONE, "gone")
-    page.desk.stop(page.desk.current(""))
+    page.manager.stop(page.manager.current(""))
     page.watch(events)
 
 
 def test_a_run_that_has_ended_is_not_stopped(page, worker):
     page.run(blocks=1)
-    page.desk.stop(page.record)
+    page.manager.stop(page.record)
     assert page.record.ended
     assert worker.stopped == []
 
@@ -786,7 +786,7 @@ def test_a_closed_worker_is_a_sentence(tmp_path):
         def submit(self, job):
             raise RuntimeError("this worker is closed")
 
-    page = Page(Desk(Closed(), tmp_path))
+    page = Page(RunManager(Closed(), tmp_path))
     page.run()
     assert "restart the program" in page.problem
 

@@ -13,7 +13,7 @@ from ui.form.values import default_form
 from ui.runs import compare_view
 from ui.runs.quality import Likeness, likeness, pooled
 from ui.runs.revisit import Revisit, Seen, returns, video_frame
-from ui.runs.side import Reel
+from ui.runs.side import SideResult
 
 POCKET = registry.find("pocket")
 
@@ -106,7 +106,7 @@ def test_a_reference_that_forgets_is_told():
     )
     notes = []
     for form in (whole, tight):
-        figures = [Reel(side, {}).figures(POCKET.fps) for side in form.named_sides(POCKET)]
+        figures = [SideResult(side, {}).figures(POCKET.fps) for side in form.named_sides(POCKET)]
         notes.append(compare_view.table(figures, POCKET.fps)["note"])
     assert "drops frames" not in notes[0]
     assert "BF16 drops frames from block 7 on" in notes[1]

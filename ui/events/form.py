@@ -23,8 +23,8 @@ from ui.format import length
 from ui.runs import gauge_view
 from ui.runs.manager import TimedWorker, WorkerLike
 from ui.widgets import inputs
-from ui.widgets.inputs import Controls
-from ui.widgets.outputs import Stage
+from ui.widgets.inputs import Inputs
+from ui.widgets.outputs import Outputs
 
 Changes = dict[Any, Any]  # component -> new value; the others stay as they are
 
@@ -38,7 +38,7 @@ OPTIONS = tuple(f"option{number}" for number in range(1, inputs.MOST_OPTIONS + 1
 ASKED = ("prompt", "picture", "clip", "changes", "preview", "seed", "mode", *OPTIONS, *PLANNED)
 
 
-def widgets_of(ui: Controls, names: tuple[str, ...]) -> list[Any]:
+def widgets_of(ui: Inputs, names: tuple[str, ...]) -> list[Any]:
     """The widgets behind names of `PLANNED` or `ASKED`."""
     options = dict(zip(OPTIONS, ui.options, strict=True))
     return [options[name] if name in options else getattr(ui, name) for name in names]
@@ -57,7 +57,7 @@ def _number(value: Any) -> Any:
     return safe_json.number(read_number(value) if isinstance(value, str) else value)
 
 
-def filled(ui: Controls, spec: BackendSpec, form: Form) -> Changes:
+def filled(ui: Inputs, spec: BackendSpec, form: Form) -> Changes:
     """The widgets as `form` has them, for its model."""
     preset = form.preset or QUANTIZED[0]
     return model_changes(ui, spec, form) | {
@@ -84,7 +84,7 @@ def filled(ui: Controls, spec: BackendSpec, form: Form) -> Changes:
     }
 
 
-def model_changes(ui: Controls, spec: BackendSpec, form: Form) -> Changes:
+def model_changes(ui: Inputs, spec: BackendSpec, form: Form) -> Changes:
     """What a model changes in the form: what there is to ask for, and the numbers that suit it."""
     entry = next(entry for entry in registry.entries() if entry.spec.id == spec.id)
     steered = "camera" in spec.inputs
@@ -108,7 +108,7 @@ def model_changes(ui: Controls, spec: BackendSpec, form: Form) -> Changes:
     }
 
 
-def codec_numbers(ui: Controls, form: Form) -> Changes:
+def codec_numbers(ui: Inputs, form: Form) -> Changes:
     """Only a preset with codebooks has these numbers."""
     shown = isinstance(PRESETS.get(form.preset or ""), PRQConfig)
     return {
@@ -117,14 +117,14 @@ def codec_numbers(ui: Controls, form: Form) -> Changes:
     }
 
 
-def policy_numbers(ui: Controls, form: Form) -> Changes:
+def policy_numbers(ui: Inputs, form: Form) -> Changes:
     return {getattr(ui, name): getattr(form, name) for name in POLICY_NUMBERS}
 
 
-class Forms:
+class FormEvents:
     """The behaviour of the form, for all visitors."""
 
-    def __init__(self, worker: WorkerLike, widgets: Controls, stage: Stage) -> None:
+    def __init__(self, worker: WorkerLike, widgets: Inputs, stage: Outputs) -> None:
         self._worker = worker
         self._widgets = widgets
         self._stage = stage

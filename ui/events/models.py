@@ -9,7 +9,7 @@ import gradio as gr
 from backends import registry
 from ui.runs.downloads import Models
 from ui.widgets import inputs
-from ui.widgets.inputs import Controls
+from ui.widgets.inputs import Inputs
 
 Changes = dict[Any, Any]
 
@@ -17,7 +17,7 @@ Changes = dict[Any, Any]
 class ModelEvents:
     """What the list's buttons do."""
 
-    def __init__(self, models: Models, widgets: Controls, shown: gr.HTML, timer: gr.Timer) -> None:
+    def __init__(self, models: Models, widgets: Inputs, shown: gr.HTML, timer: gr.Timer) -> None:
         self._models = models
         self._widgets = widgets
         self._shown = shown

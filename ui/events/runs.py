@@ -24,16 +24,16 @@ from ui.events.form import ASKED, Changes, filled, read
 from ui.form import examples
 from ui.form.clips import ClipError
 from ui.form.pictures import PictureError
-from ui.form.run_spec import Commission, parse
+from ui.form.run_spec import RunSpec, parse
 from ui.form.values import FormError
 from ui.runs import export, history, lists_view
 from ui.runs.folder import LOW_BYTES, free_bytes
-from ui.runs.manager import HEARTBEAT_S, Desk, Record, RunState
-from ui.runs.presenter import Live, View
+from ui.runs.manager import HEARTBEAT_S, Record, RunManager, RunState
+from ui.runs.presenter import RunPresenter, View
 from ui.server.addresses import address_of
 from ui.widgets import inputs
-from ui.widgets.inputs import Controls
-from ui.widgets.outputs import Stage
+from ui.widgets.inputs import Inputs
+from ui.widgets.outputs import Outputs
 
 _TABS = 256  # whose begun runs wait for `watch`
 _STREAMS = 16  # open ones of a visitor to a shared page, more than anyone has tabs
@@ -50,11 +50,11 @@ class _Stream:
     silent: bool = False  # the tab shows a run of the past
 
 
-class Runs:
+class RunEvents:
     """The behaviour of the stage, for all visitors."""
 
-    def __init__(self, desk: Desk, widgets: Controls, stage: Stage) -> None:
-        self._desk = desk
+    def __init__(self, manager: RunManager, widgets: Inputs, stage: Outputs) -> None:
+        self._manager = manager
         self._widgets = widgets
         self._stage = stage
         self._streams: list[_Stream] = []  # open ones, the newest last
@@ -65,9 +65,9 @@ class Runs:
 
     async def arrive(self, request: gr.Request, visitor: str) -> AsyncIterator[Changes]:
         """The page has been opened: what runs, or else what there was."""
-        name = self._desk.visitor(visitor, request.session_hash)
-        await run_in_threadpool(self._desk.open)
-        lists = await run_in_threadpool(self._lists, self._desk.owner(name), "")
+        name = self._manager.visitor(visitor, request.session_hash)
+        await run_in_threadpool(self._manager.open)
+        lists = await run_in_threadpool(self._lists, self._manager.owner(name), "")
         async for changes in self._watch(request, name, {self._stage.visitor: name, **lists}, comes=True):
             yield changes
 
@@ -107,9 +107,9 @@ class Runs:
                 yield changes
 
     def stop(self, request: gr.Request, visitor: str, run_id: str) -> Any:
-        record = self._desk.find(self._owner(request, visitor), run_id)
+        record = self._manager.find(self._owner(request, visitor), run_id)
         if record is not None:
-            self._desk.stop(record)
+            self._manager.stop(record)
         return gr.Button(interactive=False)
 
     def again(self, request: gr.Request, visitor: str, run_id: str) -> Changes:
@@ -121,13 +121,13 @@ class Runs:
     ) -> AsyncIterator[Changes]:
         """Makes `more` blocks along `path`."""
 
-        def go_on(record: Record) -> None:
+        def extend(record: Record) -> None:
             if not more or more < 1:
                 raise FormError(text.NO_BLOCKS)
-            steered = "camera" in record.commission.spec.inputs
-            self._desk.go_on(record, int(more), parse_path(path or "") if steered else ())
+            steered = "camera" in record.run_spec.spec.inputs
+            self._manager.extend(record, int(more), parse_path(path or "") if steered else ())
 
-        async for changes in self._go_on(request, visitor, run_id, go_on):
+        async for changes in self._extend(request, visitor, run_id, extend):
             yield changes
 
     async def retake(self, request: gr.Request, visitor: str, run_id: str) -> AsyncIterator[Changes]:
@@ -136,27 +136,31 @@ class Runs:
         def retake(record: Record) -> None:
             if not record.can_take_back:
                 raise FormError(text.ONLY_AGAIN)
-            self._desk.retake(record, random.randint(0, MAX_SEED))
+            self._manager.retake(record, random.randint(0, MAX_SEED))
 
-        async for changes in self._go_on(request, visitor, run_id, retake):
+        async for changes in self._extend(request, visitor, run_id, retake):
             yield changes
 
     def undo(self, request: gr.Request, visitor: str, run_id: str) -> Changes:
-        return self._change(request, visitor, run_id, lambda record: record.can_take_back, Live.take_back)
+        return self._change(
+            request, visitor, run_id, lambda record: record.can_take_back, RunPresenter.take_back
+        )
 
     def redo(self, request: gr.Request, visitor: str, run_id: str) -> Changes:
-        return self._change(request, visitor, run_id, lambda record: record.can_put_back, Live.put_back)
+        return self._change(
+            request, visitor, run_id, lambda record: record.can_put_back, RunPresenter.put_back
+        )
 
     def queue(self, request: gr.Request, event: gr.EventData, visitor: str) -> Changes:
         """A button in the list of what waits."""
         owner = self._owner(request, visitor)
-        record = self._desk.find(owner, str(event.id))
+        record = self._manager.find(owner, str(event.id))
         if record is not None:
             if event.action == "remove":
-                self._desk.stop(record)
+                self._manager.stop(record)
             else:
-                self._desk.move(record, -1 if event.action == "up" else 1)
-        return {self._stage.queue: lists_view.queue_of(self._desk.waiting(owner))}
+                self._manager.move(record, -1 if event.action == "up" else 1)
+        return {self._stage.queue: lists_view.queue_of(self._manager.waiting(owner))}
 
     def history(
         self, request: gr.Request, event: gr.EventData, visitor: str, run_id: str, shown: dict[str, Any]
@@ -169,12 +173,12 @@ class Runs:
             case "show":
                 yield from self._show(request, owner, picked)
             case "recall":
-                past = self._desk.find_past(owner, picked)
+                past = self._manager.find_past(owner, picked)
                 gone = {self._widgets.problem: inputs.note(text.GONE, "bad")}
                 yield gone if past is None else self._recall(past.settings)
             case "delete":
                 try:
-                    self._desk.forget(owner, picked)
+                    self._manager.forget(owner, picked)
                 except FormError as error:
                     gr.Warning(str(error))
                 yield self._lists(owner, run_id, len(shown.get("runs", ())))
@@ -208,7 +212,7 @@ class Runs:
     def _owner(self, request: gr.Request, visitor: str) -> str:
         """Returns whose runs a request is about. A browser brings back the name that `arrive` gave it, a
         program may bring anything."""
-        return self._desk.owner(visitor, request.session_hash)
+        return self._manager.owner(visitor, request.session_hash)
 
     def _recall(self, settings: Mapping[str, Any]) -> Changes:
         ui = self._widgets
@@ -221,16 +225,16 @@ class Runs:
         self,
         request: gr.Request,
         owner: str,
-        made: Callable[[], Commission],
+        made: Callable[[], RunSpec],
         changes: Changes | None = None,
     ) -> Changes:
         """Hands in what `made` returns. Then come `changes`, or the form as the run has it."""
         ui = self._widgets
         try:
             address = address_of(request)
-            self._desk.check_room(owner, address)
-            commission = made()
-            self._desk.submit(owner, commission, address=address)
+            self._manager.check_room(owner, address)
+            run_spec = made()
+            self._manager.submit(owner, run_spec, address=address)
         except (FormError, PictureError, ClipError) as error:
             return {ui.problem: inputs.note(str(error), "bad")}
         except Exception:
@@ -240,8 +244,8 @@ class Runs:
         while len(self._begun) > _TABS:
             self._begun.popitem(last=False)
         if changes is None:
-            changes = filled(ui, commission.spec, commission.asked)
-        free = free_bytes(self._desk.outputs)
+            changes = filled(ui, run_spec.spec, run_spec.asked)
+        free = free_bytes(self._manager.outputs)
         said = text.nearly_full(free) if free is not None and free < LOW_BYTES else ""
         return changes | {ui.problem: inputs.note(said)}
 
@@ -263,12 +267,12 @@ class Runs:
 
         Waits without a thread. All else may take a lock that is held while a video is written: in a thread.
         """
-        name = self._desk.visitor(visitor, request.session_hash)
-        owner, shown = self._desk.owner(name), None
+        name = self._manager.visitor(visitor, request.session_hash)
+        owner, shown = self._manager.owner(name), None
         tab = request.session_hash
-        with self._open_stream(tab, owner) as stream, self._desk.watching(owner, tab):
+        with self._open_stream(tab, owner) as stream, self._manager.watching(owner, tab):
             yield first
-            while (record := await run_in_threadpool(self._desk.current, owner)) is not None:
+            while (record := await run_in_threadpool(self._manager.current, owner)) is not None:
                 seen, view = -1, None
                 while not record.ended:
                     await record.news(seen, HEARTBEAT_S)
@@ -291,7 +295,7 @@ class Runs:
                 shown = record
             # What has ended unseen is shown to whoever comes, and to a tab that was here all the time whether
             # or not another tab has shown it.
-            last = await run_in_threadpool(self._desk.last, owner)
+            last = await run_in_threadpool(self._manager.last, owner)
             if last is None or last is shown or stream.over or stream.silent:
                 return
             if shown is not None or not comes or not last.end_seen:
@@ -307,7 +311,7 @@ class Runs:
             if other.tab == tab and other.owner == owner:
                 other.over = True
         self._streams.append(stream)
-        if self._desk.shared:
+        if self._manager.shared:
             of_owner = [each for each in self._streams if each.owner == owner and not each.over]
             for old in of_owner[:-_STREAMS]:
                 old.over = True
@@ -337,16 +341,16 @@ class Runs:
         shown: what is left out of a message would be lost from the one before it.
         """
         ui, stage, over = self._widgets, self._stage, record.ended
-        live, spec = record.live, record.commission.spec
-        several = len(record.commission.sides) > 1
+        presenter, spec = record.presenter, record.run_spec.spec
+        several = len(record.run_spec.sides) > 1
         return {
             stage.run_id: record.id,
             **stage.showing(view, steerable=not over and "camera" in spec.inputs, visitor=visitor),
-            stage.queue: lists_view.queue_of(self._desk.waiting(record.owner)),
+            stage.queue: lists_view.queue_of(self._manager.waiting(record.owner)),
             stage.actions: gr.Row(visible=over),
             stage.export: gr.Row(visible=over and several),
             stage.more: gr.Number(visible=True),
-            stage.extend: gr.Button(interactive=live.blocks > 0, visible=True),
+            stage.extend: gr.Button(interactive=presenter.blocks > 0, visible=True),
             stage.undo: gr.Button(interactive=record.can_take_back, visible=True),
             stage.redo: gr.Button(interactive=record.can_put_back, visible=True),
             stage.retake: gr.Button(interactive=record.can_take_back, visible=spec.resumable),
@@ -356,30 +360,30 @@ class Runs:
 
     def _lists(self, owner: str, shown: str, count: int = 0) -> Changes:
         count = max(count, lists_view.PAGE)
-        found = self._desk.past(owner, count + 1)
-        listed = lists_view.history_of(found[:count], shown, len(found) > count, self._desk.kept_for)
+        found = self._manager.past(owner, count + 1)
+        listed = lists_view.history_of(found[:count], shown, len(found) > count, self._manager.kept_for)
         return {
             self._stage.history: listed,
-            self._stage.queue: lists_view.queue_of(self._desk.waiting(owner)),
+            self._stage.queue: lists_view.queue_of(self._manager.waiting(owner)),
         }
 
     def _submit_again(self, request: gr.Request, owner: str, run_id: str) -> Changes:
-        record, past = self._desk.find(owner, run_id), self._desk.find_past(owner, run_id)
+        record, past = self._manager.find(owner, run_id), self._manager.find_past(owner, run_id)
         if past is not None:
-            return self._submit(request, owner, past.commission)
+            return self._submit(request, owner, past.run_spec)
         if record is not None:
-            return self._submit(request, owner, lambda: record.commission)
+            return self._submit(request, owner, lambda: record.run_spec)
         return {self._widgets.problem: inputs.note(text.GONE, "bad")}
 
-    async def _go_on(
-        self, request: gr.Request, visitor: str, run_id: str, go_on: Callable[[Record], None]
+    async def _extend(
+        self, request: gr.Request, visitor: str, run_id: str, extend: Callable[[Record], None]
     ) -> AsyncIterator[Changes]:
-        """Does `go_on` to a run of the visitor's and watches what comes of it, or says why that cannot be."""
-        ui, record = self._widgets, self._desk.find(self._owner(request, visitor), run_id)
+        """Calls `extend` with a run of the visitor's and follows it, or says why that is impossible."""
+        ui, record = self._widgets, self._manager.find(self._owner(request, visitor), run_id)
         try:
             if record is None:
                 raise FormError(text.ONLY_AGAIN)
-            await run_in_threadpool(go_on, record)
+            await run_in_threadpool(extend, record)
         except (FormError, PathError) as error:
             yield {ui.problem: inputs.note(str(error), "bad")}
             return
@@ -392,28 +396,28 @@ class Runs:
         visitor: str,
         run_id: str,
         possible: Callable[[Record], bool],
-        do: Callable[[Live], None],
+        do: Callable[[RunPresenter], None],
     ) -> Changes:
         owner = self._owner(request, visitor)
-        record = self._desk.find(owner, run_id)
+        record = self._manager.find(owner, run_id)
         if record is None or not possible(record):
             return {self._widgets.problem: inputs.note(text.ONLY_AGAIN, "bad")}
-        self._desk.change(record, do)
+        self._manager.change(record, do)
         return self._end_of(record) | {self._widgets.problem: NOTHING}
 
     def _show(self, request: gr.Request, owner: str, run_id: str) -> Iterator[Changes]:
         """A run of the past on the screen."""
-        stage, record = self._stage, self._desk.find(owner, run_id)
+        stage, record = self._stage, self._manager.find(owner, run_id)
         if record is not None:
             self._look_back(request.session_hash, owner)
             yield self._end_of(record, watched=False)
             return
-        past = self._desk.find_past(owner, run_id)
+        past = self._manager.find_past(owner, run_id)
         if past is None:
             yield {self._widgets.problem: inputs.note(text.GONE, "bad")} | self._lists(owner, "")
             return
         self._look_back(request.session_hash, owner)
-        view = past.view(self._desk.worker.info)
+        view = past.view(self._manager.worker.info)
         yield {
             stage.run_id: past.id,
             **stage.showing(view, steerable=False),
@@ -431,13 +435,13 @@ class Runs:
     def _export(self, request: gr.Request, visitor: str, run_id: str, kind: export.Kind) -> Iterator[Changes]:
         """A file for the browser to keep."""
         ui, stage, owner = self._widgets, self._stage, self._owner(request, visitor)
-        past = self._desk.find_past(owner, run_id)
+        past = self._manager.find_past(owner, run_id)
         if past is None:
             yield {ui.problem: inputs.note(text.NOT_ON_DISK, "bad")}
             return
         yield {ui.problem: inputs.note(text.WRITING)}
         try:
-            target = self._desk.export(past, kind)
+            target = self._manager.export(past, kind)
         except (OSError, ValueError) as error:
             _log.exception("an export failed")
             yield {ui.problem: inputs.note(text.not_exported(str(error)), "bad")}

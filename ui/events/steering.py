@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ui.runs.manager import Desk
+from ui.runs.manager import RunManager
 
 
-def steering(desk: Desk) -> Callable[[dict[str, Any]], bool]:
+def steering(manager: RunManager) -> Callable[[dict[str, Any]], bool]:
     """Returns what the player calls, under the name it calls it by."""
 
     def steer(asked: dict[str, Any]) -> bool:
@@ -17,7 +17,7 @@ def steering(desk: Desk) -> Callable[[dict[str, Any]], bool]:
         if not isinstance(asked, dict):
             return False
         run_id = str(asked.get("run", "")).rpartition(".")[0]
-        record = desk.find(desk.owner(asked.get("visitor")), run_id)
+        record = manager.find(manager.owner(asked.get("visitor")), run_id)
         keys = asked.get("keys")
         if record is None or record.ended or not isinstance(keys, list):
             return False

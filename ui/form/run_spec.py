@@ -18,7 +18,7 @@ Keys = tuple[str, ...]  # camera keys pressed during one latent frame
 
 
 @dataclass(frozen=True, slots=True)
-class Commission:
+class RunSpec:
     """A request for a model, the sides to generate, and the form that they come from."""
 
     spec: BackendSpec
@@ -68,19 +68,19 @@ class Commission:
         }
 
 
-def parse(form: Form, spec: BackendSpec) -> Commission:
+def parse(form: Form, spec: BackendSpec) -> RunSpec:
     """Returns the run that a form describes. Raises FormError, PictureError or ClipError."""
-    return Commission(spec, form, form.request(spec), form.named_sides(spec))
+    return RunSpec(spec, form, form.request(spec), form.named_sides(spec))
 
 
 def extend(
-    run: Commission,
+    run: RunSpec,
     blocks: int,
     more: int,
     walked: Sequence[Keys],
     path: Sequence[CameraMove],
     seed: int | None,
-) -> Commission:
+) -> RunSpec:
     """Extends `run`, of which `blocks` blocks exist, by `more` blocks along `path`.
 
     `walked` are the keys of each latent frame so far; `seed` replaces the noise from here on. Raises

@@ -16,7 +16,7 @@ from backends.runtime.hardware import DeviceInfo
 from backends.validation import MAX_SEED
 from qvg.config import PRESETS
 from ui import safe_json, text
-from ui.form.run_spec import Commission, parse
+from ui.form.run_spec import RunSpec, parse
 from ui.form.values import Form, FormError
 from ui.runs import compare_view, mp4, panels, player_view, status_view
 from ui.runs.folder import CLIP, PICTURE, THUMBNAIL
@@ -88,7 +88,7 @@ class Past:
         )
         return sides if whole else []
 
-    def commission(self) -> Commission:
+    def run_spec(self) -> RunSpec:
         """To make it once more. Raises FormError, PictureError or ClipError where that cannot be."""
         picture, clip = (
             str(file) if file.exists() else None for file in (self.folder / PICTURE, self.folder / CLIP)
@@ -121,7 +121,7 @@ class Past:
             try:
                 pace = float(made["frames"]) * len(sides) / max(float(made["seconds"]), 1e-6)
                 peak = int(made["peak_bytes"])
-                return panels.values(run._replace(commission=self.commission(), pace=pace, peak_bytes=peak))
+                return panels.values(run._replace(run_spec=self.run_spec(), pace=pace, peak_bytes=peak))
             except (LookupError, TypeError, ValueError):
                 _log.info("%s has figures of another version", self.folder, exc_info=True)
         return panels.values(run)
@@ -167,22 +167,22 @@ def form_of(
     return spec, form
 
 
-def recalled(settings: Mapping[str, Any], picture: str | None = None, clip: str | None = None) -> Commission:
-    """The commission that a file's settings describe, other noise and all.
+def recalled(settings: Mapping[str, Any], picture: str | None = None, clip: str | None = None) -> RunSpec:
+    """Returns the run that a file's settings describe, other noise and all.
 
     Raises FormError, PictureError or ClipError.
     """
     spec, form = form_of(settings, picture, clip)
-    commission = parse(form, spec)
+    run_spec = parse(form, spec)
     reseeds = settings.get("reseeds")
     if not isinstance(reseeds, list):
-        return commission
+        return run_spec
     if not all(
         safe_json.fits(each, list[int]) and len(each) == 2 and 0 <= each[1] <= MAX_SEED for each in reseeds
     ):
         raise FormError(text.NO_SETTINGS)
     pairs = tuple((block, seed) for block, seed in reseeds)
-    return replace(commission, request=replace(commission.request, reseeds=pairs))
+    return replace(run_spec, request=replace(run_spec.request, reseeds=pairs))
 
 
 def _side_of(video: Path) -> int:

@@ -18,7 +18,7 @@ def queue_of(records: Sequence[Record]) -> dict[str, Any]:
     """`records` in the order of the queue."""
     return {
         "jobs": [
-            {"id": record.id, "name": record.commission.name, "place": record.run.place} for record in records
+            {"id": record.id, "name": record.run_spec.name, "place": record.run.place} for record in records
         ]
     }
 

@@ -32,12 +32,12 @@ from backends.runtime.hardware import DeviceInfo
 from backends.runtime.jobs import Job
 from backends.validation import check
 from ui import text
-from ui.form.run_spec import Commission, as_moves, extend
+from ui.form.run_spec import RunSpec, as_moves, extend
 from ui.form.values import FormError
 from ui.runs import export, recovery
 from ui.runs.folder import RunFolder
 from ui.runs.history import Past
-from ui.runs.presenter import Live, View
+from ui.runs.presenter import RunPresenter, View
 from ui.runs.retention import LIMITS, Limits, Retention
 from ui.runs.run_index import Entry, RunIndex
 
@@ -112,7 +112,7 @@ class Record:
 
     id: str
     owner: str
-    live: Live
+    presenter: RunPresenter
     run: RunLike
     order: float  # in the queue, and in history
     asker: str = ""  # counts against this one's limit: the owner's, or a program's address
@@ -143,8 +143,8 @@ class Record:
             self.state, self.end_seen = RunState.QUEUED, False
 
     @property
-    def commission(self) -> Commission:
-        return self.live.commission
+    def run_spec(self) -> RunSpec:
+        return self.presenter.run_spec
 
     @property
     def ended(self) -> bool:
@@ -156,17 +156,17 @@ class Record:
 
     @property
     def can_take_back(self) -> bool:
-        return self.ended and self.live.blocks > 1
+        return self.ended and self.presenter.blocks > 1
 
     @property
     def can_put_back(self) -> bool:
-        return self.ended and self.live.blocks_taken_back > 0
+        return self.ended and self.presenter.blocks_taken_back > 0
 
     def next_view(self, seen: int, timeout: float) -> tuple[int, View]:
         """Returns the version and the view, once it is not `seen`, or after `timeout` seconds."""
         with self.changed:
             self.changed.wait_for(lambda: self.version != seen, timeout)
-            return self.version, self.live.view
+            return self.version, self.presenter.view
 
     async def news(self, seen: int, timeout: float) -> None:
         """Returns once there is a version other than `seen`, or after `timeout` seconds. Takes no thread and
@@ -194,7 +194,7 @@ class Record:
             wake()
 
 
-class Desk:
+class RunManager:
     """Manager of the runs of all visitors."""
 
     def __init__(
@@ -260,20 +260,18 @@ class Desk:
             waiting = recovery.take_up(self._index)
         for past, folder in waiting:
             try:
-                commission = past.commission()
+                run_spec = past.run_spec()
             except ValueError as error:
                 _log.warning("%s is not taken up again: %s", past.folder, error)
                 folder.release()
                 continue
-            self._hand_in(past.owner, commission, folder, past.id, past.owner, order=past.order)
+            self._hand_in(past.owner, run_spec, folder, past.id, past.owner, order=past.order)
 
     def close(self) -> None:
         """Leaves queued runs in their folders, for the next start."""
         self._closed = True
 
-    def submit(
-        self, owner: str, commission: Commission, asker: str | None = None, address: str = ""
-    ) -> Record:
+    def submit(self, owner: str, run_spec: RunSpec, asker: str | None = None, address: str = "") -> Record:
         """Queues a run. `asker` is whom it counts against, its owner by default, beside its `address`.
 
         Raises FormError when no more runs are taken, before anything is written.
@@ -283,12 +281,12 @@ class Desk:
         with self._place(asker, address):
             run_id = secrets.token_urlsafe(16)
             folder = RunFolder.new(self.outputs, run_id)
-            if commission.request.image is not None:
-                folder.keep_picture(commission.request.image)
-            if commission.request.clip is not None and commission.asked.clip:
-                folder.keep_clip(Path(commission.asked.clip))
+            if run_spec.request.image is not None:
+                folder.keep_picture(run_spec.request.image)
+            if run_spec.request.clip is not None and run_spec.asked.clip:
+                folder.keep_clip(Path(run_spec.asked.clip))
             try:
-                return self._hand_in(owner, commission, folder, run_id, asker, address)
+                return self._hand_in(owner, run_spec, folder, run_id, asker, address)
             except FormError:
                 folder.delete()
                 raise
@@ -345,12 +343,14 @@ class Desk:
             record.watched_at = time.monotonic()
         return time.monotonic() - record.watched_at
 
-    def go_on(self, record: Record, blocks: int, path: Sequence[CameraMove], seed: int | None = None) -> None:
+    def extend(
+        self, record: Record, blocks: int, path: Sequence[CameraMove], seed: int | None = None
+    ) -> None:
         """Extends a video by `blocks` blocks along `path`. Raises FormError where that is impossible."""
-        live = record.live
+        presenter = record.presenter
         try:
-            commission = extend(live.commission, live.blocks, blocks, live.walked, path, seed)
-            check(commission.request, commission.spec)
+            run_spec = extend(presenter.run_spec, presenter.blocks, blocks, presenter.walked, path, seed)
+            check(run_spec.request, run_spec.spec)
         except BudgetTooSmall as error:
             raise FormError(text.budget_too_small_to_go_on(str(error))) from error
         except ValueError as error:
@@ -361,29 +361,29 @@ class Desk:
             self.check_room(record.asker, record.address)
             with record.changed:
                 record.watched_at = time.monotonic()
-                run = self._submit(commission.job(record.id, live.blocks))
-                live.go_on(commission)
+                run = self._submit(run_spec.job(record.id, presenter.blocks))
+                presenter.extend(run_spec)
                 record.begin_again(run)
         self._watch(record)
 
     def retake(self, record: Record, seed: int) -> None:
         """Generates the last block once more, along the same path, from other noise. Raises FormError."""
-        live = record.live
-        steps = max(0, (live.blocks - 1) * live.commission.spec.latents_per_block - 1)
-        path = as_moves(live.walked[steps:])
-        self.change(record, Live.take_back)
+        presenter = record.presenter
+        steps = max(0, (presenter.blocks - 1) * presenter.run_spec.spec.latents_per_block - 1)
+        path = as_moves(presenter.walked[steps:])
+        self.change(record, RunPresenter.take_back)
         try:
-            self.go_on(record, 1, path, seed)
+            self.extend(record, 1, path, seed)
         except FormError:
-            self.change(record, Live.put_back)
+            self.change(record, RunPresenter.put_back)
             raise
 
-    def change(self, record: Record, do: Callable[[Live], None]) -> None:
+    def change(self, record: Record, do: Callable[[RunPresenter], None]) -> None:
         """Takes blocks of an ended run back, or puts them back. Raises FormError where it has not ended."""
         with self._lock, record.changed:
             if not record.ended:
                 raise FormError(text.STILL_RUNNING)
-            do(record.live)
+            do(record.presenter)
             record.notify()
         self._write_down(record)
 
@@ -494,12 +494,12 @@ class Desk:
     def _record_in(self, folder: Path) -> Record | None:
         with self._lock:
             records = self._records.values()
-            return next((each for each in records if each.live.folder.path.name == folder.name), None)
+            return next((each for each in records if each.presenter.folder.path.name == folder.name), None)
 
     def _delete(self, path: Path, record: Record | None) -> bool:
         """Returns whether a run's folder is gone: one that another program has stays. Raises OSError."""
-        if record is not None and record.live.folder.path.name == path.name:
-            record.live.folder.delete()
+        if record is not None and record.presenter.folder.path.name == path.name:
+            record.presenter.folder.delete()
             return True
         folder = RunFolder(path)
         try:
@@ -513,7 +513,7 @@ class Desk:
     def _hand_in(
         self,
         owner: str,
-        commission: Commission,
+        run_spec: RunSpec,
         folder: RunFolder,
         run_id: str,
         asker: str,
@@ -521,10 +521,12 @@ class Desk:
         order: float | None = None,
     ) -> Record:
         """Submits a run. `order` is that of a restored run; others are ordered by time."""
-        live = Live(commission, self.worker.info, folder, run_id)
+        presenter = RunPresenter(run_spec, self.worker.info, folder, run_id)
         with self._lock:
-            run = self._submit(commission.job(run_id))
-            record = Record(run_id, owner, live, run, time.time() if order is None else order, asker, address)
+            run = self._submit(run_spec.job(run_id))
+            record = Record(
+                run_id, owner, presenter, run, time.time() if order is None else order, asker, address
+            )
             self._records[run_id] = record
             self._forget_old()
         self._watch(record)
@@ -540,7 +542,7 @@ class Desk:
     def _forget_old(self) -> None:
         ended = [record.id for record in self._records.values() if record.ended]
         for run_id in ended[: max(0, len(ended) - REMEMBERED)]:
-            self._records.pop(run_id).live.folder.release()
+            self._records.pop(run_id).presenter.folder.release()
 
     def _watch(self, record: Record) -> None:
         self._write_down(record)
@@ -550,7 +552,7 @@ class Desk:
 
     def _follow(self, record: Record) -> None:
         """Handles a run's events until it is DONE."""
-        live = record.live
+        presenter = record.presenter
         try:
             for event in record.run.events(HEARTBEAT_S):
                 if event is not None:
@@ -562,9 +564,9 @@ class Desk:
             record.run.stop()
             with record.changed:
                 record.advance(RunState.SAVING)
-                live.fail(text.UNEXPECTED)
+                presenter.fail(text.UNEXPECTED)
         # The folder says DONE before the record does.
-        if live.blocks:
+        if presenter.blocks:
             self._write_down(record, RunState.DONE)
         elif not self._closed:
             # A run without a block is removed, but a closed program leaves queued ones to its next start.
@@ -579,7 +581,7 @@ class Desk:
 
     def _clear(self, record: Record) -> None:
         try:
-            record.live.folder.delete()
+            record.presenter.folder.delete()
         except OSError:
             _log.exception("the folder of a run that made nothing is left behind")
 
@@ -589,7 +591,7 @@ class Desk:
             if isinstance(event, (Done, Failed)):
                 record.advance(RunState.SAVING)
             # The end is shown when it is DONE.
-            if record.live.take(event) and record.state < RunState.SAVING:
+            if record.presenter.take(event) and record.state < RunState.SAVING:
                 record.notify()
         if begins:
             self._write_down(record)
@@ -597,13 +599,13 @@ class Desk:
     def _write_down(self, record: Record, state: RunState | None = None) -> None:
         """Writes run.json, with `state` in place of the record's own."""
         with record.changed:
-            record.live.folder.record(
+            record.presenter.folder.record(
                 {
                     "id": record.id,
                     "owner": record.owner,
                     "state": (state or record.state).written,
                     "order": record.order,
                     "created": datetime.fromtimestamp(record.order).isoformat(timespec="seconds"),
-                    **record.live.settings(),
+                    **record.presenter.settings(),
                 }
             )

@@ -7,19 +7,19 @@ from typing import Any, NamedTuple
 
 from backends.runtime.hardware import DeviceInfo
 from ui import text
-from ui.form.run_spec import Commission
+from ui.form.run_spec import RunSpec
 from ui.runs import compare_view, gauge_view
-from ui.runs.side import Figures, Reel
+from ui.runs.side import Figures, SideResult
 
 
 class Measured(NamedTuple):
-    """What is known of a run. `commission` is None where a run of the past cannot be made again.
+    """What is known of a run. `run_spec` is None where a run of the past cannot be made again.
 
     `pace`: video frames made a second, of all sides together. `memory_bytes`: in use now, 0 where the run is
     a past one.
     """
 
-    commission: Commission | None
+    run_spec: RunSpec | None
     figures: Sequence[Figures]  # one a side; empty where nothing is written down
     fps: int
     device: DeviceInfo | None
@@ -29,10 +29,10 @@ class Measured(NamedTuple):
     ended: bool = False
 
 
-def before(commission: Commission, device: DeviceInfo | None = None) -> Measured:
+def before(run_spec: RunSpec, device: DeviceInfo | None = None) -> Measured:
     """Returns what is known of a run that has not begun."""
-    fps = commission.spec.fps
-    return Measured(commission, [Reel(side, {}).figures(fps) for side in commission.sides], fps, device)
+    fps = run_spec.spec.fps
+    return Measured(run_spec, [SideResult(side, {}).figures(fps) for side in run_spec.sides], fps, device)
 
 
 class Panel(NamedTuple):
@@ -52,7 +52,7 @@ def _compare(run: Measured) -> compare_view.Table:
 
 
 def _gauge(run: Measured) -> dict[str, Any] | None:
-    made = run.commission
+    made = run.run_spec
     if made is None or not run.figures:
         return None
     budget = made.asked.budget or 0

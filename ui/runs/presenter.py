@@ -14,12 +14,12 @@ from backends.camera import CameraMove, each_latent, format_path
 from backends.events import Done, Event, Failed, Loading, Progress, Queued, Update
 from backends.runtime.hardware import DeviceInfo
 from ui import text
-from ui.form.run_spec import Commission, Keys, as_moves
+from ui.form.run_spec import Keys, RunSpec, as_moves
 from ui.runs import compare_view, mp4, panels, player_view, status_view
 from ui.runs.folder import RunFolder, slug, video_name
 from ui.runs.quality import Likeness
 from ui.runs.revisit import Seen, returns
-from ui.runs.side import Block, Figures, Reel, likeness_to, stages
+from ui.runs.side import Block, Figures, SideResult, likeness_to, stages
 
 _PROGRESS_S = 0.12  # between two lines of progress: more is not read, and costs a message each
 _log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class View(NamedTuple):
         return self._replace(player={**self.player, "tracks": tracks})
 
 
-class Live:
+class RunPresenter:
     """Turns a run's events into what the page shows, and its blocks into files.
 
     When it has ended its last blocks can be taken back and put back, and it can be gone on with.
@@ -54,21 +54,21 @@ class Live:
 
     def __init__(
         self,
-        commission: Commission,
+        run_spec: RunSpec,
         device: DeviceInfo | None,
         folder: RunFolder,
         run_id: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.commission = commission
+        self.run_spec = run_spec
         self.folder = folder
         self._device = device
         self._run_id = run_id
         self._clock = clock
-        returning = returns(commission.request.moves, commission.spec, commission.request.blocks)
-        self.reels = [Reel(side, returning) for side in commission.sides]
+        returning = returns(run_spec.request.moves, run_spec.spec, run_spec.request.blocks)
+        self.results = [SideResult(side, returning) for side in run_spec.sides]
         self._reference: dict[int, np.ndarray] = {}  # frames of the first side the others have yet to reach
-        self._taken_back: list[list[tuple[Reel, Block]]] = []
+        self._taken_back: list[list[tuple[SideResult, Block]]] = []
         self._steered: dict[int, CameraMove] = {}  # by block
         self._memory = self._peak = 0
         self._notes: tuple[str, ...] = ()
@@ -78,25 +78,25 @@ class Live:
 
     def _begin(self, first_block: int) -> None:
         """The screen for what is to come, behind what is there."""
-        spec = self.commission.spec
+        spec = self.run_spec.spec
         self.first_block = first_block
         self._percent = self._progress_shown = self._seconds = 0.0
         self._made_here = self._frames_here = 0  # blocks and frames of all sides, in `_seconds`
         self._taken_back.clear()
         self._status = status_view.line(text.SENT, "busy")
         self._player = self._screen()
-        for reel, track in zip(self.reels, self._player["tracks"], strict=True):
-            if reel.blocks:
+        for result, track in zip(self.results, self._player["tracks"], strict=True):
+            if result.blocks:
                 # Pieces of video one after another are what a player takes in one go.
-                track["codec"] = reel.codec
-                self._show(track, f"{self._view_number}-{track['file']}-before", _joined(reel))
-        self._player["start"] = max(0.0, max(reel.frames for reel in self.reels) / spec.fps - 1.0)
+                track["codec"] = result.codec
+                self._show(track, f"{self._view_number}-{track['file']}-before", _joined(result))
+        self._player["start"] = max(0.0, max(result.frames for result in self.results) / spec.fps - 1.0)
         self._measure()
 
     def _screen(self) -> player_view.Screen:
         self._view_number += 1
-        spec, request = self.commission.spec, self.commission.request
-        several = len(self.reels) > 1
+        spec, request = self.run_spec.spec, self.run_spec.request
+        several = len(self.results) > 1
         name = video_name(spec.title, request.prompt, request.seed)
         return {
             **player_view.nothing(spec.width, spec.height),
@@ -104,12 +104,12 @@ class Live:
             "fps": spec.fps,
             "tracks": [
                 player_view.track(
-                    reel.side.name,
-                    *self._caption(reel),
-                    spec.video_frames(reel.side.blocks(request.blocks)) / spec.fps,
-                    f"{name}-{slug(reel.side.name)}" if several else name,
+                    result.side.name,
+                    *self._caption(result),
+                    spec.video_frames(result.side.blocks(request.blocks)) / spec.fps,
+                    f"{name}-{slug(result.side.name)}" if several else name,
                 )
-                for reel in self.reels
+                for result in self.results
             ],
         }
 
@@ -123,18 +123,18 @@ class Live:
 
     @property
     def figures(self) -> list[Figures]:
-        return [reel.figures(self.commission.spec.fps) for reel in self.reels]
+        return [result.figures(self.run_spec.spec.fps) for result in self.results]
 
     @property
     def blocks(self) -> int:
         """Of the side that got furthest."""
-        return max(len(reel.blocks) for reel in self.reels)
+        return max(len(result.blocks) for result in self.results)
 
     @property
     def walked(self) -> list[Keys]:
         """The keys held during each latent frame after the first: the path asked for, or what was steered."""
-        planned = list(each_latent(self.commission.request.moves))
-        each = self.commission.spec.latents_per_block
+        planned = list(each_latent(self.run_spec.request.moves))
+        each = self.run_spec.spec.latents_per_block
         steps = max(0, self.blocks * each - 1)
         keys = planned[:steps] + [()] * (steps - len(planned))
         for block, move in self._steered.items():
@@ -165,9 +165,9 @@ class Live:
         self._end()
         self._status = self._line(message, "error", ())
 
-    def go_on(self, commission: Commission) -> None:
-        """More of the same video is coming; `commission` is `ui.form.run_spec.extend` of the last one."""
-        self.commission = commission
+    def extend(self, run_spec: RunSpec) -> None:
+        """More of the same video is coming; `run_spec` is `ui.form.run_spec.extend` of the last one."""
+        self.run_spec = run_spec
         self._begin(self.blocks)
 
     @property
@@ -178,13 +178,13 @@ class Live:
     def take_back(self) -> None:
         """Without the last block of the sides that have it."""
         last = self.blocks
-        gone = [(reel, reel.blocks.pop()) for reel in self.reels if len(reel.blocks) == last]
+        gone = [(result, result.blocks.pop()) for result in self.results if len(result.blocks) == last]
         self._taken_back.append(gone)
         self._remade(text.taken_back(self.blocks))
 
     def put_back(self) -> None:
-        for reel, block in self._taken_back.pop():
-            reel.blocks.append(block)
+        for result, block in self._taken_back.pop():
+            result.blocks.append(block)
         self._remade(text.put_back(self.blocks))
 
     def _remade(self, said: str) -> None:
@@ -202,10 +202,10 @@ class Live:
             said = text.remaking(event.block, self.first_block)
             self._percent = (event.block + step) / max(self.first_block, 1)
         else:
-            done = sum(len(reel.blocks) for reel in self.reels) + step
-            whole = sum(reel.side.blocks(event.blocks) for reel in self.reels)
+            done = sum(len(result.blocks) for result in self.results) + step
+            whole = sum(result.side.blocks(event.blocks) for result in self.results)
             self._percent = done / max(whole, 1)
-            name = self.reels[event.side].side.name if len(self.reels) > 1 else ""
+            name = self.results[event.side].side.name if len(self.results) > 1 else ""
             said = text.progress(
                 event.block, event.blocks, event.step, event.steps, name, self._left(whole - done)
             )
@@ -217,7 +217,7 @@ class Live:
         return blocks * self._seconds / self._made_here if self._made_here else None
 
     def _update(self, event: Update) -> None:
-        segment, reel = event.segment, self.reels[event.side]
+        segment, result = event.segment, self.results[event.side]
         began = self._clock()
         data, codec = mp4.encode_segment(segment.frames, segment.fps)
         video_ms = 1e3 * (self._clock() - began)
@@ -227,39 +227,39 @@ class Live:
             data,
             len(segment.frames),
             event.stats,
-            stages(event.block_ms, segment.ms, event.stats, reel.stats, video_ms),
+            stages(event.block_ms, segment.ms, event.stats, result.stats, video_ms),
             event.memory_bytes,
-            Seen() if self._steered else reel.look(segment.frames),
+            Seen() if self._steered else result.look(segment.frames),
             self._likeness(event),
         )
-        if not any(each.blocks for each in self.reels):
+        if not any(each.blocks for each in self.results):
             self.folder.keep_thumbnail(segment.frames[len(segment.frames) // 2])
-        reel.blocks.append(block)
+        result.blocks.append(block)
         self._seconds, self._made_here = event.seconds, self._made_here + 1
         self._frames_here += len(segment.frames)
         self._memory, self._peak = event.memory_bytes, max(self._peak, event.peak_bytes)
         track = self._player["tracks"][event.side]
-        track["codec"] = reel.codec = codec
+        track["codec"] = result.codec = codec
         self._show(track, f"{self._view_number}-{track['file']}-{segment.index:05d}", data)
-        track["ended"] = len(reel.blocks) >= reel.side.blocks(self.commission.request.blocks)
-        track["note"], track["figure"] = self._caption(reel)
+        track["ended"] = len(result.blocks) >= result.side.blocks(self.run_spec.request.blocks)
+        track["note"], track["figure"] = self._caption(result)
         self._measure()
 
     def _likeness(self, event: Update) -> Likeness | None:
         """To the first side's block of the same number, which is made before."""
         index, frames = event.segment.index, event.segment.frames
-        if len(self.reels) == 1:
+        if len(self.results) == 1:
             return None
         if event.side == 0:
             self._reference = {index: frames}
             return None
         return likeness_to(frames, self._reference.get(index))
 
-    def _caption(self, reel: Reel) -> tuple[str, str]:
-        spec = self.commission.spec
-        side = reel.figures(spec.fps)
-        fate = text.fate(reel.side.drops_from, reel.side.ends_after, spec.video_frames)
-        return compare_view.caption(side, fate, len(self.reels) > 1), compare_view.headline(side)
+    def _caption(self, result: SideResult) -> tuple[str, str]:
+        spec = self.run_spec.spec
+        side = result.figures(spec.fps)
+        fate = text.fate(result.side.drops_from, result.side.ends_after, spec.video_frames)
+        return compare_view.caption(side, fate, len(self.results) > 1), compare_view.headline(side)
 
     def _show(self, track: player_view.Track, name: str, data: bytes) -> None:
         file = self.folder.keep(name, data)
@@ -269,9 +269,9 @@ class Live:
 
     def _measure(self) -> None:
         run = panels.Measured(
-            self.commission,
+            self.run_spec,
             self.figures,
-            self.commission.spec.fps,
+            self.run_spec.spec.fps,
             self._device,
             pace=self._frames_here / max(self._seconds, 1e-6),
             memory_bytes=self._memory,
@@ -281,17 +281,17 @@ class Live:
         self._panels = panels.values(run)
 
     def _done(self, event: Done) -> None:
-        spec = self.commission.spec
+        spec = self.run_spec.spec
         self._notes = event.notes or self._notes
         self._peak = max(self._peak, event.peak_bytes)
         self._made |= {"stopped": event.stopped, "peak_bytes": self._peak}
         self._made["seconds"] = round(self._made.get("seconds", 0.0) + event.seconds, 3)
         self._end()
-        frames = max(reel.frames for reel in self.reels)
+        frames = max(result.frames for result in self.results)
         if event.stopped:
             said = text.stopped(frames, spec.fps, event.freed_bytes, event.memory_bytes)
         else:
-            ratio = max((reel.stats.ratio for reel in self.reels if reel.stats), default=1.0)
+            ratio = max((result.stats.ratio for result in self.results if result.stats), default=1.0)
             said = text.done(frames, spec.fps, event.seconds, self._peak, ratio)
         kept = text.kept(event.kept_bytes) if event.kept_bytes else ""
         self._status = self._line(said, "done", (*self._notes, kept))
@@ -302,16 +302,16 @@ class Live:
 
     def settings(self) -> dict[str, Any]:
         """How it was made and what came of it, for its files."""
-        spec = self.commission.spec
+        spec = self.run_spec.spec
         return {
-            **self.commission.settings(),
+            **self.run_spec.settings(),
             "device": self._device.name if self._device else "",
             "steered": bool(self._steered),
             "walked": format_path(as_moves(self.walked)) if "camera" in spec.inputs else "",
             "made": {
                 **self._made,
                 "blocks": self.blocks,
-                "frames": max(reel.frames for reel in self.reels),
+                "frames": max(result.frames for result in self.results),
                 "fps": spec.fps,
                 "sides": self.figures,
             },
@@ -322,12 +322,12 @@ class Live:
         self._player["ended"] = True
         self._measure()
         settings = self.settings()
-        for number, (reel, track) in enumerate(zip(self.reels, self._player["tracks"], strict=True)):
+        for number, (result, track) in enumerate(zip(self.results, self._player["tracks"], strict=True)):
             track["ended"] = True
-            if not reel.blocks:
+            if not result.blocks:
                 continue
             try:
-                track["final"] = self._save(reel, track["file"], {**settings, "side": number})
+                track["final"] = self._save(result, track["file"], {**settings, "side": number})
             except Exception:
                 _log.exception("a video could not be put together")
                 self.folder.problem = text.NO_FILE
@@ -335,10 +335,10 @@ class Live:
             self.folder.remove_segments()
         # Otherwise they are the only copy: the next start makes a video of them.
 
-    def _save(self, reel: Reel, name: str, settings: dict[str, Any]) -> str | None:
+    def _save(self, result: SideResult, name: str, settings: dict[str, Any]) -> str | None:
         """The address of the finished file, or the file itself where it cannot be written."""
-        segments = [block.data for block in reel.blocks]
-        fps = self.commission.spec.fps
+        segments = [block.data for block in result.blocks]
+        fps = self.run_spec.spec.fps
         final = self.folder.finish(segments, name, fps, settings)
         if final is not None:
             # The same name may have had another content before a block was taken back.
@@ -348,5 +348,5 @@ class Live:
         return player_view.inline(sink.getvalue())
 
 
-def _joined(reel: Reel) -> bytes:
-    return b"".join(block.data for block in reel.blocks)
+def _joined(result: SideResult) -> bytes:
+    return b"".join(block.data for block in result.blocks)

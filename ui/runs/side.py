@@ -54,7 +54,7 @@ class Block(NamedTuple):
     likeness: Likeness | None  # to the first side's; None for that side, and past its end
 
 
-class Reel:
+class SideResult:
     """What there is of one side."""
 
     def __init__(self, side: Side, returning: Mapping[int, int]) -> None:

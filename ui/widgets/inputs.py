@@ -31,7 +31,7 @@ Choice = str | int | float | tuple[str | I18nData, str | int | float]
 
 
 @dataclass(frozen=True, slots=True)
-class Controls:
+class Inputs:
     """The widgets of the form, named as in `ui.form.values.Form` where they end up there."""
 
     model: gr.Dropdown
@@ -156,7 +156,7 @@ def options(spec: BackendSpec, chosen: Sequence[str | None] = ()) -> tuple[gr.Dr
     return tuple(shown)
 
 
-def build(entries: tuple[Entry, ...], answers: Sequence[Callable[..., Any]]) -> Controls:
+def build(entries: tuple[Entry, ...], answers: Sequence[Callable[..., Any]]) -> Inputs:
     """The form in the Gradio context it is called in. `answers` are what the camera map calls."""
     entry = entries[0]
     spec = entry.spec
@@ -290,7 +290,7 @@ def build(entries: tuple[Entry, ...], answers: Sequence[Callable[..., Any]]) -> 
         problem = notes.component("problem")
         stop = gr.Button(text.STOP, variant="stop", visible=False, elem_id="stop")
         generate = gr.Button(text.GENERATE, variant="primary", elem_id="generate")
-    return Controls(
+    return Inputs(
         model=model,
         about=about_model,
         manage=manage,

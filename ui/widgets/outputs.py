@@ -17,7 +17,7 @@ from ui.runs.presenter import View
 MAX_MORE = 64  # blocks that Extend adds at once
 
 
-class Stage(NamedTuple):
+class Outputs(NamedTuple):
     """The widgets that follow a run. `run_id` is the run they show, `visitor` who looks."""
 
     shown: dict[str, gr.HTML]  # what a View fills, by name: the player, the status and every panel
@@ -53,7 +53,7 @@ def build_outputs(
     first: Mapping[str, Mapping[str, Any]],
     steer: Callable[[dict[str, Any]], bool],
     visitor: gr.BrowserState,
-) -> Stage:
+) -> Outputs:
     """The widgets beside the form, in the Gradio context it is called in.
 
     `first` is what the panels show before any run; `steer` hears which keys are held.
@@ -88,7 +88,7 @@ def build_outputs(
         shown[panel.name] = html(
             panel.component, dict(first[panel.name]), elem_id=panel.name, words=dict(panel.words)
         )
-    return Stage(
+    return Outputs(
         shown=shown,
         actions=actions,
         again=again,

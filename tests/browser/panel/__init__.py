@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parent
 
 
 def _value(run: Measured) -> dict[str, Any]:
-    prompt = run.commission.request.prompt if run.commission else ""
+    prompt = run.run_spec.request.prompt if run.run_spec else ""
     return {"prompt": prompt, "sides": [side["codec"] for side in run.figures]}
 
 

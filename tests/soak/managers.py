@@ -16,7 +16,7 @@ import numpy as np
 from backends.runtime.worker import Worker
 from tests.ui.page import Page
 from ui.runs import mp4
-from ui.runs.manager import Desk
+from ui.runs.manager import RunManager
 
 LOADERS = "tests.soak.faults:load"
 BLOCK = 4  # frames
@@ -39,7 +39,7 @@ def working() -> Iterator[Worker]:
 
 def tab(worker: Worker, outputs: Path) -> Page:
     """A visitor's, of a program of its own."""
-    return Page(Desk(worker, outputs))
+    return Page(RunManager(worker, outputs))
 
 
 def frames_of(page: Page) -> np.ndarray:
