@@ -12,15 +12,15 @@ from PIL import Image
 
 from backends.media import decoding
 from tests.ui.fake_worker import FakeWorker
-from ui import safe_json, text
+from ui import format, safe_json, text
 from ui.page import build
 from ui.runs import export, history, mp4
 
 
 def signs() -> set[str]:
     """Every character beyond ASCII in the words of the page."""
-    tree = ast.parse(Path(text.__file__).read_text(encoding="utf-8"))
-    strings = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    trees = [ast.parse(Path(file).read_text(encoding="utf-8")) for file in (text.__file__, format.__file__)]
+    strings = (node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant))
     return {each for words in strings if isinstance(words, str) for each in words if not each.isascii()}
 
 
