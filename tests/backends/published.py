@@ -24,9 +24,9 @@ from backends.worldplay import spec as worldplay
 from backends.worldplay import weights
 from backends.worldplay.model import ModelConfig
 from backends.worldplay.random_weights import VAE
-from tests.backends import wan_samples
-from tests.backends.longcat import longcat_recorded
-from tests.backends.test_self_forcing_weights import published_layout
+from tests.backends.longcat import recorded
+from tests.backends.self_forcing.test_weights import published_layout
+from tests.backends.wan import samples
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -128,7 +128,7 @@ def _umt5(folder: Path) -> None:
     for number in range(24):
         shapes |= {f"blocks.{number}.{name}": shape for name, shape in block.items()}
     pytorch(_place(folder, wan.UMT5.source), {"": shapes}, torch.bfloat16)
-    wan_samples.save_tokenizer(tokenizer := _place(folder, wan.UMT5_TOKENIZER.source))
+    samples.save_tokenizer(tokenizer := _place(folder, wan.UMT5_TOKENIZER.source))
     for file in wan.UMT5_TOKENIZER.files:
         path = folder / wan.UMT5_TOKENIZER.repo / file.path
         if not path.exists():
@@ -166,7 +166,7 @@ def _self_forcing(folder: Path) -> None:
 def _worldplay(folder: Path) -> None:
     world_model(_place(folder, worldplay.TRANSFORMER.source), world_shapes())
     config = {
-        **wan_samples.VAE22_PUBLISHED,
+        **samples.VAE22_PUBLISHED,
         **VAE,
         "latents_mean": [0.1] * 48,
         "latents_std": [0.5] * 48,
@@ -179,7 +179,7 @@ def _worldplay(folder: Path) -> None:
 
 def _longcat(folder: Path) -> None:
     place = _describe(folder, longcat.TRANSFORMER, DIT)
-    shards = dit_shards(longcat_recorded.names())
+    shards = dit_shards(recorded.names())
     listed = {}
     for number, shapes in enumerate(shards, start=1):
         name = f"diffusion_pytorch_model-{number:05}-of-{len(shards):05}.safetensors"
@@ -193,7 +193,7 @@ def _longcat(folder: Path) -> None:
 
 
 def _adapter() -> Shapes:
-    names, hyphen = longcat_recorded.names(), "___lorahyphen___"
+    names, hyphen = recorded.names(), "___lorahyphen___"
     shapes: dict[str, tuple[int, ...]] = {}
     for block in range(LongCatConfig().layers):
         for target, parts in random_weights._TARGETS.items():

@@ -17,7 +17,7 @@ def own_hub(folder: Path) -> None:
     from backends.hub import artifacts
     from backends.hub.artifacts import Artifact, File, Source
     from backends.longcat import spec
-    from tests.backends.fake_hub import COMMIT, FakeHub
+    from tests.backends.hub.fake_hub import COMMIT, FakeHub
 
     data = b"weights" * 300_000
     hub = FakeHub()

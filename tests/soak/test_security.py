@@ -304,7 +304,7 @@ def test_a_token_is_never_said(tmp_path: Path, caplog: pytest.LogCaptureFixture,
 
     from huggingface_hub import constants
 
-    from tests.backends.fake_hub import FakeHub
+    from tests.backends.hub.fake_hub import FakeHub
     from ui.runs.downloads import Models
 
     token = "hf_" + secrets.token_hex(16)

@@ -61,7 +61,7 @@ def test_honest_visitors_beside_a_flooder(page: str, tmp_path: Path, tell: Tell)
 
 
 def test_the_page_does_not_grow(page: str, tell: Tell):
-    """Objects are counted in tests/ui/test_sessions.py."""
+    """Objects are counted in tests/ui/server/test_sessions.py."""
     children = psutil.Process().children()
     server = next(each.pid for each in children if "tests.browser.fake_app" in each.cmdline())
     settled = 0.0

@@ -1,5 +1,5 @@
 // A camera path as text, as moves and as the places it leads through. What is read is what backends/camera.py
-// reads, and tests/ui/test_pose.py holds both against each other. KEYS, MOST, MOST_TEXT, MOST_MOVE_TEXT and PLAIN are
+// reads, and tests/ui/components/test_camera.py holds both against each other. KEYS, MOST, MOST_TEXT, MOST_MOVE_TEXT and PLAIN are
 // constants from Python: ui/form/camera_path.py.
 const EDGES = " \n'\"`";
 

@@ -1,4 +1,4 @@
-"""A ZeroGPU Space without a GPU, as a program: `python -m tests.backends.zero_space PORT OUTPUTS`.
+"""A ZeroGPU Space without a GPU, as a program: `python -m tests.backends.runtime.zerogpu_space PORT OUTPUTS`.
 
 `spaces` sees no torch, and so does nothing to it; the processes it forks compute on the CPU.
 """
@@ -18,5 +18,5 @@ del sys.modules["torch"]
 if __name__ == "__main__":
     port, outputs = sys.argv[1:]
     sys.argv = ["app.py", "--port", port, "--outputs", outputs]
-    program: Any = str(Path(__file__).resolve().parents[2] / "app.py")
+    program: Any = str(Path(__file__).resolve().parents[3] / "app.py")
     runpy.run_path(program, run_name="__main__")

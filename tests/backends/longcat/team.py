@@ -1,4 +1,4 @@
-"""What each process of `test_longcat_parallel` does: `longcat_team.py FOLDER guidance heads`.
+"""What each process of `test_parallel` does: `team.py FOLDER guidance heads`.
 
 Makes the same video in every way asked for, and the first process also by itself: it writes how they differ.
 Encoding and decoding are stand-ins, so that no process has to load diffusers.
@@ -26,8 +26,8 @@ from backends.longcat.rollout import LongCatBackend
 from backends.longcat.settings import Settings, latents_of
 from backends.longcat.spec import SPEC
 from qvg import BF16, CacheGeometry, KVCache
-from tests.backends.longcat.longcat_recorded import NEGATIVE, PROMPT, frames, models
-from tests.backends.longcat.longcat_samples import CONFIG, HEIGHT, WIDTH
+from tests.backends.longcat.recorded import NEGATIVE, PROMPT, frames, models
+from tests.backends.longcat.samples import CONFIG, HEIGHT, WIDTH
 
 SETTINGS = Settings(negative=NEGATIVE, steps=2, window=13, condition_frames=9)
 

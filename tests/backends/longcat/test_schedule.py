@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from backends.longcat import schedule
-from tests.backends.longcat import longcat_samples as samples
-from tests.backends.longcat.longcat_recorded import recorded
+from tests.backends.longcat import samples
+from tests.backends.longcat.recorded import recorded
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,11 @@ from backends.runtime.warmup import Use, Warmup
 from qvg.config import BF16, PRESETS
 from qvg.ops.ahead import Launch
 from qvg.ops.card import kind_of_card
-from tests.backends.test_worker import job
+from tests.backends.runtime.test_worker import job
 
 GPU = torch.device("cuda", 0)
 CARD = kind_of_card((12, 0))
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def use(backend_id: str, *presets: str, mode: str = "") -> Use:

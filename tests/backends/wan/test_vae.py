@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 from backends.base import BackendUnavailable
 from backends.wan import checkpoint, taehv, vae
 from backends.worldplay import random_weights as worldplay
-from tests.backends.wan_samples import VAE21, VAE22, VAE22_PUBLISHED, randomise
+from tests.backends.wan.samples import VAE21, VAE22, VAE22_PUBLISHED, randomise
 
 diffusers = pytest.importorskip("diffusers")
 
-NAMES = Path(__file__).resolve().parents[1] / "data" / "wan21_vae_names.txt"
+NAMES = Path(__file__).resolve().parents[2] / "data" / "wan21_vae_names.txt"
 
 
 def tiny(config) -> vae.VAE:

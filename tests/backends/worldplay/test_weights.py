@@ -16,7 +16,7 @@ from backends.wan import text, vae
 from backends.worldplay import load, spec, weights
 from backends.worldplay.model import ModelConfig
 from qvg import BF16, KVCache
-from tests.backends.wan_samples import UMT5, VAE22, VAE22_PUBLISHED, randomise, save_tokenizer
+from tests.backends.wan.samples import UMT5, VAE22, VAE22_PUBLISHED, randomise, save_tokenizer
 from tests.backends.worldplay.parity import GEOMETRY, layout, model
 from tests.backends.worldplay.tiny import CONFIG
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from backends.longcat.models import Models
 from backends.longcat.transformer import Transformer
 from backends.wan import vae as wan_vae
-from tests.backends.longcat import longcat_samples as samples
-from tests.backends.wan_samples import VAE21
+from tests.backends.longcat import samples
+from tests.backends.wan.samples import VAE21
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 PROMPT, NEGATIVE = "a red fox", "night"

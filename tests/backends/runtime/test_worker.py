@@ -27,7 +27,7 @@ from tests.fake_backend import OTHER, SPEC
 
 ALONE = (Side("BF16", BF16, SPEC.policy),)
 LOADERS = "tests.fake_backend:load"
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PATIENCE_S = 60.0  # two slow cores import torch in this time, whatever else they do
 
 

@@ -13,9 +13,9 @@ from backends.longcat.sampler import Guidance, Sampler
 from backends.longcat.transformer import Transformer
 from qvg import BF16, QVG, CacheGeometry, KVCache
 from qvg.config import CodecConfig
-from tests.backends.longcat import longcat_samples as samples
-from tests.backends.longcat.longcat_recorded import transformer
-from tests.backends.longcat.longcat_samples import COLUMNS, CONFIG, ROWS
+from tests.backends.longcat import samples
+from tests.backends.longcat.recorded import transformer
+from tests.backends.longcat.samples import COLUMNS, CONFIG, ROWS
 
 pytestmark = [
     pytest.mark.gpu,

@@ -23,7 +23,7 @@ from backends.hub import artifacts, downloads
 from backends.hub.artifacts import Artifact, File, Source
 from backends.sizes import file_size
 from backends.wan import checkpoint
-from tests.backends.fake_hub import COMMIT, FakeHub
+from tests.backends.hub.fake_hub import COMMIT, FakeHub
 
 BIG = random.Random(0).randbytes(300_000)
 SMALL = b"{}" * 20

@@ -10,7 +10,7 @@ from backends.self_forcing import weights
 from backends.self_forcing.spec import TRANSFORMER
 from backends.self_forcing.transformer import Transformer, WanConfig
 from backends.wan import checkpoint
-from tests.backends.sf_recorded import CONFIG, model
+from tests.backends.self_forcing.recorded import CONFIG, model
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -121,7 +121,7 @@ class Everything:
     """No history: attention among the block's own tokens."""
 
     def stage(self, layer, k, v):
-        from tests.backends.test_self_forcing_parity import make_rope
+        from tests.backends.self_forcing.test_parity import make_rope
 
         self.rope, self.staged = make_rope(), (k, v)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from backends.self_forcing.transformer import Transformer, WanConfig
 
-FILE = Path(__file__).resolve().parents[1] / "data" / "self_forcing.safetensors"
+FILE = Path(__file__).resolve().parents[2] / "data" / "self_forcing.safetensors"
 CONFIG = WanConfig(width=256, ffn_width=384, heads=2, layers=2, text_width=48, text_length=32, time_width=64)
 SIZE = (3, 16, 8, 12)  # a block's latents: frames, channels, height, width
 ROWS, COLUMNS = 4, 6  # tokens of a frame

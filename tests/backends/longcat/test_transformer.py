@@ -14,9 +14,9 @@ from backends.longcat.attention import AfterHistory, Alone, Place
 from backends.longcat.sampler import Sampler
 from backends.longcat.transformer import LongCatConfig, Transformer
 from qvg import BF16, QVG, CacheGeometry, CachePolicy, KVCache
-from tests.backends.longcat import longcat_samples as samples
-from tests.backends.longcat.longcat_recorded import names, recorded, transformer
-from tests.backends.longcat.longcat_samples import COLUMNS, CONFIG, ROWS
+from tests.backends.longcat import samples
+from tests.backends.longcat.recorded import names, recorded, transformer
+from tests.backends.longcat.samples import COLUMNS, CONFIG, ROWS
 
 PLACE = Place(CONFIG.rope_pairs, ROWS, COLUMNS)
 GEOMETRY = CacheGeometry(CONFIG.layers, CONFIG.heads, CONFIG.head_dim, ROWS * COLUMNS)

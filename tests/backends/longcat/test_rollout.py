@@ -21,8 +21,8 @@ from backends.validation import check
 from qvg import BF16, QVG, CacheGeometry, KVCache
 from qvg.ops.rotate import rotate
 from qvg.payload import BF16Payload
-from tests.backends.longcat import longcat_samples as samples
-from tests.backends.longcat.longcat_recorded import (
+from tests.backends.longcat import samples
+from tests.backends.longcat.recorded import (
     NEGATIVE,
     PROMPT,
     embed,
@@ -32,7 +32,7 @@ from tests.backends.longcat.longcat_recorded import (
     transformer,
     vae,
 )
-from tests.backends.longcat.longcat_samples import CONFIG, HEIGHT, WIDTH
+from tests.backends.longcat.samples import CONFIG, HEIGHT, WIDTH
 
 GEOMETRY = CacheGeometry(CONFIG.layers, CONFIG.heads, CONFIG.head_dim, HEIGHT * WIDTH // 256)
 SHORT = Settings(negative=NEGATIVE, steps=4, window=13, condition_frames=9)

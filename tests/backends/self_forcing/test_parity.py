@@ -1,4 +1,4 @@
-"""Our transformer, sampler and cache against what the authors' classes computed: see sf_recorded."""
+"""Our transformer, sampler and cache against what the authors' classes computed: see `recorded.py`."""
 
 import itertools
 
@@ -15,7 +15,7 @@ from qvg.codecs.identity import BF16Codec
 from qvg.device import Choice
 from qvg.payload import BF16Payload
 from qvg.rope import grid_rope
-from tests.backends.sf_recorded import COLUMNS, CONFIG, ROWS, SIZE, model, recorded
+from tests.backends.self_forcing.recorded import COLUMNS, CONFIG, ROWS, SIZE, model, recorded
 
 TIMES = (1000.0, 937.5, 2500 / 3, 625.0)
 TOKENS = ROWS * COLUMNS  # of a frame

@@ -221,7 +221,7 @@ def test_a_lock_ends_with_its_program(page):
     folder = page.final().parent
     code = "import os, sys\nfrom pathlib import Path\nfrom ui.runs.folder import RunFolder\n"
     code += "print(RunFolder(Path(sys.argv[1])).hold(), flush=True)\nos.kill(os.getpid(), 9)"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
 
     def held_by_another() -> str:
         ran = subprocess.run(

@@ -21,10 +21,10 @@ from backends.longcat.settings import Settings
 from backends.longcat.transformer import Transformer
 from backends.wan import loading, vae
 from qvg import BF16, KVCache
-from tests.backends import wan_samples
-from tests.backends.longcat import longcat_samples as samples
-from tests.backends.longcat.longcat_recorded import recorded, transformer
-from tests.backends.longcat.longcat_samples import COLUMNS, CONFIG, ROWS
+from tests.backends.longcat import samples
+from tests.backends.longcat.recorded import recorded, transformer
+from tests.backends.longcat.samples import COLUMNS, CONFIG, ROWS
+from tests.backends.wan import samples as wan_samples
 
 T = torch.tensor(731.0)
 HYPHEN = "___lorahyphen___"

@@ -15,9 +15,9 @@ import torch
 from backends.longcat import parallel
 from qvg import QVG, QVG_PRO, RTN, build_codec
 from qvg.config import CodecConfig
-from tests.backends.longcat import longcat_samples as samples
+from tests.backends.longcat import samples
 
-SCRIPT = Path(__file__).with_name("longcat_team.py")
+SCRIPT = Path(__file__).with_name("team.py")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from backends import registry
 from backends.hub import artifacts
 from backends.hub.artifacts import Artifact, File, Source
 from backends.longcat import spec
-from tests.backends.fake_hub import COMMIT, FakeHub
+from tests.backends.hub.fake_hub import COMMIT, FakeHub
 from tests.ui.page import widgets
 from ui.components import models
 from ui.events.models import ModelEvents

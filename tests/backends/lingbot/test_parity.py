@@ -12,7 +12,7 @@ from backends.self_forcing.sampler import CachedHistory
 from backends.self_forcing.transformer import Modulations, WanConfig
 from backends.wan.schedule import add_noise, clean_latents, whole_steps
 from qvg import CachePolicy
-from tests.backends.lingbot.lingbot_recorded import (
+from tests.backends.lingbot.recorded import (
     COLUMNS,
     CONFIG,
     RECORDED,

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from backends.base import BackendUnavailable
 from backends.wan import checkpoint, text
-from tests.backends.wan_samples import LENGTH, UMT5, UMT5_PUBLISHED, WORDS, save_tokenizer
+from tests.backends.wan.samples import LENGTH, UMT5, UMT5_PUBLISHED, WORDS, save_tokenizer
 
 transformers = pytest.importorskip("transformers")
 

@@ -24,13 +24,13 @@ from backends.camera import CameraMove
 from backends.checkup import Part
 from backends.events import Done, Failed, Loading, Queued, Update
 from backends.runtime import zerogpu
-from tests.backends.test_worker import finish, job, until
+from tests.backends.runtime.test_worker import finish, job, until
 from tests.browser.conftest import free_port
 from tests.fake_backend import SPEC
 from ui.runs import mp4
 
 pytest.importorskip("spaces")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 POCKET = next(entry for entry in registry.entries() if entry.spec.id == "pocket")
 here = pytest.mark.skipif(
     POCKET.missing is not None or sys.platform != "linux", reason="needs Pocket World, and Linux to fork"
@@ -85,7 +85,13 @@ def space(tmp_path_factory):
     log = folder / "log.txt"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.backends.zero_space", str(port), str(folder / "outputs")],
+            [
+                sys.executable,
+                "-m",
+                "tests.backends.runtime.zerogpu_space",
+                str(port),
+                str(folder / "outputs"),
+            ],
             cwd=ROOT,
             env={
                 **os.environ,

@@ -15,9 +15,9 @@ from backends.self_forcing.rollout import SelfForcingBackend
 from backends.self_forcing.sampler import Sampler
 from backends.wan import vae
 from qvg import BF16, CachePolicy, KVCache
-from tests.backends.sf_recorded import CONFIG
-from tests.backends.sf_recorded import model as recorded_model
-from tests.backends.wan_samples import UMT5, VAE21, WORDS, randomise, save_tokenizer
+from tests.backends.self_forcing.recorded import CONFIG
+from tests.backends.self_forcing.recorded import model as recorded_model
+from tests.backends.wan.samples import UMT5, VAE21, WORDS, randomise, save_tokenizer
 
 diffusers = pytest.importorskip("diffusers")
 
