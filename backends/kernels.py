@@ -193,7 +193,8 @@ def main(arguments: list[str] | None = None) -> int:
     demanding: set[str] = set()
     noted_for: dict[Hashable, list[Launch]] = {}
     for target in options.target:
-        card = kind_of_card(tuple(map(int, target.split("."))))
+        major, minor = map(int, target.split("."))
+        card = kind_of_card((major, minor))
         # Launches differ by tiles and by whether there is 8-bit attention, not by the rest of a card.
         kind = (card.tiles(128), card.capability >= EIGHT_BIT_FROM)
         if kind not in noted_for:

@@ -125,19 +125,19 @@ class Report:
         if codec not in self._warmed:
             warm(self._backend, case, work.device)
             self._warmed.add(codec)
-        shape: tuple[int, ...] = ()
+        size = (0, 0)
         try:
             with part.open("wb") as sink:
 
                 def keep(frames: np.ndarray) -> None:
-                    nonlocal shape
-                    shape = frames.shape[1:]
+                    nonlocal size
+                    size = frames.shape[1:3]
                     sink.write(np.ascontiguousarray(frames).data)
 
                 row = self._too_large(case) or make(self._backend, case, asked, work.device, keep)
             row = {"task": task, "codec": codec, "fps": spec.fps, "video": None, "quality": None, **row}
             if row["frames"]:
-                row["height"], row["width"] = shape[:2]
+                row["height"], row["width"] = size
                 frames = _frames(part, row)
                 video = folder.pair(task, codec, "mp4")
                 kept = self._settings | {"task": task, "codec": codec, "command": self._command}

@@ -96,11 +96,9 @@ def _scaled(frame: np.ndarray, width: int, height: int) -> Image.Image:
 
 def _label(side: Side, width: int) -> Image.Image:
     """The strip over a video: its name, and its figures in one line."""
-    large, small = (
-        ImageFont.load_default(max(15, width // 24)),
-        ImageFont.load_default(max(11, width // 36)),
-    )
-    head, line = int(large.size * 1.35), int(small.size * 1.3)
+    sizes = max(15, width // 24), max(11, width // 36)
+    large, small = (ImageFont.load_default(size) for size in sizes)
+    head, line = int(sizes[0] * 1.35), int(sizes[1] * 1.3)
     strip = Image.new("RGB", (width, _GAP + head + line + _GAP), _PAPER)
     pen = ImageDraw.Draw(strip)
     pen.text((_GAP, _GAP - 2), side.name, _INK, font=large)
