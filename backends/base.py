@@ -224,7 +224,7 @@ class Resumable(Protocol):
 
     def rewind(self, mark: object) -> None: ...
 
-    def go_on(self, request: Request) -> None:
+    def extend(self, request: Request) -> None:
         """Continues with `request`, which begins with the blocks generated so far."""
         ...
 

@@ -84,7 +84,7 @@ class PocketRollout:
         self._sampler.noise.set_state(mark.noise)
         self._sampler.sights = mark.sights
 
-    def go_on(self, request: Request) -> None:
+    def extend(self, request: Request) -> None:
         self._blocks, self._path = request.blocks, tuple(each_latent(request.moves))
 
     def reseed(self, seed: int) -> None:
