@@ -1,6 +1,7 @@
-"""QVG Studio: `python app.py` opens the page. `from app import demo` is the same page, for a notebook.
+"""Command line of QVG Studio: `python app.py` opens the page. `from app import demo` is the same page, for a
+notebook.
 
-Nothing heavy is imported before it is needed: `--help` answers at once.
+Heavy imports are deferred: `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -31,21 +32,21 @@ def make_page(
     keep_hours: int = 24,
     keep_gib: int = 8,
 ) -> Studio:
-    """Returns the page with its worker; neither starts a process before someone looks.
+    """Returns the page with its worker; neither starts a process before the first visitor.
 
-    Where it is public, a visitor may have `runs_per_visitor` videos under way, and videos are deleted once
-    they are `keep_hours` old or all of them take more than `keep_gib`; 0 is no limit. Raises ValueError, as a
-    sentence, where Gradio cannot start in this environment.
+    On a public page a visitor may have `runs_per_visitor` active videos, and videos are deleted once they are
+    `keep_hours` old or all of them take more than `keep_gib`; 0 is no limit. Raises ValueError with a
+    sentence if Gradio cannot start in this environment.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     _prepare()
     from backends.runtime import warmup
 
-    # Every process that is started from here keeps them there.
+    # Set here, because all processes started later inherit the kernels' folder.
     warmup.keep_kernels(outputs or _default_outputs())
     if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):
-        # Before anything imports torch.
+        # Must be imported before torch.
         from backends.runtime.zerogpu import ZeroWorker
 
         models = os.environ.get("QVG_STUDIO_PRELOAD", "pocket")
@@ -68,9 +69,10 @@ def __getattr__(name: str) -> Studio:
 
 
 def main() -> None:
+    """Runs the command line."""
     options = _parser().parse_args()
     if options.weights:
-        # The generator's process reads it too.
+        # The worker process reads it, too.
         os.environ["QVG_STUDIO_WEIGHTS"] = str(options.weights)
     if options.check:
         from backends import checkup
@@ -89,7 +91,7 @@ def main() -> None:
     problem = _port_problem(options.host, options.port)
     if problem:
         raise SystemExit(problem)
-    # As docker, systemd and Spaces end a program: it cleans up as after Ctrl-C.
+    # Docker, systemd and Spaces end a program by SIGTERM: it cleans up as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         page = make_page(
@@ -109,7 +111,7 @@ def main() -> None:
             allowed_hosts=options.allow_host,
             server_name=options.host,
             server_port=options.port,
-            share=options.share or None,  # as GRADIO_SHARE says
+            share=options.share or None,  # None: GRADIO_SHARE decides
             auth=options.auth,
             root_path=options.root_path,
             mcp_server=mcp,
@@ -123,12 +125,13 @@ def main() -> None:
 
 
 def _prepare() -> None:
+    """Corrects the environment and prints what was changed."""
     for change in environment.prepare():
         print(change, flush=True)
 
 
 def download(name: str, accepted_license: bool) -> str | None:
-    """Fetches a model's files, telling how far it is. Returns what went wrong, as a sentence."""
+    """Downloads a model's files and prints the progress. Returns an error as a sentence."""
     from backends.base import BackendUnavailable
     from backends.hub import artifacts
     from backends.hub.downloads import cache_folder
@@ -150,7 +153,7 @@ def download(name: str, accepted_license: bool) -> str | None:
     def show(progress: artifacts.DownloadProgress) -> None:
         nonlocal shown
         last = progress.done_bytes == progress.total_bytes
-        # A log is no place for a line a second.
+        # A log would grow by a line a second.
         if time.monotonic() - shown < (1 if sys.stdout.isatty() else 15) and not last:
             return
         shown = time.monotonic()
@@ -277,12 +280,12 @@ def _limit(text: str) -> int:
 
 
 def _default_outputs() -> Path:
-    # A Space's own folder may be read-only.
+    # The program's folder on a Space may be read-only.
     return Path(tempfile.gettempdir()) / "qvg-studio" if os.environ.get("SPACE_ID") else Path("outputs")
 
 
 def _port_problem(host: str, port: int) -> str:
-    """Why the page cannot listen there, before anything is loaded; empty when it can."""
+    """Returns why the page cannot listen on the address, before anything is loaded; empty if it can."""
     if not 0 < port < 65536:
         return f"Port {port} does not exist: choose one from 1 to 65535 with --port."
     try:

@@ -1,8 +1,8 @@
-"""The page for programs: named endpoints over HTTP, and the tools of an MCP server.
+"""API of the page for programs: named endpoints over HTTP, and the tools of an MCP server.
 
-A program may give itself a name, by which it finds its runs again and deletes them.
-A run that a program asks for is its own: it is stopped when the program leaves, and on a shared page also
-where nobody reads the answer.
+A program may choose a name for itself, by which it finds its runs again and deletes them. A run started by a
+program belongs to it: the run is stopped when the program disconnects, and on a shared page also when nobody
+reads the answer.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from ui.server.addresses import address_of
 
 Answer = tuple[list[str] | None, dict[str, Any]]
 Answers = AsyncGenerator[Answer, None]
-# Of `settings`: the form's numbers under its own names.
+# Numbers in `settings`, named as in the form.
 NUMBERS = CODEC_NUMBERS + POLICY_NUMBERS
 _SETTINGS: dict[str, Any] = {
     "type": "object",
@@ -60,15 +60,16 @@ _SETTINGS: dict[str, Any] = {
         "options": {"type": "object", "properties": {}},
     },
 }
-# Clients take an object with a "path" for a file to fetch; the form is the page's own.
+# Settings left out of answers: clients take an object with a "path" for a file to fetch, and "form" is
+# internal to the page.
 _UNTOLD = ("path", "form")
-_SECRET = re.compile("[!-~]{16,64}")  # names that a program gives itself on a public page
+_SECRET = re.compile("[!-~]{16,64}")  # names that programs may choose on a public page
 _MOST_LISTED = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunArguments:
-    """What /generate and /compare take beside the model, the prompt and codecs; told of in `_ABOUT`."""
+    """Arguments that /generate and /compare share, described in `_ABOUT`."""
 
     blocks: int = 0
     seed: int = FIRST_SEED
@@ -141,7 +142,7 @@ def _with_run_arguments(
 
 
 class Api:
-    """What the endpoints do. Every error is a gr.Error with a sentence."""
+    """The endpoints. Every error is a gr.Error with a sentence."""
 
     def __init__(self, manager: RunManager) -> None:
         self._manager = manager
@@ -223,6 +224,7 @@ class Api:
         return self.runs(visitor)
 
     def _named(self, visitor: str) -> str:
+        """Returns the owner that a program names. Raises gr.Error if it names none."""
         try:
             owner = self._owner(visitor)
             if owner is None:
@@ -277,6 +279,7 @@ class Api:
         codecs: Sequence[str],
         arguments: RunArguments,
     ) -> Answers:
+        """Starts a run and yields its progress until the end, then its files."""
         spec = registry.find(model)
         quantized = next((name for name in codecs if name in QUANTIZED), QUANTIZED[0])
         form = replace(
@@ -305,7 +308,7 @@ class Api:
             raise gr.Error(str(error), print_exception=False) from error
         presenter = record.presenter
         try:
-            # A single call has no session, and its event's name instead.
+            # A single call has no session; its stream has the event's id.
             with self._manager.watching(record.owner, request.session_hash, LocalContext.event_id.get(None)):
                 seen = -1
                 while not record.ended:
@@ -320,9 +323,9 @@ class Api:
         yield await run_in_threadpool(self._answer, record)
 
     def _owner(self, visitor: str) -> str | None:
-        """Returns whose runs a program names; None where it names nobody. Raises FormError.
+        """Returns the owner that a program's name stands for; None without a name. Raises FormError.
 
-        On a public page the name is all that keeps strangers apart, so that it has to be hard to guess.
+        On a public page only the name separates visitors, so it has to be hard to guess.
         """
         if not self._manager.shared:
             return self._manager.owner(visitor)
@@ -334,13 +337,13 @@ class Api:
 
     def _submit(self, form: Form, spec: BackendSpec, settings: Any, owner: str, address: str) -> Record:
         asker = f"address {address}"
-        # Before pictures and clips are read.
+        # Checked before pictures and clips are read, which takes long.
         self._manager.check_room(asker, address)
         run_spec = parse(with_settings(form, spec, settings), spec)
         return self._manager.submit(owner, run_spec, asker, address)
 
     def _answer(self, record: Record) -> Answer:
-        """What came of a run. Raises gr.Error where no file did."""
+        """Returns the files and the results of a run. Raises gr.Error if there is no file."""
         presenter = record.presenter
         if not presenter.blocks or presenter.folder.problem:
             raise gr.Error(presenter.folder.problem or _said(presenter.view), print_exception=False)
@@ -353,7 +356,7 @@ class Api:
 
 
 def _listed(past: Past) -> dict[str, Any]:
-    """Returns what /runs tells of a run."""
+    """Returns a run as /runs lists it."""
     told = {name: past.settings.get(name) for name in ("created", "model", "prompt", "seed")}
     made = {name: past.made.get(name) for name in ("frames", "fps", "failed")}
     videos = [player_view.address(video) for video in past.videos] if past.state == "done" else []
@@ -361,12 +364,12 @@ def _listed(past: Past) -> dict[str, Any]:
 
 
 def _said(view: View) -> str:
-    """The status line."""
+    """Returns the text of the status line."""
     return view.status["text"]
 
 
 def with_settings(form: Form, spec: BackendSpec, settings: Any) -> Form:
-    """`form` with a program's numbers and options. Raises FormError for what it has not."""
+    """Returns `form` with a program's numbers and options. Raises FormError for unknown or invalid ones."""
     if settings in (None, "", {}):
         return form
     known = f"{', '.join(NUMBERS)} and options"
@@ -390,7 +393,7 @@ def with_settings(form: Form, spec: BackendSpec, settings: Any) -> Form:
 
 
 def connect(manager: RunManager) -> None:
-    """Adds the endpoints to the page, in the Gradio context it is called in. Nothing of it is seen."""
+    """Adds the endpoints to the page, in the current Gradio context. Their components are invisible."""
     api = Api(manager)
     ids = [spec.id for spec in registry.specs()]
 
@@ -412,7 +415,7 @@ def connect(manager: RunManager) -> None:
             gr.Number(0, precision=0, minimum=0, label="budget_mib"),
             gr.Radio(["drop", "stop"], value="drop", label="when_full"),
             gr.Checkbox(False, label="preview"),
-            # What gr.JSON says of itself is no schema that MCP clients take.
+            # MCP clients do not accept the schema of gr.JSON.
             ApiValue({}, _SETTINGS, "settings"),
             named(),
         ]
@@ -429,7 +432,7 @@ def connect(manager: RunManager) -> None:
         prompt = gr.Textbox("", label="prompt")
         go = gr.Button()
         listed: dict[str, Any] = {"queue": False}
-        # They wait without a thread, and the worker does the queueing.
+        # These calls wait without a thread, and the worker queues the runs.
         watched: dict[str, Any] = {"concurrency_limit": None}
         go.click(api.backends, None, made, api_name="backends", **listed)
         go.click(api.vocabulary, model(), made, api_name="vocabulary", **listed)

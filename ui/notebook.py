@@ -1,4 +1,4 @@
-"""The page as a notebook starts it: in a process of its own, seen through Jupyter's address where need be.
+"""Launcher of the page for notebooks: in its own process, shown through Jupyter's address where necessary.
 
 A notebook's browser may run on another machine than its kernel. There `127.0.0.1` is the wrong machine, and
 jupyter-server-proxy serves the page under a path of Jupyter's address instead.
@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-_TIMEOUT_S = 120  # the first start of a machine reads gigabytes of packages from its disk
+_TIMEOUT_S = 120  # the first start on a machine reads gigabytes of packages from its disk
 _INSTALL = "pip install jupyter-server-proxy, and start Jupyter again"
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a browser finds the page. `address` may be a path of Jupyter's own address.
+    """Address at which a browser finds the page. `address` may be a path of Jupyter's own address.
 
-    `root_path` is what the page has to know of it; "" where it is seen at the top of its address.
+    `root_path` is the page's path behind a proxy; "" at the top of its address.
     """
 
     address: str
@@ -45,10 +45,10 @@ def find(
     proxied: bool | None = None,
     base: str | None = None,
 ) -> Place:
-    """Returns where a page on `port` is seen from this notebook.
+    """Returns the address of a page on `port`, as seen from this notebook.
 
-    `proxied` is whether jupyter-server-proxy is there, and `base` the path of the Jupyter server that started
-    this kernel, None for a kernel without one; both are looked up where they are not given.
+    `proxied` is whether jupyter-server-proxy is installed, and `base` the path of the Jupyter server that
+    started this kernel, None for a kernel without one; both are looked up by default.
     """
     if proxied is None:
         proxied = find_spec("jupyter_server_proxy") is not None
@@ -68,7 +68,7 @@ def find(
 
 
 def _server_base(environment: Mapping[str, str]) -> str | None:
-    """The path of the Jupyter server that started this kernel, as it wrote it down."""
+    """Returns the path of the Jupyter server that started this kernel, from the server's own file."""
     from jupyter_core.paths import jupyter_runtime_dir
 
     file = Path(jupyter_runtime_dir()) / f"jpserver-{environment.get('JPY_PARENT_PID', '')}.json"
@@ -88,7 +88,7 @@ class Page:
         atexit.register(self.stop)
 
     def stop(self) -> None:
-        """Ends the page, its model and what they hold. Any number of times."""
+        """Ends the page and its model. Can be called again."""
         self._process.terminate()
         try:
             self._process.wait(20)
@@ -97,7 +97,8 @@ class Page:
         atexit.unregister(self.stop)
 
     def _repr_html_(self) -> str:
-        """Shows the page below a cell, with a link to it alone; in Colab through Colab's own proxy."""
+        """Returns HTML that shows the page below a cell, with a link to it alone; in Colab through Colab's
+        own proxy."""
         if "google.colab" in sys.modules:
             output: Any = import_module("google.colab").output
             output.serve_kernel_port_as_iframe(self.port, height="900")
@@ -109,13 +110,13 @@ class Page:
         )
 
 
-_running: dict[int, Page] = {}  # by port, of this kernel
+_running: dict[int, Page] = {}  # by port; pages of this kernel
 
 
 def start(port: int, outputs: Path) -> Page:
-    """Starts the page and returns once it answers; one that this kernel has on `port` is stopped before.
+    """Starts the page and returns once it answers; a page that this kernel runs on `port` is stopped first.
 
-    Raises RuntimeError with what the program said if it ends.
+    Raises RuntimeError with the program's output if it ends.
     """
     if port in _running:
         _running.pop(port).stop()
@@ -140,7 +141,7 @@ def start(port: int, outputs: Path) -> Page:
 
 
 def _answers(port: int) -> bool:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows another 127.0.0.1
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy: its 127.0.0.1 differs
     try:
         opener.open(f"http://127.0.0.1:{port}/", timeout=5).close()
     except OSError as error:
@@ -149,7 +150,7 @@ def _answers(port: int) -> bool:
 
 
 def download(model: str, accepted_licence: bool = False) -> None:
-    """Fetches a model's files, with a bar that shows how far it is. Says what is missing in a sentence."""
+    """Downloads a model's files, with a progress bar. Shows errors as sentences."""
     from IPython.display import HTML, display
 
     from backends.base import BackendUnavailable

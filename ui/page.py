@@ -1,4 +1,4 @@
-"""The page: what is where, and which event calls which handler."""
+"""The page: layout of the components, and the event that calls each handler."""
 
 from __future__ import annotations
 
@@ -51,24 +51,24 @@ from ui.widgets.inputs import Inputs
 from ui.widgets.outputs import Outputs, build_outputs
 
 CSS = (Path(__file__).parent / "theme.css").read_text(encoding="utf-8") + styles()
-_UPLOADS_HOURS = 24  # at most, of uploads and of what was made for one answer
-# Inside a frame of another site a browser may deny storage, where Gradio's scripts end: they get one that
-# lasts as long as the page is open, and the session is the visitor's name.
+_UPLOADS_HOURS = 24  # at most, for uploads and files made for one answer
+# Inside a frame of another site a browser may deny storage, on which Gradio's scripts fail: this script
+# replaces it by one in memory. The session is then the visitor's name.
 _STORAGE = f"<script>{script(['storage'])}</script>"
-_AT_ONCE = 100  # calls of one listener that are answered at once
-# Of all listeners: with room for the streams of all visitors who may have runs under way, and of programs.
-# Streams wait without a thread.
+_AT_ONCE = 100  # concurrent calls of one listener
+# Of all listeners, including streams of all visitors with active runs and of programs. Streams wait without a
+# thread.
 _AT_ONCE_IN_ALL = 500
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-# Unless told so, Gradio drops a click that comes before the last one of its kind has been answered.
+# By default Gradio drops a click that comes before the previous one of its kind has been answered.
 _EVERY: dict[str, Any] = {**_QUIET, "trigger_mode": "multiple"}
-# The worker does the queueing.
+# The worker queues the runs.
 _RUNNING: dict[str, Any] = {**_EVERY, "concurrency_limit": None}
-# In the queue and not in a thread each: no more files are decoded at once anyway.
+# Queued, so that calls do not occupy threads: no more files are decoded at once anyway.
 _DECODING: dict[str, Any] = {**_QUIET, "concurrency_limit": decoding.AT_ONCE, "concurrency_id": "decoding"}
 
 
-# Parameters of `gr.Blocks.launch` that may be given by position, `self` apart.
+# Parameters of `gr.Blocks.launch` that may be given by position, without `self`.
 _POSITIONAL = tuple(
     name
     for name, parameter in signature(gr.Blocks.launch).parameters.items()
@@ -77,7 +77,7 @@ _POSITIONAL = tuple(
 
 
 class Studio(gr.Blocks):
-    """The page with the launch settings it needs, however it is launched: a script, a notebook or a Space."""
+    """The page with the launch settings it needs, for a script, a notebook or a Space."""
 
     def __init__(self, manager: RunManager) -> None:
         super().__init__(
@@ -90,16 +90,16 @@ class Studio(gr.Blocks):
 
     @property
     def outputs(self) -> Path:
-        """The folder that videos are kept in."""
+        """Returns the folder of the videos."""
         return self._manager.outputs
 
     def launch(self, *args: Any, allowed_hosts: Sequence[str] = (), **kwargs: Any) -> Any:
-        """`gr.Blocks.launch`, with this page's looks, and the outputs folder as the only one it serves.
+        """Calls `gr.Blocks.launch`, with this page's theme, and the outputs folder as the only one it serves.
 
-        Other web sites are kept out: see `ui.server.guard`. `allowed_hosts`, with those of the environment
-        variable QVG_STUDIO_ALLOW_HOST, are names under which a proxy serves the page. Raises ValueError for a
-        login beside an MCP server, which would not ask for it, and for settings that are no address; OSError
-        where the page cannot be opened.
+        Other web sites are denied access: see `ui.server.guard`. `allowed_hosts`, with those of the
+        environment variable QVG_STUDIO_ALLOW_HOST, are names under which a proxy serves the page. Raises
+        ValueError for a login beside an MCP server, which would not check it, and for settings that are not
+        addresses; OSError if the page cannot be opened.
         """
         settings = {**self._defaults(), **_named(args), **kwargs}
         mcp = settings.get("mcp_server") or os.environ.get("GRADIO_MCP_SERVER", "").lower() == "true"
@@ -107,7 +107,7 @@ class Studio(gr.Blocks):
             raise ValueError(text.MCP_IS_OPEN)
         hosted = bool(os.environ.get("SPACE_ID")) or colab_check() or is_hosted_notebook()
         shared = os.environ.get("SPACE_ID") or self.share_url or _shares(settings.get("share"))
-        # Before the first visitor is served.
+        # Set before the first visitor is served.
         self._manager.shared = bool(shared)
         if self._manager.shared:
             hours = self._manager.limits.hours or _UPLOADS_HOURS
@@ -122,12 +122,12 @@ class Studio(gr.Blocks):
         try:
             return super().launch(**settings)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            # Gradio asks itself whether it has started.
+            # Gradio sends a request to itself to see whether it has started.
             self.close(verbose=False)
             raise OSError(f"it does not answer there ({error})") from error
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> Any:
-        """`gr.Blocks.preprocess_data`. Raises gr.Error where it fails, and for files of runs."""
+        """Calls `gr.Blocks.preprocess_data`. Raises gr.Error if it fails, and for files of runs."""
         try:
             if any(served_files.is_of(self._manager.outputs, each) for each in inputs):
                 raise InvalidPathError("a file of the outputs folder was named as an input")
@@ -136,6 +136,7 @@ class Studio(gr.Blocks):
             raise http_errors.of_input(error) from None
 
     def _defaults(self) -> dict[str, Any]:
+        """Returns the launch settings of this page."""
         return {
             "theme": theme(),
             "css": CSS,
@@ -145,9 +146,9 @@ class Studio(gr.Blocks):
             "footer_links": ["api", "settings"],
             "ssr_mode": False,
             "max_file_size": decoding.MOST_BYTES,
-            # Gradio's limit of calls under way, with a thread or without.
+            # Gradio's limit of concurrent calls, with a thread or without.
             "max_threads": _AT_ONCE_IN_ALL,
-            # Tells any visitor how often each function was called.
+            # Off, because it shows every visitor how often each function was called.
             "enable_monitoring": False,
             "app_kwargs": None,
         }
@@ -158,7 +159,7 @@ class Studio(gr.Blocks):
 
         @asynccontextmanager
         async def lifespan(application: Any) -> AsyncIterator[Any]:
-            # Around Gradio's own middleware, which is around any that its arguments name.
+            # Outside Gradio's own middleware, which encloses any that its arguments name.
             application.state_holder = Sessions(self)
             inside = LoginThrottle(OpenStreams(application.middleware_stack, application.state_holder))
             application.middleware_stack = Guard(inside, served_as, lambda: self.share_url)
@@ -177,14 +178,14 @@ class Studio(gr.Blocks):
 
 
 def _named(args: tuple[Any, ...]) -> dict[str, Any]:
-    """Positional arguments of `launch` by name."""
+    """Returns positional arguments of `launch` by name."""
     if len(args) > len(_POSITIONAL):
         raise TypeError(f"launch() takes {len(_POSITIONAL)} positional arguments, not {len(args)}")
     return dict(zip(_POSITIONAL, args, strict=False))
 
 
 def _shares(asked: bool | None) -> bool:
-    """Whether Gradio opens a public address when `launch(share=asked)` is called."""
+    """Returns whether Gradio opens a public address when `launch(share=asked)` is called."""
     if asked is not None:
         return asked
     return colab_check() or is_hosted_notebook() or os.environ.get("GRADIO_SHARE", "").lower() == "true"
@@ -193,15 +194,16 @@ def _shares(asked: bool | None) -> bool:
 def build(
     worker: WorkerLike, outputs: Path, runs_per_visitor: int = RUNS_PER_VISITOR, limits: Limits = LIMITS
 ) -> Studio:
-    """The page for `worker`, keeping videos in `outputs`. Makes no file and starts no process."""
-    # Unlike `Path.resolve`, of links in a circle, too.
+    """Returns the page for `worker`, with videos in `outputs`. Creates no file and starts no process."""
+    # Unlike `Path.resolve`, `realpath` does not fail on circular links.
     outputs = Path(os.path.realpath(outputs))
     entries = registry.entries()
     spec = entries[0].spec
     manager = RunManager(worker, outputs, runs_per_visitor, limits)
     first = panels.values(panels.before(parse(values.default_form(spec), spec)))
     with Studio(manager) as page:
-        # First, because listeners of the page have such names too.
+        # First, so that the endpoints get their names: some listeners of the page are functions of the same
+        # names.
         api.connect(manager)
         with gr.Row(elem_classes="top"):
             brand.component()
@@ -236,16 +238,18 @@ def build(
         timer.tick(forms.look_for_device, None, [on_device, timer], **_QUIET)
         planned = [screen.run_id, widgets.model, *widgets_of(widgets, PLANNED)]
         on_device.change(forms.foresee, planned, _foreseen(widgets, screen), **_QUIET)
-        # The gauge has been built so, and may belong to a run by now.
+        # Without the gauge: it was built with these values, and may show a run by now.
         page.load(forms.foresee_in_words, planned, _foreseen(widgets, screen)[:-1], **_QUIET)
         page.load(runs.arrive, [screen.visitor], [*_followed(widgets, screen), screen.visitor], **_RUNNING)
     page.queue(max_size=128, default_concurrency_limit=_AT_ONCE)
-    # Of figures that nobody can read here: after each event Gradio computes them anew, from the last 10,000.
+    # Disables statistics that this page does not show: Gradio recomputes them from the last 10,000 events
+    # after each one.
     page._queue.ANALYTICS_MAX_EVENTS, page._queue.ANAYLTICS_CACHE_FREQUENCY = 1, sys.maxsize
     return page
 
 
 def _foreseen(widgets: Inputs, screen: Outputs) -> list[Any]:
+    """Returns the outputs of `FormEvents.foresee`."""
     return [
         widgets.length_note,
         widgets.memory_note,
@@ -256,7 +260,7 @@ def _foreseen(widgets: Inputs, screen: Outputs) -> list[Any]:
 
 
 def _all(widgets: Inputs, screen: Outputs) -> list[Any]:
-    """What a run may change: the stage, and the form where it is filled."""
+    """Returns the outputs of handlers that fill the form: all widgets of a run, and those of the form."""
     form_parts = [
         getattr(widgets, name) for name in widgets.__slots__ if name not in ("path_note", "options")
     ]
@@ -264,8 +268,8 @@ def _all(widgets: Inputs, screen: Outputs) -> list[Any]:
 
 
 def _followed(widgets: Inputs, screen: Outputs) -> list[Any]:
-    """What changes while a run is watched, and no more: for each message Gradio builds every output anew,
-    also what the message leaves out, and the time is taken from the generator."""
+    """Returns the outputs that change while a run is watched, and no others: for each message Gradio rebuilds
+    every output, also the ones left out, and takes that time from the generator."""
     return [
         *screen.shown.values(), screen.actions, screen.more, screen.extend, screen.undo, screen.redo,
         screen.retake, screen.export, screen.queue, screen.history,
@@ -312,8 +316,8 @@ def _connect_form(widgets: Inputs, screen: Outputs, forms: FormEvents) -> None:
     )
     widgets.clip.change(forms.look_at_clip, [widgets.model, widgets.clip], widgets.clip_note, **_DECODING)
     widgets.picture.change(forms.look_at_picture, widgets.picture, widgets.picture_note, **_DECODING)
-    # For a listener that fell behind, Gradio fires its event again, with all listeners: two of one event keep
-    # each other busy for ever. Behind a step in the browser, this one is fired again by itself.
+    # For a listener that fell behind, Gradio fires its event again, with all listeners: two of one event
+    # would trigger each other forever. Behind a step in the browser, this one is fired alone.
     changed = gr.on(
         [widget.change for widget in [widgets.model, *planned]],
         None,
@@ -359,5 +363,5 @@ def _connect_runs(widgets: Inputs, screen: Outputs, tries: gr.HTML, runs: RunEve
         (screen.export_json, runs.export_json),
     ):
         button.click(export, who, [widgets.problem, screen.saved], **_QUIET)
-    # Never Gradio's `cancels`: the run must end by itself, to deliver what it made.
+    # Never Gradio's `cancels`: the run must end by itself, to deliver its video.
     widgets.stop.click(runs.stop, who, widgets.stop, queue=False, **_QUIET)

@@ -1,4 +1,4 @@
-"""JSON from a file that anyone may have written, as values that the rest of the page can take and send."""
+"""Parser for untrusted JSON files: all values that it returns can be encoded and sent to a browser."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-MOST_BYTES = 1 << 20  # of a file's JSON: a megabyte takes a second and tens of megabytes of memory
-_EXACT = 1 << 53  # beyond, a browser does not know one whole number from the next
-_MAX_DIGITS = 17  # no whole number of more is below that
-_HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")  # a half of a character, or the escape of one
+MOST_BYTES = 1 << 20  # of a file: parsing a megabyte takes a second and tens of megabytes of memory
+_EXACT = 1 << 53  # above, JavaScript rounds integers
+_MAX_DIGITS = 17  # longer integers are larger than that
+_HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")  # a lone surrogate, or the escape of one
 
 
 class TooLong(ValueError):
-    """More JSON than `MOST_BYTES`."""
+    """Error for more than `MOST_BYTES` of JSON."""
 
 
 def read(file: Path) -> Any:
-    """Returns a file's JSON as `loads` does. Raises OSError, ValueError, and TooLong before it is read."""
+    """Returns a file's JSON as `loads` does. Raises OSError, ValueError, and TooLong before reading."""
     if file.stat().st_size > MOST_BYTES:
         raise TooLong
     return loads(file.read_bytes())
 
 
 def loads(text: str | bytes) -> Any:
-    """Returns what the JSON `text` holds; bytes are UTF-8, UTF-16 or UTF-32. A byte order mark may be first.
+    """Parses untrusted JSON; bytes are UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
-    Half characters are replaced; what is no number, or a number too large, is None. Raises ValueError.
+    Lone surrogates are replaced; NaN, infinities and numbers beyond 2**53 become None. Raises ValueError.
     """
     words = text.decode(json.detect_encoding(text)) if isinstance(text, bytes) else text
     try:
@@ -41,7 +41,7 @@ def loads(text: str | bytes) -> Any:
 
 
 def number(value: Any) -> Any:
-    """`value`; None where it is a number that nobody can mean."""
+    """Returns `value`; None for NaN, infinities and numbers beyond 2**53."""
     absurd = isinstance(value, (int, float)) and not abs(value) <= _EXACT
     return None if absurd else value
 
@@ -55,11 +55,11 @@ def _real(digits: str) -> float | None:
 
 
 def _none(_: str) -> None:
-    """NaN and the infinities, which are no JSON."""
+    """Returns None for NaN and the infinities, which JSON does not have."""
 
 
 def _mended(value: Any) -> Any:
-    """Returns `value` with a question mark for every half of a character."""
+    """Returns `value` with a question mark for every lone surrogate."""
     match value:
         case str():
             return value.encode("utf-8", "replace").decode("utf-8")
@@ -71,12 +71,12 @@ def _mended(value: Any) -> Any:
 
 
 def whole(value: Any) -> int:
-    """A count that a file tells; 0 where it tells none."""
+    """Returns a positive int; 0 for any other value."""
     return value if type(value) is int and value > 0 else 0
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value of JSON is what an annotation says."""
+    """Returns whether a JSON value matches a type annotation."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Literal:
         return value in inner

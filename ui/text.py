@@ -1,4 +1,5 @@
-"""Every word the page shows. How numbers are written is in `ui.format`."""
+"""Texts of the page, constants and sentences. Number formats are in `ui.format`; errors of forms, paths and
+files have their texts where they are raised."""
 
 from __future__ import annotations
 
@@ -53,7 +54,7 @@ OPTION = "Setting"
 
 PATH = "Camera path"
 PATH_HINT = "w-8, right-4, still-2"
-# One line on a phone, too: a longer note would move the pad from under the finger that clears the path.
+# Must fit one line on a phone: a longer note would move the pad from under the finger that clears the path.
 PATH_EMPTY = "The camera stands still."
 CAMERA = {
     "board": "Camera map: hold W A S D to walk, arrow keys to turn; Backspace takes the last change back",
@@ -264,7 +265,7 @@ def spoken_gauge(stored: int, bf16: int, ratio: float, smaller: str) -> str:
 
 
 def video_length(frames: int, fps: int) -> str:
-    """`4,321 frames (6:00)`"""
+    """Returns frames and duration as `4,321 frames (6:00)`."""
     return f"{plural(frames, 'frame')} ({clock(frames / fps)})"
 
 
@@ -277,16 +278,16 @@ def here(on_cpu: bool) -> str:
 
 
 def seen(frames: int, total: int) -> str:
-    """Latent frames of history."""
+    """Returns the visible latent frames of history, out of `total`."""
     if frames == total:
         return f"{frames:,} latent frames"
     return f"{frames:,} of {total:,} latent frames"
 
 
 def fate(drops_from: int | None, ends_after: int | None, frames: Callable[[int], int]) -> str:
-    """What a side gives up to stay in its budget, by block; empty where nothing.
+    """Returns what a side gives up to stay in its budget; empty for nothing.
 
-    `frames` are the video's after so many blocks.
+    `drops_from` and `ends_after` are blocks; `frames` returns the video frames after so many blocks.
     """
     if drops_from is not None:
         return f"drops frames from frame {frames(drops_from) + 1:,} on"
@@ -302,7 +303,8 @@ def budget_in_words(mib: int, fates: list[str]) -> str:
 
 
 def together(needs: int, memory_bytes: int, fits: bool | None) -> str:
-    """What all sides take, one model for all of them."""
+    """Returns the memory that all sides need, with the model counted once, and whether it fits; None is
+    unknown."""
     if fits is None:
         return f"All sides together need {size(needs)}."
     verdict = "fits" if fits else "does not fit: compare fewer sides, fewer blocks, or set a budget"
@@ -341,7 +343,8 @@ def column_span(span: tuple[float, float]) -> str:
 
 
 def against(name: str, drops_from: int | None) -> str:
-    """`drops_from`: the block, from 0, from which on the reference itself misses history."""
+    """Returns the caption of a comparison. `drops_from` is the first block, from 0, of which the reference
+    itself misses history; None for none."""
     said = f"PSNR and SSIM against {name}, of the blocks both made."
     if drops_from is not None:
         said += f" {name} drops frames from block {drops_from + 1} on: PSNR then also tells what it forgot."
@@ -436,7 +439,7 @@ def not_saved(reason: str) -> str:
 
 
 def kept_for(hours: float, gib: float) -> str:
-    """How long a public page keeps videos, by age and by what all of them take; 0 is no limit."""
+    """Returns how long a public page keeps videos, by age and by total size; 0 is no limit."""
     if not hours:
         return f"The oldest videos are deleted when all of them take more than {gib:g} GiB."
     sooner = f", the oldest sooner when all of them take more than {gib:g} GiB" if gib else ""

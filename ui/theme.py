@@ -1,4 +1,4 @@
-"""The look of Gradio's own widgets: colors, fonts and spaces. The rest of it is in theme.css."""
+"""Theme of Gradio's own widgets: colors, fonts and spaces. The rest is in theme.css."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from gradio.themes import Base
 
 
 def theme() -> Base:
-    """System fonts only: nothing is fetched."""
+    """Returns the theme. It uses system fonts only, so that nothing is fetched."""
     return Base(
         primary_hue="teal",
         secondary_hue="teal",

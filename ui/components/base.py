@@ -1,9 +1,9 @@
-"""The one factory of the page's HTML components: loads their markup, scripts and style, and escapes.
+"""Factory of the page's HTML components: loads their markup, scripts and style, and escapes their values.
 
-Markup is a JavaScript template (`${value.name}`), filled in the browser from `value` and the properties. What
-it puts in is escaped there, so values are plain text everywhere: in Python, in scripts, in addresses. The one
-exception is markup itself: a template inside a template is written html`<li>${each.name}</li>`, as with Lit;
-without the tag it shows as text. Lists need no `join`; null and undefined show nothing.
+Markup is a JavaScript template (`${value.name}`), filled in the browser from `value` and the properties. All
+inserted values are escaped there, so values are plain text everywhere: in Python, in scripts, in addresses.
+The one exception is markup itself: a template inside a template is written html`<li>${each.name}</li>`, as
+with Lit; without the tag it shows as text. Lists need no `join`; null and undefined show nothing.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import gradio as gr
 
 HERE = Path(__file__).parent
 
-# `html` returns objects of a class of its own: no value from JSON is mistaken for markup. Gradio reads this
-# as a Handlebars template first, so no two opening braces stand beside each other.
+# `html` returns objects of its own class, so that no value from JSON is mistaken for markup. Gradio parses
+# this as a Handlebars template first, so no two opening braces may be adjacent.
 _TEMPLATE = """${(() => {
   const SIGNS = new Map([["&", "&amp;"], ["<", "&lt;"], [">", "&gt;"], ['"', "&quot;"], ["'", "&#39;"]]);
   class Markup { constructor(text) { this.text = text; } }
@@ -41,10 +41,11 @@ def html(
     folder: Path = HERE,
     **props: Any,
 ) -> gr.HTML:
-    """Returns the component of `name`.html and `name`.js in `folder`; one without markup is not seen.
+    """Returns the component of `name`.html and `name`.js in `folder`; one without markup is invisible.
 
-    `scripts` names other scripts instead, which share one scope in that order, and `constants` what they take
-    from Python. `value` and `props` are plain JSON: the template escapes them.
+    `scripts` names other scripts instead, which share one scope in that order, and `constants` are values
+    that Python passes to them. `value` and `props` are plain JSON: the template escapes them. Raises
+    FileNotFoundError if there is neither markup nor a script.
     """
     markup, code = (
         _read(folder / f"{name}.html"),
@@ -65,13 +66,13 @@ def html(
 
 
 def script(names: Sequence[str], constants: Mapping[str, Any] | None = None, folder: Path = HERE) -> str:
-    """Returns the scripts of those names in one scope, behind `constants`."""
+    """Returns the scripts of those names in one scope, after `constants`."""
     code = [f"const {name} = {json.dumps(value)};" for name, value in (constants or {}).items()]
     return "\n".join([*code, *(_read(folder / f"{name}.js") for name in names)])
 
 
 def styles(folder: Path = HERE) -> str:
-    """Returns the style of every component in `folder`."""
+    """Returns the styles of all components in `folder`."""
     return "".join(_read(file) for file in sorted(folder.glob("*.css")))
 
 

@@ -1,4 +1,4 @@
-"""The name of the page, and what it is for."""
+"""Name and purpose of the page."""
 
 from __future__ import annotations
 
@@ -9,4 +9,5 @@ from ui.components.base import html
 
 
 def component() -> gr.HTML:
+    """Returns the component."""
     return html("brand", elem_classes="brand", title=text.TITLE, tagline=text.TAGLINE)

@@ -1,4 +1,4 @@
-// The slider speaks in MiB while it is moved, and is heard when it is let go.
+// The slider shows MiB while it is moved, and triggers `pick` when it is released.
 const range = element.querySelector("input");
 const said = element.querySelector("output");
 

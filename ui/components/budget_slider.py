@@ -12,9 +12,10 @@ from ui.components.base import html
 
 
 def component(value: dict[str, Any], names: Sequence[str]) -> gr.HTML:
-    """Tells a listener of `pick` the `share` in per cent, or which of `names` was clicked as `name`.
+    """Returns the slider. Listeners of `pick` receive `share` in percent, or the clicked one of `names` as
+    `name`.
 
-    The value is `share` and `bf16_mib`, what all of it is.
+    `value` is {"share", "bf16_mib"}; `bf16_mib` is the whole BF16 cache in MiB.
     """
     return html(
         "budget_slider",

@@ -1,4 +1,4 @@
-"""The camera path: a map to draw it on, a timeline, and where it leads. The text field is what counts."""
+"""Editor of the camera path: a map to draw it on, a timeline, a pad. The text field is authoritative."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ui.components.base import html
 
 
 class PadKey(NamedTuple):
-    """A button of the pad: what it writes, what it shows, what a screen reader says."""
+    """A button of the pad: its key, its face, and its name for screen readers."""
 
     key: str
     face: str
@@ -38,10 +38,11 @@ def component(
     constants: Mapping[str, Any],
     answers: Sequence[Callable[..., Any]],
 ) -> gr.HTML:
-    """`scale` is what a key does in a latent frame of the model, `presets` are names with their paths.
+    """Returns the editor. `scale` is how far a key moves the camera in a latent frame, `presets` are names
+    with their paths.
 
-    `constants` are what camera_path.js takes from Python, `answers` the functions that the scripts call:
-    `follow` (a drawing), `read` (a file) and `write` (a file).
+    `constants` are values for camera_path.js, `answers` the functions that the scripts call: `follow` (a
+    drawing), `read` (a file) and `write` (a file).
     """
     return html(
         "camera",

@@ -1,9 +1,10 @@
 // needs: camera_path.js
-// The camera card: a map to draw on, a pad, a timeline. The path's text field is what counts; all else follows it.
+// The camera card: a map to draw on, a pad, a timeline. The path's text field is authoritative; everything else
+// follows it.
 const $ = (selector) => element.querySelector(selector);
 const board = $(".board"), canvas = $("canvas"), strip = $(".strip");
 const FOV = 70 * Math.PI / 180, FRUSTUM = 26, HANDLE = 40, NEAR = 16; // pixels
-const REPEAT_MS = 130; // of a held key, a latent each
+const REPEAT_MS = 130; // between latent frames while a key is pressed
 const KEY_OF = {
   KeyW: "w", KeyA: "a", KeyS: "s", KeyD: "d",
   ArrowLeft: "left", ArrowRight: "right", ArrowUp: "up", ArrowDown: "down",
@@ -14,7 +15,7 @@ const past = [], future = []; // texts, for undo and redo
 
 const field = () => document.querySelector("#path textarea, #path input");
 
-// What the field says is drawn, whoever wrote it.
+// Draws the path in the field, whether the map, the user or the page wrote it.
 function look() {
   const source = field();
   if (!source || source.value === shownText) return;
@@ -33,7 +34,7 @@ function look() {
 
 function write(text) {
   const source = field();
-  // As if it were typed: the page's own listeners hear of it.
+  // As if it were typed, so that the page's own listeners are called.
   Object.getOwnPropertyDescriptor(Object.getPrototypeOf(source), "value").set.call(source, text);
   source.dispatchEvent(new Event("input", { bubbles: true }));
   look();
@@ -53,7 +54,7 @@ function undo() {
   future.push(shownText);
   const text = past.pop();
   write(text);
-  past.pop(); // what `look` noted of the way back
+  past.pop(); // pushed by `look` just now
   refresh();
 }
 
@@ -61,7 +62,7 @@ function redo() {
   if (future.length) write(future.pop());
 }
 
-// Metres to pixels, and back. The end of the path stays in view.
+// Converts metres to pixels and back. The end of the path stays in view.
 function view() {
   const { width, height } = canvas.getBoundingClientRect();
   const xs = poses.map((pose) => pose.x), ys = poses.map((pose) => pose.y);
@@ -163,7 +164,7 @@ function refresh() {
   timeline(total);
 }
 
-// Where the pointer is, in metres.
+// Returns the position of the pointer on the canvas, in pixels.
 function here(event) {
   const box = canvas.getBoundingClientRect();
   return [event.clientX - box.left, event.clientY - box.top];
@@ -185,7 +186,7 @@ canvas.addEventListener("pointermove", (event) => {
   if (turning) {
     const [x, y] = at(poses[poses.length - 1]);
     const wanted = Math.atan2(px - x, y - py);
-    // The short way round from where it is, so that it can go round more than once.
+    // The shorter way round from the current heading, so that it can turn more than once.
     turning.heading += Math.atan2(Math.sin(wanted - turning.heading), Math.cos(wanted - turning.heading));
   } else {
     const last = at(stroke[stroke.length - 1]);
@@ -201,7 +202,7 @@ canvas.addEventListener("pointerup", async () => {
     if (n) add([n > 0 ? "right" : "left"], Math.abs(n));
     else draw();
   } else if (drawn) {
-    // Seen from the end of the path: right of it, and ahead.
+    // Relative to the end of the path: metres to the right, and ahead.
     const sin = Math.sin(end.heading), cos = Math.cos(end.heading);
     const points = drawn.map(({ x, y }) => [
       (x - end.x) * cos - (y - end.y) * sin, (x - end.x) * sin + (y - end.y) * cos,
@@ -228,7 +229,7 @@ function said(error) {
   $(".said").textContent = error || "";
 }
 
-// Keys held on the map write the path, a latent at a time.
+// Keys pressed on the map append to the path, one latent frame at a time.
 const held = new Set();
 let ticking = null;
 function tick() {
@@ -248,7 +249,7 @@ board.addEventListener("keydown", (event) => {
   event.preventDefault();
   if (event.repeat || held.has(key)) return;
   held.add(key);
-  // Two keys of one chord come a moment after each other.
+  // The keys of a chord arrive a few milliseconds apart.
   if (!ticking) { setTimeout(tick, 45); ticking = setInterval(tick, REPEAT_MS); }
 });
 board.addEventListener("keyup", (event) => held.delete(KEY_OF[event.code]));

@@ -1,11 +1,11 @@
-// A camera path as text, as moves and as the places it leads through. What is read is what backends/camera.py
-// reads, and tests/ui/components/test_camera.py holds both against each other. KEYS, MOST, MOST_TEXT, MOST_MOVE_TEXT and PLAIN are
-// constants from Python: ui/form/camera_path.py.
+// Camera path as text, as moves and as poses. Accepts the same text as backends/camera.py; tests/ui/components/test_camera.py
+// compares the two. KEYS, MOST, MOST_TEXT, MOST_MOVE_TEXT and PLAIN are constants from Python:
+// ui/form/camera_path.py.
 const EDGES = " \n'\"`";
 
 const plainText = (text) => text.replace(/[\t\r\v\f]|[^\x00-\x7f]/gu, (sign) => PLAIN[sign] ?? sign);
 
-// By hand: a regular expression for the end of a text begins anew at every space inside.
+// Not a regular expression: one for the end of a text would backtrack at every space inside.
 function stripped(text, front = EDGES, end = front) {
   let from = 0, to = text.length;
   while (from < to && front.includes(text[from])) from++;
@@ -13,7 +13,7 @@ function stripped(text, front = EDGES, end = front) {
   return text.slice(from, to);
 }
 
-// [{keys, n}], or null where the text is not a path, or a trajectory, which the program writes out as moves.
+// Returns [{keys, n}]; null for invalid text, and for a trajectory, which Python converts to moves.
 function parsePath(text) {
   if (text.length > MOST_TEXT) return null;
   const words = plainText(text), fence = words.match(/^[ \n'"]*```[A-Za-z]* *\n/);
@@ -25,7 +25,7 @@ function parsePath(text) {
   return moves.every(Boolean) && latentsOf(moves) <= MOST ? moves : null;
 }
 
-// One move, or null.
+// Returns one move, or null.
 function parseMove(typed) {
   if (typed.length > MOST_MOVE_TEXT) return null;
   const dash = typed.indexOf("-");
@@ -36,7 +36,7 @@ function parseMove(typed) {
     : null;
 }
 
-// Moves as JSON, null for each that is none; [null] for what is no list of them.
+// Parses moves from JSON, with null for each invalid one; [null] if it is not a list.
 function parseMoves(body) {
   try {
     const entries = JSON.parse(body.replace(/,(?=[ \n]*[\]}])/g, " "));
@@ -58,14 +58,14 @@ const latentsOf = (moves) => moves.reduce((sum, move) => sum + move.n, 0);
 const nameOf = (move) => move.keys.join("+") || "still";
 const formatPath = (moves) => moves.map((move) => `${nameOf(move)}-${move.n}`).join(", ");
 
-// With a move at its end; one like the last lengthens it.
+// Returns the moves with another one at the end; one with the last move's keys extends it.
 function appended(moves, keys, n) {
   const last = moves[moves.length - 1];
   if (last && nameOf(last) === nameOf({ keys })) return [...moves.slice(0, -1), { keys, n: last.n + n }];
   return [...moves, { keys, n }];
 }
 
-// The camera after each latent frame, the start included: metres right and ahead, radians to the right.
+// Returns the camera after each latent frame, the start included: metres right and ahead, radians to the right.
 function tracePath(moves, metres, degrees) {
   let x = 0, y = 0, heading = 0;
   const poses = [{ x, y, heading }];

@@ -43,7 +43,7 @@ function shift(by) {
   strip.children[to]?.focus();
 }
 
-// The edge of a move is dragged to make it longer; what is under the pointer is shown on the map.
+// Dragging the edge of a move changes its length; the move under the pointer is highlighted on the map.
 let dragged = null;
 strip.addEventListener("pointerdown", (event) => {
   const button = event.target.closest(".move");

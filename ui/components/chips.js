@@ -1,4 +1,4 @@
-// Setting the value is what tells Gradio; the count makes a second press of the same word a change.
+// Setting the value notifies Gradio; the count makes a second click on the same word a change.
 element.addEventListener("click", (event) => {
   const chip = event.target.closest(".chip");
   if (!chip) return;

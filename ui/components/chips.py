@@ -1,4 +1,4 @@
-"""Words to click. Each goes into a text field in the browser, so that quick clicks are never lost."""
+"""Clickable words. The browser puts each into a text field, so that quick clicks are never lost."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ _PUT = {
 
 
 def groups(of: Sequence[Group]) -> dict[str, Any]:
+    """Returns the value that shows these groups of words."""
     return {"groups": [{"name": name, "words": list(words)} for name, words in of]}
 
 
 def component(of: Sequence[Group], elem_id: str) -> gr.HTML:
+    """Returns the component."""
     return html("chips", groups(of), elem_id=elem_id)
 
 
 def connect(chips: gr.HTML, field: gr.Textbox, mode: Literal["replace", "append"]) -> None:
+    """Puts clicked words into `field`, in place of its text or after it."""
     chips.change(
         None,
         [chips, field],

@@ -1,4 +1,4 @@
-"""The device that generates, by name and size."""
+"""Name and memory size of the device that generates."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from ui.components.base import html
 
 
 def component() -> gr.HTML:
-    """The value is a sentence."""
+    """Returns the component; its value is a sentence."""
     return html("device", text.DEVICE_UNKNOWN, elem_id="device")

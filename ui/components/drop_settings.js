@@ -1,4 +1,4 @@
-// A file of ours dropped anywhere on the page fills the form, as if dropped on its own field.
+// A file of this program, dropped anywhere on the page, fills the form as if dropped on its own field.
 const ours = (event) => [...(event.dataTransfer?.items || [])].some((item) => item.kind === "file")
   && !event.target.closest?.(".drop, #camera");
 window.addEventListener("dragover", (event) => { if (ours(event)) event.preventDefault(); });

@@ -1,4 +1,4 @@
-"""The whole page as a place to drop a file of ours on. Nothing of it is seen."""
+"""Drop target for files of this program: the whole page. The component is invisible."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from ui.components.base import html
 
 
 def component(field: str) -> gr.HTML:
-    """`field` is the `elem_id` of the file field that takes it."""
+    """Returns the component. `field` is the `elem_id` of the file field that receives the file."""
     return html("drop_settings", elem_id="drop-settings", field=field)

@@ -1,4 +1,4 @@
-"""Runs worth one click, as a row of cards."""
+"""Example runs that start with one click, as a row of cards."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from ui.components.base import html
 
 
 def component(examples: Sequence[tuple[str, str]]) -> gr.HTML:
-    """`examples` are names and what they show. Tells a listener of `pick` the example's `name`."""
+    """Returns the cards. `examples` are names and descriptions. Listeners of `pick` receive the `name`."""
     cards = [{"name": name, "said": said} for name, said in examples]
     return html("examples", elem_id="tries", heading=text.TRY, examples=cards)

@@ -1,4 +1,4 @@
-// Hands a file to the browser, as if a link to it had been clicked.
+// Downloads a file, as if a link to it had been clicked.
 watch("value", () => {
   const value = props.value;
   if (!value || !value.url) return;

@@ -1,4 +1,4 @@
-"""A way to hand a file to the browser. Nothing of it is seen."""
+"""Downloader of files to the browser. The component is invisible."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from ui.components.base import html
 
 
 def component() -> gr.HTML:
-    """Hands over a file whenever its value changes: {"url", "name"}."""
+    """Returns the component. Downloads a file whenever its value changes: {"url", "name"}."""
     return html("file_saver", {"url": "", "name": ""}, elem_id="saver")

@@ -1,4 +1,4 @@
-"""What is behind the device's name: the report on this machine, under a disclosure."""
+"""Machine report behind the device's name, in a disclosure."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from ui.components.base import html
 
 
 def component(value: dict[str, Any]) -> gr.HTML:
-    """Returns the disclosure, closed. It tells listeners of `pick` that it has been opened."""
+    """Returns the disclosure, closed. It triggers `pick` when it is opened."""
     return html("machine_report", value, elem_id="machine", words=text.MACHINE)

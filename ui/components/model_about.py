@@ -1,4 +1,4 @@
-"""What a model is, whether it is here, and under which licence."""
+"""Description of a model, with its license and whether it is downloaded."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from ui.components.base import html
 
 
 def component(value: dict[str, Any]) -> gr.HTML:
-    """The value is `ready`, `summary`, and the `rest` in small print."""
+    """Returns the description. `value` is {"ready", "summary", "rest"}; `rest` is in small print."""
     return html("model_about", value, words={"ready": text.READY, "absent": text.NOT_HERE})

@@ -1,4 +1,5 @@
-// A button tells which model it belongs to, and what was ticked and typed beside it. Deleting asks once more.
+// A button triggers `pick` with its model, and with the check box and the token beside it. Deleting takes a second
+// click.
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-do]");
   if (!button) return;

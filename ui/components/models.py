@@ -1,4 +1,4 @@
-"""Which models are here, how much they are, under which licence, with buttons to download and delete them."""
+"""List of models with sizes, licenses and progress, and buttons to download and delete them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from ui.components.base import html
 
 
 def component(value: dict[str, Any]) -> gr.HTML:
-    """Tells a listener of `pick` the model's `id`, the `action`, what was `accepted`, and the `token` typed.
+    """Returns the list. Listeners of `pick` receive the model's `id`, the `action`, whether the license was
+    `accepted`, and the `token` typed.
 
     `ui.runs.downloads` makes the value.
     """

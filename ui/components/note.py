@@ -1,4 +1,4 @@
-"""A line under a field: what it comes to, or what is wrong with it."""
+"""Line under a field: its outcome, or what is wrong with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ui.components.base import html
 
 
 class Note(TypedDict):
-    """`picture` is the address of one that is shown beside the words, or empty."""
+    """The value of a note. `picture` is the address of a picture beside the text, or empty."""
 
     said: str
     kind: Literal["plain", "bad"]
@@ -19,7 +19,7 @@ class Note(TypedDict):
 
 
 def note(said: str, kind: Literal["plain", "bad"] = "plain", picture: str = "") -> Note:
-    """Returns a component's value; without words nothing is shown."""
+    """Returns the value of a note; nothing is shown without text."""
     return {"said": said, "kind": kind, "picture": picture}
 
 
@@ -27,4 +27,5 @@ NOTHING = note("")
 
 
 def component(elem_id: str, value: Note = NOTHING) -> gr.HTML:
+    """Returns the component."""
     return html("note", value, elem_id=elem_id, alt=text.PICTURE_ALT)

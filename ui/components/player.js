@@ -1,17 +1,17 @@
 // needs: track.js, steering.js
-// The screen: one track fills it and has the browser's controls; several play in step under one transport.
+// The player: one track fills the screen and has the browser's controls; several play in step under one transport.
 const frame = element.querySelector(".screen");
 const panes = element.querySelector(".panes");
 const badge = element.querySelector(".badge");
 const transport = element.querySelector(".transport");
 const canvas = element.querySelector("canvas.difference");
 const part = (name) => transport.querySelector(name);
-const SEEK_S = 0.25; // further apart than this, catching up by speed would take too long
+const SEEK_S = 0.25; // above this drift, catching up by playback rate would take too long
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
-let run = null; // everything that belongs to the run on show
+let run = null; // state of the run on the screen
 
-// A browser's controls draw a spinner over every wait for a block: only there while someone reaches for them.
+// A browser's controls draw a spinner over every wait for a block, so they appear only on hover, focus or touch.
 function controlsOnDemand(video) {
   for (const name of ["pointerenter", "focus", "touchstart"]) video.addEventListener(name, () => (video.controls = true));
   for (const name of ["pointerleave", "blur"]) video.addEventListener(name, () => (video.controls = false));
@@ -46,7 +46,7 @@ function begin(value) {
   if (mine.tracks.length > 1) requestAnimationFrame(() => keepStep(mine));
 }
 
-// The side that goes on longest leads; the others follow its clock.
+// Returns the longest side; the others follow its clock.
 function leader(mine) {
   return mine.tracks.reduce((best, track) => (reach(track) > reach(best) ? track : best));
 }
@@ -59,7 +59,7 @@ function advance(mine, track) {
       track.video.dataset.ours = 1;
       controlsOnDemand(track.video);
     }
-    // Where blocks come slower than they play, play slower: steady slow motion instead of stop and go.
+    // Where blocks arrive slower than they play, plays slower: steady slow motion instead of stutter.
     if (track.ended) track.video.playbackRate = 1;
     else if (track.interval) track.video.playbackRate = pace(track.ahead(track.video.currentTime), track.interval);
   }
@@ -69,7 +69,7 @@ function advance(mine, track) {
 
 const pace = (ahead, interval) => Math.max(0.25, Math.min(1, ahead / interval));
 
-// Hands over to the finished files once everything that came has been seen.
+// Switches to the finished files once all segments have been played.
 async function finish(mine) {
   if (mine.switching || !mine.tracks.every((track) => track.ended)) return;
   const kept = mine.tracks.filter((track) => track.final);
@@ -94,18 +94,18 @@ async function finish(mine) {
   label();
 }
 
-// Several tracks: the followers' speed is the leader's, corrected by how far they are off.
+// With several tracks, the followers play at the leader's rate, corrected by their drift.
 function keepStep(mine) {
   if (mine !== run) return;
   const lead = leader(mine), video = lead.video;
   if (video) {
     const time = video.currentTime;
     const others = mine.tracks.filter((track) => track !== lead && track.video);
-    // Of which there is more to come.
+    // Sides with more segments to come.
     const short = others.filter((track) => !track.switched && !track.broken && (!track.ended || track.waiting.length));
     const starved = short.some((track) => track.ahead(time) < 1.5 / mine.fps);
     const run_on = mine.playing && !starved;
-    // One that is stepped to its last frame would begin anew.
+    // A looping video that is stepped to its last frame would restart.
     if (mine.done) video.loop = mine.playing;
     if (run_on && video.paused && !video.ended) video.play().catch(() => {});
     if (!run_on && !video.paused) video.pause();
@@ -113,7 +113,7 @@ function keepStep(mine) {
     const rate = live.length ? Math.min(...live.map((track) => pace(track.ahead(time), track.interval))) : 1;
     video.playbackRate = rate;
     const moving = !video.paused && video.readyState > 2 && !video.seeking;
-    // Where the leader was sought, or began anew, all go there.
+    // After a seek or a restart of the leader, all sides seek there.
     const sought = video.seeking || time < mine.clock - 1 / mine.fps;
     mine.clock = time;
     for (const track of others) {
@@ -125,7 +125,7 @@ function keepStep(mine) {
   requestAnimationFrame(() => keepStep(mine));
 }
 
-// Where the transport stands; drawn anew only with a new frame, as drawing takes time from who makes them.
+// Shows the position. Redrawn only with a new frame, because drawing takes time from the generator.
 function showTime(mine, video, time) {
   const end = Math.max(...mine.tracks.map((track) => reach(track)), 1 / mine.fps);
   const max = mine.done && Number.isFinite(video.duration) ? video.duration : end;
@@ -146,9 +146,9 @@ function follow(track, time, rate, moving, playing) {
   const end = track.switched ? video.duration : time + track.ahead(time);
   const target = Math.min(time, Math.max(0, end - 0.001));
   const drift = video.currentTime - target;
-  const held = target < time; // it ended before the leader
+  const held = target < time; // this side ended before the leader
   if (Math.abs(drift) < SEEK_S) track.astray = false;
-  // One that ran ahead, as it can on a busy machine, waits for the leader: none is seen to go back.
+  // A side that ran ahead, as on a busy machine, waits for the leader instead of seeking back.
   const waits = playing && !track.astray && drift > 0;
   if (moving && !held && !(waits && drift > SEEK_S)) {
     if (Math.abs(drift) > SEEK_S && !video.seeking) video.currentTime = target;
@@ -160,7 +160,7 @@ function follow(track, time, rate, moving, playing) {
   }
 }
 
-// The number of the frame at a time, the last one at the very end, too.
+// Returns the number of the frame at a time; at the very end the last one.
 function frameAt(video, time) {
   const last = Number.isFinite(video.duration) ? Math.round(video.duration * run.fps) - 1 : Infinity;
   return Math.max(0, Math.min(last, Math.floor(time * run.fps + 0.01)));
@@ -169,7 +169,7 @@ function frameAt(video, time) {
 function seek(time, by = 0) {
   const video = run && leader(run).video;
   if (!video) return;
-  // The middle of a frame: the same one on every side.
+  // To the middle of a frame, so that every side shows the same one.
   const number = frameAt(video, (frameAt(video, time) + by + 0.5) / run.fps);
   video.currentTime = (number + 0.5) / run.fps;
 }
@@ -185,7 +185,7 @@ function step(by) {
   if (video) seek(video.currentTime, by);
 }
 
-// What is compared: the first side with one other.
+// The two sides compared: the first and one other.
 const view = () => transport.querySelector("input[name=view]:checked").value;
 const pair = (mine) => [mine.tracks[0], mine.tracks[mine.other] || mine.tracks[0]];
 
@@ -207,7 +207,7 @@ function wipeTo(share) {
   part(".wipe").value = share;
 }
 
-// Drawn only when both sides show the same frame.
+// Draws the difference, only while both sides show the same frame.
 function difference(mine) {
   if (frame.dataset.view !== "difference" || mine !== run) return;
   const [first, other] = pair(mine);

@@ -1,7 +1,7 @@
-"""The screen: feeds MediaSources with segment addresses taken from its value.
+"""Player of a run: feeds MediaSources with segment addresses taken from its value.
 
-`ui.runs.player_view` makes and describes the value. Gradio sends only what changed in it. Tracks play in
-step: beside each other, one wiped over another, or as their difference.
+`ui.runs.player_view` makes and describes the value. Gradio sends only its changes. Tracks play in step:
+beside each other, one wiped over another, or as their difference.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_GAIN = 32
 
 
 def component(value: Mapping[str, Any], steer: Callable[[dict[str, Any]], bool]) -> gr.HTML:
-    """`steer` hears which keys are held, of which run: {"run", "keys", "visitor"}."""
+    """Returns the player. `steer` is called with the pressed keys and the run: {"run", "keys", "visitor"}."""
     return html(
         "player",
         dict(value),

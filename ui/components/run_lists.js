@@ -1,4 +1,4 @@
-// Buttons of a list tell which item they belong to. Deleting asks once more, in place.
+// A button triggers `pick` with its item. Deleting takes a second click.
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-do]");
   if (!button) return;

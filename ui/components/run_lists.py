@@ -1,6 +1,6 @@
-"""Lists of runs with buttons: what waits, and what there was.
+"""Lists of runs with buttons: queue and history.
 
-Both tell a listener of `pick` the `action` of the button and the `id` of the run.
+Listeners of `pick` receive the `action` of the button and the `id` of the run.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ _SCRIPTS = ("run_lists",)
 
 
 def queue(value: dict[str, Any]) -> gr.HTML:
+    """Returns the list of queued runs."""
     return html(
         "queue",
         value,
@@ -27,6 +28,7 @@ def queue(value: dict[str, Any]) -> gr.HTML:
 
 
 def history(value: dict[str, Any]) -> gr.HTML:
+    """Returns the list of past runs."""
     return html(
         "history",
         value,

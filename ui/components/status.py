@@ -1,4 +1,4 @@
-"""One line in words of what is going on, with the model's notes under it."""
+"""Status line, with the model's notes under it."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from ui.components.base import html
 
 
 def component(value: Mapping[str, Any]) -> gr.HTML:
-    """`ui.runs.status_view` makes the value."""
+    """Returns the status line. `ui.runs.status_view` makes the value."""
     return html("status", dict(value), elem_id="status")

@@ -1,4 +1,4 @@
-// Steering while a run is being made: held keys, or the pad's buttons held down, are told to the program.
+// Steering during a run: sends the keys and the pad's buttons that are pressed to the server.
 const wheel = element.querySelector(".drive");
 const KEY_OF = {
   KeyW: "w", KeyA: "a", KeyS: "s", KeyD: "d",
@@ -11,7 +11,7 @@ let driven = null; // the run that has been steered
 function tell() {
   const asked = { run: props.value.run, visitor: props.value.visitor, keys: [...held] };
   driven = asked.run;
-  // In the order of the key strokes, so that a short one is not lost.
+  // Sent in the order of the key strokes, so that a short one is not lost.
   told = told.then(() => server.steer(asked)).catch(() => {});
   wheel.querySelectorAll("button").forEach((button) => button.classList.toggle("held", held.has(button.dataset.key)));
 }

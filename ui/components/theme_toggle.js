@@ -1,4 +1,4 @@
-// Light or dark, as last chosen here.
+// Light or dark theme, as last chosen in this browser.
 const KEY = "qvg-studio-theme";
 const button = element.querySelector("button");
 

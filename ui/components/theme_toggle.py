@@ -1,4 +1,4 @@
-"""A button between light and dark, which remembers."""
+"""Toggle between the light and the dark theme, which remembers the choice."""
 
 from __future__ import annotations
 
@@ -9,4 +9,5 @@ from ui.components.base import html
 
 
 def component() -> gr.HTML:
+    """Returns the component."""
     return html("theme_toggle", elem_id="theme", light=text.LIGHT, dark=text.DARK)

@@ -1,10 +1,11 @@
-// One side of a run: appends segments to one source buffer, in order, without ever restarting; then the finished file.
+// One side of a run: appends segments to one source buffer, in order, without a restart; then plays the finished
+// file.
 const root = ((window.gradio_config || {}).root || "").replace(/\/$/, "");
 const at = (url) => (url.startsWith("data:") ? url : root + url);
 const Source = window.ManagedMediaSource || window.MediaSource;
 
 class Track {
-  // `pane` holds the video; `changed` is called when there is more to play, or no more to come.
+  // `pane` contains the video; `changed` is called when there is more to play, or no more to come.
   constructor(pane, changed) {
     this.pane = pane;
     this.changed = changed;
@@ -48,7 +49,7 @@ class Track {
           this.waiting.push(bytes);
           this.pump();
         } catch (error) {
-          this.broken = true; // the finished file has it all
+          this.broken = true; // the finished file will be played instead
         }
       });
     }
@@ -76,7 +77,7 @@ class Track {
     this.source.addEventListener("sourceopen", () => {
       this.buffer = this.source.addSourceBuffer(`video/mp4; codecs="${value.codec}"`);
       this.buffer.mode = "sequence";
-      // Known beforehand, so that the bar shows how much of the whole is there.
+      // The planned duration, so that the bar shows the finished share.
       if (value.planned) this.source.duration = value.planned;
       this.buffer.addEventListener("updateend", () => { this.begin(); this.changed(this); this.pump(); });
       this.pump();
@@ -86,7 +87,7 @@ class Track {
     this.pane.querySelector(".holder").replaceChildren(this.video);
   }
 
-  // A video that is gone on with is shown from shortly before the new part.
+  // An extended video starts shortly before its new part.
   begin() {
     if (!this.start || this.ahead(this.start) <= 0) return;
     this.video.currentTime = this.start;
@@ -118,14 +119,14 @@ class Track {
     this.last = now;
   }
 
-  // Seconds of video behind `time` that are here.
+  // Returns the seconds of buffered video after `time`.
   ahead(time) {
     if (!this.video) return 0;
     const ranges = this.video.buffered;
     return ranges.length ? ranges.end(ranges.length - 1) - time : 0;
   }
 
-  // Where this side has shown all it ever will; a side that stopped early stays on its last frame.
+  // Returns whether this side has played everything; a side that stopped early stays on its last frame.
   over(time) {
     return this.ended && !this.waiting.length && this.ahead(time) < 0.02;
   }

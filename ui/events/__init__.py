@@ -1,1 +1,1 @@
-"""Event handlers: the only modules that know widgets and runs."""
+"""Event handlers: the only modules that import both widgets and runs."""

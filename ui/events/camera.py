@@ -1,4 +1,4 @@
-"""What the camera map asks: a drawing as moves, a file as a path, a path as a file."""
+"""Server functions of the camera map: turn a drawing into moves, a file into a path, a path into a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ MAX_POINTS = 5_000  # of a drawing
 
 
 def follow(asked: dict[str, Any]) -> dict[str, Any]:
-    """From the map: {"points", "model"}, a line in metres right of and ahead of the camera, as moves."""
+    """Turns a drawing into moves: {"points", "model"}, a line in metres right of and ahead of the camera.
+    Returns {"moves"} or {"error"}."""
     try:
         spec, points = _asked_of(asked), asked.get("points")
         if not isinstance(points, list) or not 2 <= len(points) <= MAX_POINTS:
@@ -34,7 +35,8 @@ def follow(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(asked: dict[str, Any]) -> dict[str, Any]:
-    """A file, {"text", "model"}: moves or a trajectory as JSON, or a pose string; as a path."""
+    """Parses a file, {"text", "model"}: moves or a trajectory as JSON, or a pose string. Returns {"path"} or
+    {"error"}."""
     try:
         spec, words = _asked_of(asked), str(asked.get("text", ""))
         if len(words) > MAX_TEXT:
@@ -45,7 +47,8 @@ def read(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(asked: dict[str, Any]) -> dict[str, Any]:
-    """A file of a path, {"path", "kind", "model"}: its moves, or the camera at every latent frame."""
+    """Writes a path as a file, {"path", "kind", "model"}: its moves, or the camera at every latent frame.
+    Returns {"text"} or {"error"}."""
     try:
         spec = _asked_of(asked)
         moves = parse_path(str(asked.get("path", "")), spec.metres_per_latent, spec.degrees_per_latent)
@@ -57,7 +60,7 @@ def write(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _points(points: list[Any]) -> list[tuple[float, float]]:
-    """Returns the points of a drawing. Raises ValueError for what is no finite pair of numbers."""
+    """Returns the points of a drawing. Raises ValueError for anything but finite pairs of numbers."""
     try:
         line = [(float(x), float(y)) for x, y in points]
     except (OverflowError, TypeError, ValueError):
@@ -68,10 +71,10 @@ def _points(points: list[Any]) -> list[tuple[float, float]]:
 
 
 def _asked_of(asked: object) -> BackendSpec:
-    """The model that a map speaks of. Raises LookupError, also for what no map says."""
+    """Returns the model that a request of the map names. Raises LookupError, also for malformed requests."""
     if not isinstance(asked, dict):
         raise LookupError(text.NO_MAP)
     return registry.find(str(asked.get("model")))
 
 
-ANSWERS = (follow, read, write)  # under the names that the scripts call
+ANSWERS = (follow, read, write)  # called by these names in the scripts

@@ -1,4 +1,4 @@
-"""What the widgets of the form do to each other."""
+"""Event handlers of the form: changes of one widget that update others."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from ui.widgets import inputs
 from ui.widgets.inputs import Inputs
 from ui.widgets.outputs import Outputs
 
-Changes = dict[Any, Any]  # component -> new value; the others stay as they are
+Changes = dict[Any, Any]  # component -> new value; the others keep theirs
 
-# The widgets behind `Form`, by name and in the order their values arrive.
+# Fields of `Form` by name, in the order in which their values arrive.
 PLANNED = (
     "path", "memory", "sides", "budget", "when_full", "preset", "blocks", "as_path",
     *CODEC_NUMBERS, *POLICY_NUMBERS,
@@ -39,12 +39,13 @@ ASKED = ("prompt", "picture", "clip", "changes", "preview", "seed", "mode", *OPT
 
 
 def widgets_of(ui: Inputs, names: tuple[str, ...]) -> list[Any]:
-    """The widgets behind names of `PLANNED` or `ASKED`."""
+    """Returns the widgets of the fields in `PLANNED` or `ASKED`."""
     options = dict(zip(OPTIONS, ui.options, strict=True))
     return [options[name] if name in options else getattr(ui, name) for name in names]
 
 
 def read(names: tuple[str, ...], values: tuple[Any, ...]) -> Form:
+    """Returns the form from the values of the fields `names`."""
     given = {
         name: _number(value) if name in NUMBERS else value for name, value in zip(names, values, strict=True)
     }
@@ -53,12 +54,12 @@ def read(names: tuple[str, ...], values: tuple[Any, ...]) -> Form:
 
 
 def _number(value: Any) -> Any:
-    """Returns what a number field holds; a text is read as typed."""
+    """Returns the value of a number field; text is parsed as typed."""
     return safe_json.number(read_number(value) if isinstance(value, str) else value)
 
 
 def filled(ui: Inputs, spec: BackendSpec, form: Form) -> Changes:
-    """The widgets as `form` has them, for its model."""
+    """Returns the changes that fill the widgets from `form`, for its model."""
     preset = form.preset or QUANTIZED[0]
     return model_changes(ui, spec, form) | {
         ui.model: spec.id,
@@ -85,7 +86,7 @@ def filled(ui: Inputs, spec: BackendSpec, form: Form) -> Changes:
 
 
 def model_changes(ui: Inputs, spec: BackendSpec, form: Form) -> Changes:
-    """What a model changes in the form: what there is to ask for, and the numbers that suit it."""
+    """Returns the changes for a model: its inputs shown, and its default numbers."""
     entry = next(entry for entry in registry.entries() if entry.spec.id == spec.id)
     steered = "camera" in spec.inputs
     return {
@@ -109,7 +110,7 @@ def model_changes(ui: Inputs, spec: BackendSpec, form: Form) -> Changes:
 
 
 def codec_numbers(ui: Inputs, form: Form) -> Changes:
-    """Only a preset with codebooks has these numbers."""
+    """Returns the changes of the codec's numbers, shown only for presets with codebooks."""
     shown = isinstance(PRESETS.get(form.preset or ""), PRQConfig)
     return {
         getattr(ui, name): gr.Number(value=getattr(form, name) if shown else None, visible=shown)
@@ -118,11 +119,12 @@ def codec_numbers(ui: Inputs, form: Form) -> Changes:
 
 
 def policy_numbers(ui: Inputs, form: Form) -> Changes:
+    """Returns the changes of the cache policy's numbers."""
     return {getattr(ui, name): getattr(form, name) for name in POLICY_NUMBERS}
 
 
 class FormEvents:
-    """The behaviour of the form, for all visitors."""
+    """Event handlers of the form, shared by all visitors."""
 
     def __init__(self, worker: WorkerLike, widgets: Inputs, stage: Outputs) -> None:
         self._worker = worker
@@ -157,7 +159,7 @@ class FormEvents:
         return {self._widgets.when_full: gr.Radio(visible=bool(memory))}
 
     def set_budget(self, event: gr.EventData, model: str, *values: Any) -> Changes:
-        """The slider was let go, or one of the budgets worth a click was clicked."""
+        """Sets the budget after the slider was released, or a button of a common budget clicked."""
         ui, spec = self._widgets, registry.find(model)
         blocks = _length(read(PLANNED, values), spec)
         share = getattr(event, "share", None)
@@ -166,7 +168,7 @@ class FormEvents:
         return {ui.budget: budget_share.named(str(event.name), spec)}
 
     def draw_path(self, model: str, path: str | None) -> Changes:
-        """What a path comes to, or what is wrong with it. What came as JSON is written out as moves."""
+        """Shows the length of a path, or what is wrong with it. Replaces JSON by moves."""
         ui, spec = self._widgets, registry.find(model)
         try:
             moves = parse_path(path or "", spec.metres_per_latent, spec.degrees_per_latent)
@@ -178,6 +180,7 @@ class FormEvents:
         return changes
 
     def look_at_clip(self, model: str, clip: str | None) -> Changes:
+        """Shows the length and size of an uploaded clip, or what is wrong with it."""
         said = NOTHING
         if clip:
             spec = registry.find(model)
@@ -189,6 +192,7 @@ class FormEvents:
         return {self._widgets.clip_note: said}
 
     def look_at_picture(self, picture: str | None) -> Changes:
+        """Shows an uploaded picture, or what is wrong with it."""
         said = NOTHING
         if picture:
             try:
@@ -198,19 +202,19 @@ class FormEvents:
         return {self._widgets.picture_note: said}
 
     def foresee(self, run_id: str, model: str, *values: Any) -> Changes:
-        """Length, memory and budget in words, and before the first run the gauge."""
+        """Shows length, memory and budget as text, and the gauge before the first run."""
         ui = self._widgets
         spec = registry.find(model)
         device = self._worker.info
         asked = read(PLANNED, values)
-        # Also of a budget that is too small, to be moved on from there.
+        # Also for a budget that is too small, so that the slider can be moved from there.
         slider = budget_share.value(spec, _length(asked, spec), int(asked.budget or 0))
         try:
             blocks = asked.length(spec)
             sides = asked.named_sides(spec)
             plans = asked.plans(spec, device)
         except FormError as error:
-            # The path has a line of its own.
+            # Errors of the path have their own line.
             said = "" if isinstance(error.__cause__, PathError) else str(error)
             return {
                 ui.length_note: inputs.note(said, "bad"),
@@ -246,13 +250,13 @@ class FormEvents:
         return changes
 
     def foresee_in_words(self, run_id: str, model: str, *values: Any) -> Changes:
-        """`foresee` without the gauge."""
+        """Shows the same as `foresee`, without the gauge."""
         changes = self.foresee(run_id, model, *values)
         changes.pop(self._stage.shown["gauge"], None)
         return changes
 
     def look_for_device(self) -> tuple[Any, Any]:
-        """What it is, once that is known; then the timer that asks may rest."""
+        """Shows the device once it is known, and then stops the timer that calls this."""
         info = self._worker.info
         if info is None:
             return gr.skip(), gr.skip()
@@ -260,7 +264,7 @@ class FormEvents:
 
 
 def _length(asked: Form, spec: BackendSpec) -> int:
-    """Blocks asked for; the usual number where that is none."""
+    """Returns the form's number of blocks; the model's default if it is invalid."""
     try:
         return asked.length(spec)
     except FormError:
@@ -268,4 +272,5 @@ def _length(asked: Form, spec: BackendSpec) -> int:
 
 
 def device_line(info: DeviceInfo) -> str:
+    """Returns the device's name and memory as text."""
     return text.device(info.name, info.memory_bytes)

@@ -1,6 +1,6 @@
-"""What is behind the device's name: the report on this machine, made when someone asks for it.
+"""Event handler of the machine report, which is made on demand.
 
-It is made by the worker, in a process of its own, and once for everybody.
+The worker makes it, in its own process, once for all visitors.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from typing import Any, Protocol, runtime_checkable
 from backends.checkup import Part
 from ui import text
 
-KEEP_S = 120.0  # a report is shown again within this time
-# Strangers need not know this machine's folders and disks.
+KEEP_S = 120.0  # for which a report is reused
+# Ids of the parts shown to the public: not this machine's folders and disks.
 PUBLIC = ("software", "device", "attention")
 
 
 @runtime_checkable
 class Reporter(Protocol):
-    """A worker that can tell what its machine is like."""
+    """A worker that can report on its machine."""
 
     def about(self, outputs: Path) -> list[Part]:
-        """Looks at the machine, which takes seconds, or a minute where kernels are compiled."""
+        """Examines the machine, which takes seconds, or a minute if kernels have to be compiled."""
         ...
 
 
 class Machine:
-    """The report. `locked` where visitors are strangers."""
+    """The machine report. `locked` returns whether visitors see only the public parts."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Machine:
         self._made = 0.0
 
     def look(self) -> dict[str, Any]:
-        """Returns the component's value with the report, waiting for it where it has to be made."""
+        """Returns the component's value with the report, waiting for it if it has to be made."""
         with self._lock:
             if not self._parts or self._clock() - self._made > KEEP_S:
                 self._parts = self._report()
@@ -59,7 +59,7 @@ class Machine:
 
 
 def view(parts: Sequence[Part]) -> dict[str, Any]:
-    """Returns the value that shows `parts`; without any, a report that is being made."""
+    """Returns the value that shows `parts`; without any, a report in progress."""
     return {
         "parts": [
             {

@@ -1,4 +1,4 @@
-"""What the buttons of the list of models do."""
+"""Event handlers of the list of models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Changes = dict[Any, Any]
 
 
 class ModelEvents:
-    """What the list's buttons do."""
+    """Event handlers of the list of models."""
 
     def __init__(self, models: Models, widgets: Inputs, shown: gr.HTML, timer: gr.Timer) -> None:
         self._models = models
@@ -24,6 +24,7 @@ class ModelEvents:
         self._timer = timer
 
     def pick(self, event: gr.EventData, model: str) -> Changes:
+        """Handles a button of the list: download, stop or delete."""
         backend_id = str(event.id)
         match event.action:
             case "download":
@@ -35,9 +36,9 @@ class ModelEvents:
         return self.look(model)
 
     def look(self, model: str) -> Changes:
-        """How things are; asked every second while something is being downloaded."""
+        """Shows the current state; called every second during a download."""
         entries = registry.entries()
-        # None, where a program names a generator that there is not.
+        # Empty if a program names an unknown model.
         abouts = [inputs.about(entry) for entry in entries if entry.spec.id == model]
         changes: Changes = {
             self._shown: self._models.listing(),

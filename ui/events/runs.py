@@ -1,4 +1,4 @@
-"""What the widgets do with runs: start them, watch them, go on with them, list them, hand them out."""
+"""Gradio event handlers for runs: start, watch, extend, list, export."""
 
 from __future__ import annotations
 
@@ -35,36 +35,34 @@ from ui.widgets import inputs
 from ui.widgets.inputs import Inputs
 from ui.widgets.outputs import Outputs
 
-_TABS = 256  # whose begun runs wait for `watch`
-_STREAMS = 16  # open ones of a visitor to a shared page, more than anyone has tabs
+_TABS = 256  # whose new runs wait for `watch`
+_STREAMS = 16  # open at once for a visitor to a shared page; more than anyone has tabs
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
 class _Stream:
-    """An answer to a tab that goes on while its visitor has runs under way."""
+    """A response to a tab that stays open while its visitor has active runs."""
 
     tab: str | None
     owner: str
-    over: bool = False  # a newer one has taken its place
-    silent: bool = False  # the tab shows a run of the past
+    over: bool = False  # a newer one has replaced it
+    silent: bool = False  # the tab shows a past run
 
 
 class RunEvents:
-    """The behaviour of the stage, for all visitors."""
+    """Event handlers of the outputs, shared by all visitors."""
 
     def __init__(self, manager: RunManager, widgets: Inputs, stage: Outputs) -> None:
         self._manager = manager
         self._widgets = widgets
         self._stage = stage
         self._streams: list[_Stream] = []  # open ones, the newest last
-        self._begun: OrderedDict[str | None, None] = (
-            OrderedDict()
-        )  # tabs that `watch` is about to be called for
+        self._begun: OrderedDict[str | None, None] = OrderedDict()  # tabs that are about to call `watch`
         self._numbers = itertools.count(1)
 
     async def arrive(self, request: gr.Request, visitor: str) -> AsyncIterator[Changes]:
-        """The page has been opened: what runs, or else what there was."""
+        """Shows the active run when a page is opened, or else the last one."""
         name = self._manager.visitor(visitor, request.session_hash)
         await run_in_threadpool(self._manager.open)
         lists = await run_in_threadpool(self._lists, self._manager.owner(name), "")
@@ -74,7 +72,7 @@ class RunEvents:
     async def generate(
         self, request: gr.Request, visitor: str, model: str, randomize: bool, *values: Any
     ) -> AsyncIterator[Changes]:
-        """Runs until the last event, or until the viewer leaves; the run goes on without one."""
+        """Starts a run and shows it until its end or until the viewer leaves; the run then continues."""
         asked, changes = read(ASKED, values), {}
         if randomize:
             asked = replace(asked, seed=random.randint(0, MAX_SEED))
@@ -89,7 +87,7 @@ class RunEvents:
             yield changes
 
     def example(self, request: gr.Request, event: gr.EventData, visitor: str) -> Changes:
-        """One of the runs worth a click: into the form, and off it goes. For `watch` to follow."""
+        """Fills the form with an example and starts it; `watch` then shows it."""
         example = examples.named(str(event.name))
         if example is None:
             return self._nothing
@@ -97,9 +95,10 @@ class RunEvents:
         return self._submit(request, self._owner(request, visitor), lambda: parse(form, spec))
 
     async def watch(self, request: gr.Request, visitor: str) -> AsyncIterator[Changes]:
-        """The run that this tab has just begun, if it has.
+        """Shows the run that this tab has just started, if any.
 
-        Apart from what fills the form: Gradio builds each output of a listener anew for every message.
+        Separate from the handlers that fill the form: Gradio rebuilds each output of a listener for every
+        message.
         """
         yield self._nothing
         if self._has_begun(request):
@@ -107,19 +106,20 @@ class RunEvents:
                 yield changes
 
     def stop(self, request: gr.Request, visitor: str, run_id: str) -> Any:
+        """Stops a run."""
         record = self._manager.find(self._owner(request, visitor), run_id)
         if record is not None:
             self._manager.stop(record)
         return gr.Button(interactive=False)
 
     def again(self, request: gr.Request, visitor: str, run_id: str) -> Changes:
-        """The same once more, noise and all. For `watch` to follow."""
+        """Repeats a run with the same noise; `watch` then shows it."""
         return self._submit_again(request, self._owner(request, visitor), run_id)
 
     async def extend(
         self, request: gr.Request, visitor: str, run_id: str, more: float | None, path: str | None
     ) -> AsyncIterator[Changes]:
-        """Makes `more` blocks along `path`."""
+        """Extends a run by `more` blocks along `path` and shows it."""
 
         def extend(record: Record) -> None:
             if not more or more < 1:
@@ -131,7 +131,7 @@ class RunEvents:
             yield changes
 
     async def retake(self, request: gr.Request, visitor: str, run_id: str) -> AsyncIterator[Changes]:
-        """The last block once more, from other noise."""
+        """Generates the last block again, from other noise, and shows it."""
 
         def retake(record: Record) -> None:
             if not record.can_take_back:
@@ -142,17 +142,19 @@ class RunEvents:
             yield changes
 
     def undo(self, request: gr.Request, visitor: str, run_id: str) -> Changes:
+        """Takes the last block back."""
         return self._change(
             request, visitor, run_id, lambda record: record.can_take_back, RunPresenter.take_back
         )
 
     def redo(self, request: gr.Request, visitor: str, run_id: str) -> Changes:
+        """Puts back the block that was taken back last."""
         return self._change(
             request, visitor, run_id, lambda record: record.can_put_back, RunPresenter.put_back
         )
 
     def queue(self, request: gr.Request, event: gr.EventData, visitor: str) -> Changes:
-        """A button in the list of what waits."""
+        """Handles a button in the queue: remove, up or down."""
         owner = self._owner(request, visitor)
         record = self._manager.find(owner, str(event.id))
         if record is not None:
@@ -165,7 +167,7 @@ class RunEvents:
     def history(
         self, request: gr.Request, event: gr.EventData, visitor: str, run_id: str, shown: dict[str, Any]
     ) -> Iterator[Changes]:
-        """A button in the list of what there was. For `watch` to follow."""
+        """Handles a button in the history; `watch` then shows a repeated run."""
         owner, picked = self._owner(request, visitor), str(event.id)
         match event.action:
             case "again":
@@ -188,7 +190,7 @@ class RunEvents:
                 yield self._nothing
 
     def drop(self, file: str | None) -> Changes:
-        """A video or a JSON of ours came back: the form as it was."""
+        """Fills the form from a dropped video or JSON of this program."""
         ui = self._widgets
         if not file:
             return {ui.problem: NOTHING}
@@ -210,11 +212,12 @@ class RunEvents:
         yield from self._export(request, visitor, run_id, "json")
 
     def _owner(self, request: gr.Request, visitor: str) -> str:
-        """Returns whose runs a request is about. A browser brings back the name that `arrive` gave it, a
-        program may bring anything."""
+        """Returns the owner of the runs that a request is about. A browser returns the name that `arrive`
+        gave it; a program may send anything."""
         return self._manager.owner(visitor, request.session_hash)
 
     def _recall(self, settings: Mapping[str, Any]) -> Changes:
+        """Fills the form from stored settings, or says why that is impossible."""
         ui = self._widgets
         try:
             return filled(ui, *history.form_of(settings)) | {ui.problem: NOTHING}
@@ -228,7 +231,8 @@ class RunEvents:
         made: Callable[[], RunSpec],
         changes: Changes | None = None,
     ) -> Changes:
-        """Hands in what `made` returns. Then come `changes`, or the form as the run has it."""
+        """Submits the run that `made` returns. Returns `changes`, or those that fill the form from the run,
+        with a message."""
         ui = self._widgets
         try:
             address = address_of(request)
@@ -251,10 +255,12 @@ class RunEvents:
 
     @property
     def _nothing(self) -> Changes:
-        """No change. An empty dict is an error to Gradio, and a generator that yields nothing clears all."""
+        """Returns no change. To Gradio an empty dict is an error, and a generator that yields nothing clears
+        all outputs."""
         return {self._widgets.problem: gr.skip()}
 
     def _has_begun(self, request: gr.Request) -> bool:
+        """Returns, once, whether the tab has just started a run."""
         begun = request.session_hash in self._begun
         self._begun.pop(request.session_hash, None)
         return begun
@@ -262,10 +268,11 @@ class RunEvents:
     async def _watch(
         self, request: gr.Request, visitor: str, first: Changes, comes: bool = False
     ) -> AsyncIterator[Changes]:
-        """`first`, then the visitor's runs, one after another, until none is left or another stream of the
-        tab takes over. `comes`: the page has only just been opened.
+        """Yields `first`, then views of the visitor's runs, one after another, until none is left or another
+        stream of the tab takes over. `comes`: the page has just been opened.
 
-        Waits without a thread. All else may take a lock that is held while a video is written: in a thread.
+        Waits without a thread. Everything else may need a lock that is locked while a video is written, so it
+        runs in a thread.
         """
         name = self._manager.visitor(visitor, request.session_hash)
         owner, shown = self._manager.owner(name), None
@@ -278,23 +285,22 @@ class RunEvents:
                     await record.news(seen, HEARTBEAT_S)
                     if stream.over or stream.silent:
                         seen = record.version
-                        # Gradio sends the last message of a generator once more when it has returned: over
-                        # what is shown by now.
+                        # Gradio sends a generator's last message again after it returns. An empty one does
+                        # not overwrite what the tab shows by then.
                         yield self._nothing
                         if stream.over:
                             return
                         continue
                     if view is None or record.version != seen:
                         seen, view = await run_in_threadpool(record.next_view, -1, 0)
-                    # Its end is shown with what else has changed by then.
+                    # The end is shown by `_end_of`, together with the lists.
                     if record.state < RunState.SAVING:
-                        # A yield is also where it is noticed that the viewer has left.
+                        # Gradio closes this generator at a yield once the viewer has left.
                         yield await run_in_threadpool(self._all_of, record, view, name)
                 if not stream.silent:
                     yield await run_in_threadpool(self._end_of, record)
                 shown = record
-            # What has ended unseen is shown to whoever comes, and to a tab that was here all the time whether
-            # or not another tab has shown it.
+            # A run that ended unwatched is shown to the next visitor, and always to a tab that stayed open.
             last = await run_in_threadpool(self._manager.last, owner)
             if last is None or last is shown or stream.over or stream.silent:
                 return
@@ -303,9 +309,9 @@ class RunEvents:
 
     @contextmanager
     def _open_stream(self, tab: str | None, owner: str) -> Iterator[_Stream]:
-        """Lists a stream while it is open, and ends what it takes the place of: the tab's last one, as two
-        would show two runs in turns, and its visitor's oldest where there are too many; never one of another
-        visitor."""
+        """Registers a stream while it is open, and ends the ones it replaces: the tab's previous one, because
+        two would alternate between two runs, and its visitor's oldest if there are too many; never another
+        visitor's."""
         stream = _Stream(tab, owner)
         for other in self._streams:
             if other.tab == tab and other.owner == owner:
@@ -321,13 +327,14 @@ class RunEvents:
             self._streams.remove(stream)
 
     def _look_back(self, tab: str | None, owner: str) -> None:
-        """Keeps what runs off the screen of a tab that shows a run of the past."""
+        """Silences the streams of a tab that shows a past run, so that active runs do not replace it."""
         for stream in list(self._streams):
             if stream.tab == tab and stream.owner == owner:
                 stream.silent = True
 
     def _end_of(self, record: Record, watched: bool = True) -> Changes:
-        """`watched`: the page has played its blocks; one that has not begins with the finished files."""
+        """Returns the changes that show an ended run. `watched`: the page has played its blocks; otherwise it
+        starts with the finished files."""
         record.end_seen = True
         _, view = record.next_view(-1, 0)
         if not watched:
@@ -335,10 +342,10 @@ class RunEvents:
         return self._all_of(record, view) | self._lists(record.owner, record.id)
 
     def _all_of(self, record: Record, view: View, visitor: str = "") -> Changes:
-        """Every part of the stage, changed or not. `visitor` is for the player to steer with.
+        """Returns every output of a run, changed or not. `visitor` lets the player steer.
 
         Gradio's browser code applies differences to the last dict in place, even while that dict waits to be
-        shown: what is left out of a message would be lost from the one before it.
+        shown: an output left out of one message would lose its change from the message before.
         """
         ui, stage, over = self._widgets, self._stage, record.ended
         presenter, spec = record.presenter, record.run_spec.spec
@@ -359,6 +366,7 @@ class RunEvents:
         }
 
     def _lists(self, owner: str, shown: str, count: int = 0) -> Changes:
+        """Returns the changes that show queue and history, with at least `count` past runs."""
         count = max(count, lists_view.PAGE)
         found = self._manager.past(owner, count + 1)
         listed = lists_view.history_of(found[:count], shown, len(found) > count, self._manager.kept_for)
@@ -368,6 +376,7 @@ class RunEvents:
         }
 
     def _submit_again(self, request: gr.Request, owner: str, run_id: str) -> Changes:
+        """Submits a run of `owner` once more."""
         record, past = self._manager.find(owner, run_id), self._manager.find_past(owner, run_id)
         if past is not None:
             return self._submit(request, owner, past.run_spec)
@@ -378,7 +387,7 @@ class RunEvents:
     async def _extend(
         self, request: gr.Request, visitor: str, run_id: str, extend: Callable[[Record], None]
     ) -> AsyncIterator[Changes]:
-        """Calls `extend` with a run of the visitor's and follows it, or says why that is impossible."""
+        """Calls `extend` with a run of the visitor's and shows it, or says why that is impossible."""
         ui, record = self._widgets, self._manager.find(self._owner(request, visitor), run_id)
         try:
             if record is None:
@@ -398,6 +407,7 @@ class RunEvents:
         possible: Callable[[Record], bool],
         do: Callable[[RunPresenter], None],
     ) -> Changes:
+        """Applies `do` to a run if that is `possible`, and shows the result."""
         owner = self._owner(request, visitor)
         record = self._manager.find(owner, run_id)
         if record is None or not possible(record):
@@ -406,7 +416,7 @@ class RunEvents:
         return self._end_of(record) | {self._widgets.problem: NOTHING}
 
     def _show(self, request: gr.Request, owner: str, run_id: str) -> Iterator[Changes]:
-        """A run of the past on the screen."""
+        """Shows a past run."""
         stage, record = self._stage, self._manager.find(owner, run_id)
         if record is not None:
             self._look_back(request.session_hash, owner)
@@ -423,7 +433,7 @@ class RunEvents:
             **stage.showing(view, steerable=False),
             stage.actions: gr.Row(visible=True),
             stage.export: gr.Row(visible=len(past.videos) > 1),
-            # Its blocks are not in memory: it can only be made again.
+            # Its blocks are not in memory: it can only be repeated.
             stage.more: gr.Number(visible=False),
             **{
                 button: gr.Button(visible=False)
@@ -433,7 +443,7 @@ class RunEvents:
         }
 
     def _export(self, request: gr.Request, visitor: str, run_id: str, kind: export.Kind) -> Iterator[Changes]:
-        """A file for the browser to keep."""
+        """Writes an export and makes the browser download it."""
         ui, stage, owner = self._widgets, self._stage, self._owner(request, visitor)
         past = self._manager.find_past(owner, run_id)
         if past is None:

@@ -1,4 +1,4 @@
-"""Steering from the player, while a run is being made."""
+"""Event handler for steering from the player, during a run."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from ui.runs.manager import RunManager
 
 
 def steering(manager: RunManager) -> Callable[[dict[str, Any]], bool]:
-    """Returns what the player calls, under the name it calls it by."""
+    """Returns the server function of the player, named as its script calls it."""
 
     def steer(asked: dict[str, Any]) -> bool:
-        """{"run", "keys", "visitor"}: keys held from now on. Returns whether there is something of this
-        visitor's to steer: a run's id is in the addresses of its videos, which may be handed on."""
+        """Steers a run: {"run", "keys", "visitor"}, the keys pressed from now on. Returns whether there is a
+        run of this visitor to steer: a run's id is in the addresses of its videos, which may be shared, so
+        the id alone grants nothing."""
         if not isinstance(asked, dict):
             return False
         run_id = str(asked.get("run", "")).rpartition(".")[0]

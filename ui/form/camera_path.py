@@ -1,4 +1,4 @@
-"""A camera path as the page takes it: paths worth a click, and what the map has to know to draw one."""
+"""Camera paths on the page: presets, and the constants and scale that the map needs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ PRESETS = (
     ("There and back", "w-24, s-24"),
     ("Walk a curve", "w-12, w+right-36, w-12"),
 )
-FIRST = PRESETS[0][1]  # what the page opens with: a look away, and back
+FIRST = PRESETS[0][1]  # shown when the page opens: looks away and back
 
-# What camera_path.js takes from Python: the keys, the limits, and the signs that stand for plain characters.
+# Constants for camera_path.js: keys, limits, and typographic characters with their plain equivalents.
 CONSTANTS = {
     "KEYS": KEYS,
     "MOST": MAX_PATH_LATENTS,
@@ -28,7 +28,7 @@ CONSTANTS = {
 
 
 def scale_of(spec: BackendSpec) -> dict[str, Any]:
-    """What a key does in a latent frame of this model."""
+    """Returns how far a key moves the camera in one latent frame of this model, in metres and degrees."""
     return {
         "model": spec.id,
         "metres": spec.metres_per_latent,

@@ -1,4 +1,4 @@
-"""Runs worth one click, each showing one thing the page is for."""
+"""Example runs that start with one click, each of one feature."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ui.form.values import Form, default_form
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What is different from the form as it opens."""
+    """An example: the values that differ from the default form, and a sentence about it."""
 
     name: str
     said: str
@@ -21,6 +21,7 @@ class Example:
     model: str = "pocket"
 
     def form(self) -> tuple[BackendSpec, Form]:
+        """Returns the model and the form of the example."""
         spec = registry.find(self.model)
         return spec, replace(default_form(spec), **self.changes)
 
@@ -63,4 +64,5 @@ EXAMPLES = (
 
 
 def named(name: str) -> Example | None:
+    """Returns the example called `name`, if there is one."""
     return next((example for example in EXAMPLES if example.name == name), None)

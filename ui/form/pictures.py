@@ -1,4 +1,4 @@
-"""A picture to start from, as the page takes and shows it."""
+"""Start pictures: reading them, and thumbnails for the page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_picture(path: str | Path) -> np.ndarray:
 
 
 def small_jpeg(pixels: np.ndarray, side: int = 160) -> str:
-    """Returns a thumbnail as a data address."""
+    """Returns a thumbnail of `pixels`, at most `side` pixels on each side, as a data URL."""
     image = Image.fromarray(pixels)
     image.thumbnail((side, side))
     sink = io.BytesIO()

@@ -28,7 +28,7 @@ class RunSpec:
 
     @property
     def name(self) -> str:
-        """What it is called in a list."""
+        """Returns the run's title in lists."""
         sides = " | ".join(side.name for side in self.sides)
         prompt = self.request.prompt or self.spec.title
         return f"{prompt[:80]} · {sides} · {plural(self.request.blocks, 'block')}"
@@ -38,7 +38,7 @@ class RunSpec:
         return Job(self.spec.id, self.request, self.sides, video, first_block)
 
     def settings(self) -> dict[str, Any]:
-        """Returns how the run was made, for run.json and the metadata of its videos."""
+        """Returns the run's settings for run.json and the metadata of its videos."""
         request = self.request
         return {
             "program": "QVG Studio",
@@ -83,11 +83,11 @@ def extend(
 ) -> RunSpec:
     """Extends `run`, of which `blocks` blocks exist, by `more` blocks along `path`.
 
-    `walked` are the keys of each latent frame so far; `seed` replaces the noise from here on. Raises
+    `walked` are the keys of each latent frame so far; `seed` replaces the noise of the new blocks. Raises
     BudgetTooSmall if the longer video would have needed another policy from the start.
     """
     spec, form, total = run.spec, run.asked, blocks + more
-    steps = max(0, blocks * spec.latents_per_block - 1)  # the first frame is where the camera stands
+    steps = max(0, blocks * spec.latents_per_block - 1)  # the first latent frame is the start pose
     keys = [*walked[:steps], *[()] * (steps - len(walked)), *each_latent(path)]
     reseeds = tuple(each for each in run.request.reseeds if each[0] < blocks)
     if seed is not None:
@@ -101,12 +101,12 @@ def extend(
 
 
 def as_moves(keys: Iterable[Keys]) -> tuple[CameraMove, ...]:
-    """Returns the camera moves that press these keys, one a latent frame."""
+    """Returns the camera moves that press these keys, one entry per latent frame."""
     return tuple(CameraMove(held, len(list(run))) for held, run in groupby(keys))
 
 
 def _plain(config: Any) -> dict[str, Any]:
-    # A preset may nest a config.
+    """Returns a config's fields as values for JSON, nested configs included."""
     return {
         name: _plain(value) if hasattr(value, "__dataclass_fields__") else value
         for name in config.__dataclass_fields__

@@ -1,4 +1,4 @@
-"""What the form says, as a job or as one sentence about what is wrong with it. No widget in here."""
+"""Values of the form, and their validation: a request and its sides, or one sentence about what is wrong."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from ui.form.clips import read_clip
 from ui.form.pictures import read_picture
 
 QUANTIZED = tuple(name for name, config in PRESETS.items() if not isinstance(config, BF16Config))
-MAX_STAGES, MAX_ITERATIONS = 16, 64  # beyond, an encode takes minutes and cannot be stopped
+MAX_STAGES, MAX_ITERATIONS = 16, 64  # above, an encode takes minutes and cannot be stopped
 MAX_SIDES = 4
 # Names of the form's numbers, in the order of the page.
 CODEC_NUMBERS = ("clusters", "group", "stages", "iterations")
 POLICY_NUMBERS = ("every", "sink", "recent", "window", "on_card", "attention_bits")
 Memory = Literal["quantised", "bf16", "compare"]
 _FAR = 10**12
-FIRST_SEED = 2  # a good world for the first example
+FIRST_SEED = 2  # gives a good world for the first example
 BF16_NAME = next(name for name, config in PRESETS.items() if isinstance(config, BF16Config))
 
 
 class FormError(ValueError):
-    """The form cannot be run as it is; the message is a sentence for the user."""
+    """Error of a form that cannot be run; the message is a sentence for the user."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """The values of the widgets, as they come: any of them may be empty or absurd."""
+    """The values of the widgets, unvalidated: any of them may be empty or absurd."""
 
     prompt: str | None = ""
     picture: str | None = None  # a file
     clip: str | None = None  # a file
     changes: str | None = ""  # lines of `block: prompt`, blocks from 2
     preview: bool = False
-    options: Sequence[str | None] | None = ()  # of the model's own settings, in their order
+    options: Sequence[str | None] | None = ()  # values of the model's own settings, in their order
     seed: float | None = 0
     path: str | None
     memory: Memory
@@ -64,18 +64,19 @@ class Form:
     sink: float | None
     recent: float | None
     window: float | None
-    on_card: float | None = 0  # MiB of encoded history that stay on the device; 0 is all
+    on_card: float | None = 0  # MiB of encoded history kept on the device; 0 is all
     attention_bits: float | None = 16
-    mode: str | None = ""  # one of the model's, where it has several
+    mode: str | None = ""  # id of one of the model's modes, if it has several
 
     def moves(self, spec: BackendSpec) -> tuple[CameraMove, ...]:
+        """Returns the camera moves of the path. Raises FormError."""
         try:
             return parse_path(self.path or "", spec.metres_per_latent, spec.degrees_per_latent)
         except PathError as error:
             raise FormError(str(error)) from error
 
     def length(self, spec: BackendSpec) -> int:
-        """Blocks to make."""
+        """Returns the number of blocks to generate. Raises FormError."""
         blocks = _whole("The length", self.blocks)
         latents = sum(move.latents for move in self.moves(spec)) if "camera" in spec.inputs else 0
         if self.as_path and latents:
@@ -87,7 +88,8 @@ class Form:
         return blocks
 
     def prompt_changes(self, blocks: int) -> tuple[PromptChange, ...]:
-        """In a video of `blocks` blocks, counted from 1 on the page."""
+        """Returns the changes of the prompt in a video of `blocks` blocks, by block from 0; the page counts
+        from 1. Raises FormError."""
         found: dict[int, str] = {}
         for line in filter(str.strip, (self.changes or "").splitlines()):
             number, *prompt = COLON.split(line, maxsplit=1)
@@ -100,13 +102,13 @@ class Form:
         return tuple(PromptChange(block, found[block]) for block in sorted(found))
 
     def own_settings(self, spec: BackendSpec) -> tuple[tuple[str, str], ...]:
-        """Of the model's own settings, those that are not as usual."""
+        """Returns the model's own settings that differ from their defaults, as (name, value)."""
         chosen = tuple(self.options or ())
         pairs = zip(spec.options, chosen, strict=False)
         return tuple((option.name, value) for option, value in pairs if value in option.values[1:])
 
     def names(self) -> tuple[str, ...]:
-        """The presets this form runs, the reference first."""
+        """Returns the presets this form runs, the reference first. Raises FormError."""
         if self.memory == "bf16":
             return (BF16_NAME,)
         if self.memory == "quantised":
@@ -117,7 +119,8 @@ class Form:
         return names
 
     def codec(self, spec: BackendSpec, name: str) -> CodecConfig:
-        """The preset `name`; the one chosen in the form has the form's own numbers."""
+        """Returns the preset `name`; the form's numbers apply to the one chosen in the form. Raises
+        FormError."""
         config = PRESETS.get(name)
         if config is None:
             raise FormError(f"There is no preset {excerpt(name)}: choose one of {', '.join(PRESETS)}.")
@@ -139,6 +142,7 @@ class Form:
         return config
 
     def policy(self) -> CachePolicy:
+        """Returns the cache policy. Raises FormError."""
         window = _whole("Window", self.window)
         try:
             return CachePolicy(
@@ -168,7 +172,7 @@ class Form:
         return tuple(sides)
 
     def request(self, spec: BackendSpec) -> Request:
-        """Returns what the model is asked for. Raises FormError, PictureError or ClipError."""
+        """Returns the request to the model. Raises FormError, PictureError or ClipError."""
         if any(_is_broken(words) for words in (self.prompt, self.changes, self.path, self.mode)):
             raise FormError(text.HALF_A_CHARACTER)
         seed = _whole("The seed", self.seed)
@@ -201,7 +205,8 @@ class Form:
         )
 
     def remembered(self) -> dict[str, Any]:
-        """What a file keeps of it, to fill the form again. A picture or a clip stays with its owner."""
+        """Returns the values to store in a file, to fill the form again. Pictures and clips stay with their
+        owner."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         del values["picture"], values["clip"]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
@@ -210,7 +215,8 @@ class Form:
     def recalled(
         values: Mapping[str, Any], spec: BackendSpec, picture: str | None = None, clip: str | None = None
     ) -> Form:
-        """A form from what a file remembers, of any version; what is missing or absurd is as at first."""
+        """Returns a form from the values stored in a file, of any version. Missing or absurd values become
+        defaults."""
         form = default_form(spec)
         known = {field.name: type(getattr(form, field.name)) for field in fields(Form)}
         kept: dict[str, Any] = {}
@@ -235,7 +241,7 @@ class Form:
 
 
 def default_form(spec: BackendSpec, preset: str = QUANTIZED[0], mode: str = "") -> Form:
-    """What the form says for a model, and one of its modes or the first, before anyone changes it."""
+    """Returns the form's defaults for a model, and for one of its modes or the first."""
     chosen = next((each for each in spec.modes if each.id == mode), spec.modes[0] if spec.modes else None)
     config, policy = codec_for(spec, preset), chosen.policy if chosen else spec.policy
     numbers = config if isinstance(config, PRQConfig) else PRQConfig()
@@ -265,6 +271,8 @@ def default_form(spec: BackendSpec, preset: str = QUANTIZED[0], mode: str = "") 
 
 
 def _whole(name: str, value: float | None, most: int = _FAR) -> int:
+    """Returns `value` as an int. Raises FormError with `name` if it is empty, not whole, or larger than
+    `most`."""
     if value is None or not math.isfinite(value):
         raise FormError(f"{name} is empty: write a number.")
     if value != int(value):
@@ -279,5 +287,5 @@ def _sentence(error: ValueError) -> str:
 
 
 def _is_broken(words: str | None) -> bool:
-    """Whether there is half of a character in it: no file and no message can hold that."""
+    """Returns whether a text contains a lone surrogate: no file and no message can encode one."""
     return any("\ud800" <= character <= "\udfff" for character in words or "")

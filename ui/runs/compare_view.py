@@ -1,4 +1,4 @@
-"""What the sides of a run have in common with the first one, and whether each still knows what it showed."""
+"""Values of the comparison table: similarity of each side to the first, and PSNR of revisited places."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from ui.format import decibels, size, times
 from ui.runs.side import SPANS_S, Decibels, Figures
 
 _WIDTH, _HEIGHT = 320.0, 84.0  # as in compare_table.html
-_PSNR, _SSIM = (15.0, 60.0), (0.5, 1.0)  # what the charts show; equal pictures are drawn at the top
+_PSNR, _SSIM = (15.0, 60.0), (0.5, 1.0)  # ranges of the charts; equal pictures are drawn at the top
 
 
 class Chart(TypedDict):
+    """A line chart with one polyline for each side."""
+
     title: str
     low: str
     high: str
@@ -21,7 +23,7 @@ class Chart(TypedDict):
 
 
 class Table(TypedDict):
-    """The value of the component; the rows are sides, and their first cell the codec's name."""
+    """The value of the component; rows are sides, and their first cell is the codec's name."""
 
     shown: bool
     columns: list[str]
@@ -31,9 +33,9 @@ class Table(TypedDict):
 
 
 def table(sides: Sequence[Figures], fps: int) -> Table:
-    """Returns what there is to compare."""
+    """Returns the table of a comparison; an empty one for fewer than two sides."""
     if len(sides) < 2:
-        # What there is to say of one side stands under its picture.
+        # The caption under its picture describes a single side.
         return nothing()
     frames = max(side["frames"] for side in sides)
     spans = [at for at, span in enumerate(SPANS_S) if span[0] * fps < frames]
@@ -58,7 +60,7 @@ def table(sides: Sequence[Figures], fps: int) -> Table:
 
 
 def caption(side: Figures, fate: str, several: bool) -> str:
-    """Under a side's picture: what it costs and what it gives up."""
+    """Returns the line under a side's picture: its size, its similarity, and its dropped history."""
     said = [fate]
     if several and side["kv_bytes"]:
         said.append(size(side["kv_bytes"][-1]))
@@ -68,7 +70,7 @@ def caption(side: Figures, fate: str, several: bool) -> str:
 
 
 def headline(side: Figures) -> str:
-    """The number under a side's picture: whether it still knows what was there."""
+    """Returns the number under a side's picture: PSNR of revisited places; empty without any."""
     return "" if side["revisit_psnr"] is None else text.revisit(side["revisit_psnr"])
 
 
@@ -109,4 +111,5 @@ def _chart(
 
 
 def nothing() -> Table:
+    """Returns the value that shows no table."""
     return {"shown": False, "columns": [], "rows": [], "note": "", "charts": []}

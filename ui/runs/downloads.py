@@ -1,6 +1,7 @@
-"""Which models are here, how much they are, under which licence; downloading and deleting them.
+"""Downloads of models: which ones are on this machine, their sizes and licenses; downloading and deleting
+them.
 
-Downloads are the program's, not a page's: whoever looks sees how far they are.
+A download belongs to the program, not to a page: every visitor sees its progress.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Download:
-    """One that is under way, or has ended with a `problem`."""
+    """A download that is active, or has ended with a `problem`."""
 
     stopping: threading.Event = field(default_factory=threading.Event)
     began: float = field(default_factory=time.monotonic)
-    first_bytes: int | None = None  # here when the first report came
+    first_bytes: int | None = None  # on disk at the first report
     last: artifacts.DownloadProgress | None = None
     problem: str = ""
     running: bool = True
 
 
 class Models:
-    """The program's models. `locked` where visitors may look only."""
+    """The program's models. `locked` returns whether visitors may only look."""
 
     def __init__(self, locked: Callable[[], bool] = lambda: False) -> None:
         self._locked = locked
@@ -48,7 +49,7 @@ class Models:
         return any(download.running for download in self._downloads.values())
 
     def listing(self) -> dict[str, Any]:
-        """The value of the component."""
+        """Returns the value of the component."""
         return {
             "busy": self.busy,
             "locked": self._locked(),
@@ -56,7 +57,7 @@ class Models:
         }
 
     def download(self, backend_id: str, accepted: bool, token: str) -> None:
-        """In the background; asked again while it runs, nothing happens."""
+        """Starts a download in the background, unless one of this model is active."""
         with self._lock:
             running = self._downloads.get(backend_id)
             if self._locked() or (running is not None and running.running):
@@ -72,7 +73,7 @@ class Models:
             download.stopping.set()
 
     def delete(self, backend_id: str) -> str:
-        """What became of it, in words."""
+        """Deletes a model's files; returns the outcome as a sentence."""
         if self._locked():
             return ""
         try:
@@ -105,7 +106,7 @@ class Models:
         parts, state = artifacts.of(spec.id), artifacts.state(spec.id)
         download = self._downloads.get(spec.id)
         running = download is not None and download.running
-        # A model without files of its own is as complete as its own spec says.
+        # A model without files of its own is as complete as its registry entry says.
         kind = ("present" if entry.missing is None else "absent") if not parts else state.kind
         size = file_size(state.bytes_needed) if parts else text.INCLUDED
         if kind == "partial":
@@ -136,7 +137,7 @@ def _percent(download: _Download | None) -> int:
 
 
 def _told(download: _Download | None) -> str:
-    """`3.2 GB of 17.6 GB, model.safetensors, about 4 min left`"""
+    """Returns a download's progress as text: `3.2 GB of 17.6 GB, model.safetensors, about 4 min left`."""
     if download is None or download.last is None:
         return text.DOWNLOAD_BEGINS
     last = download.last

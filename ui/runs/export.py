@@ -1,4 +1,4 @@
-"""A comparison to hand on: its sides beside each other with their names and figures, as mp4, GIF or WebP."""
+"""Exports of a comparison: its sides beside each other with names and measurements, as mp4, GIF or WebP."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from ui.runs.side import Figures
 
 Kind = Literal["mp4", "gif", "webp", "json"]
 _GAP = 8
-_MIN_WIDTH = 320  # of a side: below, its label would not fit
-_ANIMATION_FPS, _ANIMATION_SIDE = 12, 480  # GIF and WebP are for pages and chats
-# DejaVu Sans without its rarer scripts. Pillow's own font has neither × nor ·.
+_MIN_WIDTH = 320  # of a side, in pixels: its label does not fit into less
+_ANIMATION_FPS, _ANIMATION_SIDE = 12, 480  # GIF and WebP are for web pages and chats
+# DejaVu Sans without its rarer scripts. Pillow's own font lacks × and ·.
 _FONT = Path(__file__).resolve().parents[2] / "assets" / "fonts" / "DejaVuSans.ttf"
 _INK, _PAPER, _MUTED = (240, 240, 238), (18, 19, 22), (160, 164, 172)
 
 
 class Side(NamedTuple):
-    """A video and what is written over it."""
+    """A video and its label."""
 
     video: Path
     name: str
@@ -40,7 +40,7 @@ class Side(NamedTuple):
 
 
 def write(past: Past, kind: Kind) -> Path:
-    """Into the run's own folder; returns the file. Raises OSError or ValueError."""
+    """Writes an export into the run's own folder and returns the file. Raises OSError or ValueError."""
     fps = int(past.made.get("fps") or 1)
     name = past.videos[0].stem if past.videos else "comparison"
     target = past.folder / "export" / f"{name}-side-by-side.{kind}"
@@ -56,14 +56,14 @@ def write(past: Past, kind: Kind) -> Path:
         else:
             write_mp4(sides, target, fps, settings)
     except Exception:
-        # Half a file would be taken for a whole one, and fills a disk that is full.
+        # Otherwise a truncated file would pass for a whole one, and occupy a full disk.
         target.unlink(missing_ok=True)
         raise
     return target
 
 
 def sides_of(videos: Sequence[Path], figures: Sequence[Figures], spec: BackendSpec | None) -> list[Side]:
-    """In order. Raises ValueError where a side has no video."""
+    """Returns the sides in order. Raises ValueError if a side has no video."""
     sides = []
     for video, side in zip(videos, figures, strict=True):
         told = [f"{size(side['kv_bytes'][-1])} ({times(side['ratio'])})"]
@@ -78,7 +78,7 @@ def sides_of(videos: Sequence[Path], figures: Sequence[Figures], spec: BackendSp
 
 
 def write_mp4(sides: Sequence[Side], target: Path, fps: int, settings: Mapping[str, Any]) -> None:
-    """All sides at full size, in step; one that ends early stays on its last frame."""
+    """Writes all sides at full size, in step; one that ends early stays on its last frame."""
     comment = json.dumps(settings, ensure_ascii=False)
     with VideoWriter(
         target, fps, 16, container={"movflags": "faststart"}, encoder={"preset": "veryfast"}, comment=comment
@@ -98,7 +98,7 @@ def write_animation(sides: Sequence[Side], target: Path, fps: int) -> None:
 
 
 def _pictures(sides: Sequence[Side], width: int | None) -> Iterator[np.ndarray]:
-    """uint8 [H, W, 3] with even H and W, frame after frame."""
+    """Yields the frames of the export: uint8 [H, W, 3] with even H and W."""
     last: list[np.ndarray | None] = [None] * len(sides)
     bar: np.ndarray | None = None
     for frames in zip_longest(*(mp4.decode(side.video) for side in sides)):
@@ -124,7 +124,8 @@ def _pictures(sides: Sequence[Side], width: int | None) -> Iterator[np.ndarray]:
 
 
 def _labels(sides: Sequence[Side], width: int) -> np.ndarray:
-    """The strip over the pictures: names, and figures in as many lines as they take."""
+    """Returns the strip above the pictures, uint8 [H, W, 3]: names, and measurements on as many lines as
+    needed."""
     large_size, small_size = max(15, width // 24), max(11, width // 36)
     large, small = ImageFont.truetype(_FONT, large_size), ImageFont.truetype(_FONT, small_size)
     lines = [_wrapped(drawable(side.note), small, width - 2 * _GAP) for side in sides]
@@ -141,20 +142,21 @@ def _labels(sides: Sequence[Side], width: int) -> np.ndarray:
 
 
 def drawable(words: str) -> str:
-    """Returns `words` without boxes: what the font lacks becomes what it resembles, or a question mark."""
+    """Returns `words` without missing-glyph boxes: characters that the font lacks become similar ones, or a
+    question mark."""
     return "".join(each if has_glyph(each) else _stand_in(each) for each in words)
 
 
 def _stand_in(character: str) -> str:
     if unicodedata.category(character) in ("Mn", "Me", "Cf"):
-        return ""  # of the character before it
+        return ""  # belongs to the character before it
     alike = "".join(filter(has_glyph, unicodedata.normalize("NFKD", character)))
     return alike or "?"
 
 
 @lru_cache(maxsize=4096)
 def has_glyph(character: str) -> bool:
-    """Whether exports can draw a character."""
+    """Returns whether exports can draw a character."""
     return _drawn(character) != _drawn("\uffff")
 
 

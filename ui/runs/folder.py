@@ -1,8 +1,8 @@
-"""Where a run keeps its files: `<outputs>/<date>-<id>/`, made when there is something to write, and locked
-for as long as a program has the run in memory.
+"""Folder of a run's files: `<outputs>/<date>-<id>/`, created with its first file, and locked as long as a
+program has the run in memory.
 
-`run.json` says what the run is and what became of it; beside it lie a video for every side, the picture it
-started from, and a thumbnail. While it runs its blocks lie there too, for the player to fetch.
+`run.json` describes the run and its results. Beside it lie a video for every side, the start picture, and a
+thumbnail. During the run its blocks lie there too, for the player to fetch.
 """
 
 from __future__ import annotations
@@ -27,30 +27,31 @@ from ui.runs import mp4
 from ui.runs.later import call_later
 
 LINGER_S = 60.0  # for a slow viewer to fetch the last segments before they are removed
-LOW_BYTES = 1 << 30  # of room on a disk: less is worth a word
+LOW_BYTES = 1 << 30  # of free disk space: below, the page shows a warning
 RECORD, PICTURE, CLIP, THUMBNAIL = "run.json", "picture.png", "clip.video", "thumbnail.jpg"
 _THUMBNAIL_SIDE = 320
 
 
 class RunFolder:
-    """The files of one run. On a full disk `problem` says so, and nothing more is written."""
+    """The files of one run. After a failed write `problem` is a sentence, and nothing more is written."""
 
     def __init__(self, path: Path, linger_s: float = LINGER_S) -> None:
         self.path = path
         self.problem = ""
         self._segments: list[Path] = []
         self._linger_s = linger_s
-        self._lock: int | None = None  # a descriptor of the folder
+        self._lock: int | None = None  # file descriptor of the folder
 
     @classmethod
     def new(cls, outputs: Path, run_id: str, linger_s: float = LINGER_S) -> RunFolder:
+        """Returns the folder of a new run, without creating it."""
         token = re.sub(r"[^A-Za-z0-9_-]", "", run_id)
-        # In the order of their names, also two of one second.
+        # Names sort by time, also within one second.
         begun = f"{datetime.now():%Y-%m-%d-%H%M%S-%f}"[:-3]
         return cls(outputs.resolve() / f"{begun}-{token}", linger_s)
 
     def keep(self, name: str, data: bytes) -> Path | None:
-        """Writes a segment for the player to fetch; None when that is not possible."""
+        """Writes a segment for the player to fetch; returns None if that fails."""
         file = self.path / f"segment-{name}.mp4"
 
         def write() -> None:
@@ -62,7 +63,7 @@ class RunFolder:
     def finish(
         self, segments: Sequence[bytes], name: str, fps: int, settings: Mapping[str, Any]
     ) -> Path | None:
-        """Writes a whole video; None when that is not possible."""
+        """Writes a whole video; returns None if that fails."""
         if not segments:
             return None
         final, partial = self.path / f"{name}.mp4", self.path / f".{name}.mp4"
@@ -74,7 +75,7 @@ class RunFolder:
         return final if self._try(write, partial) else None
 
     def record(self, settings: Mapping[str, Any]) -> None:
-        """Writes down what the run is; a reader sees the old words or the new ones."""
+        """Writes run.json atomically: a reader sees the old contents or the new ones."""
         partial = self.path / f".{RECORD}"
 
         def write() -> None:
@@ -84,16 +85,18 @@ class RunFolder:
         self._try(write, partial)
 
     def keep_picture(self, pixels: np.ndarray) -> Path | None:
-        """What the run starts from, to start from it again."""
+        """Writes the start picture, uint8 [H, W, 3], for repeating the run."""
         file = self.path / PICTURE
         return file if self._try(lambda: Image.fromarray(pixels).save(file), file) else None
 
     def keep_clip(self, file: Path) -> None:
-        """The video the run goes on from."""
+        """Copies the video that the run continues."""
         kept = self.path / CLIP
         self._try(lambda: shutil.copyfile(file, kept), kept)
 
     def keep_thumbnail(self, frame: np.ndarray) -> None:
+        """Writes a thumbnail of `frame`, uint8 [H, W, 3]."""
+
         def write() -> None:
             image = Image.fromarray(frame)
             image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
@@ -103,7 +106,7 @@ class RunFolder:
         self._try(write, file)
 
     def remove_segments(self) -> None:
-        """Later, when no viewer can still be fetching them."""
+        """Removes the segments after a delay, when no viewer can still be fetching them."""
         files, self._segments = self._segments, []
 
         def remove() -> None:
@@ -117,16 +120,16 @@ class RunFolder:
         call_later(self._linger_s, remove)
 
     def delete(self) -> None:
-        """With all that is in it. Raises OSError."""
+        """Deletes the folder with its files. Raises OSError."""
         if self.path.exists():
             shutil.rmtree(self.path)
         self.release()
 
     def hold(self) -> bool:
-        """Locks an existing folder against other programs; returns False where another one has it.
+        """Locks an existing folder against other programs; returns False if another one has locked it.
 
-        The system ends the lock with the program. Where folders cannot be locked, on Windows and on some
-        network drives, nobody has it: there one program writes to an outputs folder at a time.
+        The system releases the lock when the program ends. Where folders cannot be locked, on Windows and on
+        some network drives, this returns True: only one program at a time may use an outputs folder there.
         """
         if self._lock is not None:
             return True
@@ -146,7 +149,7 @@ class RunFolder:
         return True
 
     def release(self) -> None:
-        """Leaves the folder to other programs. Any number of times."""
+        """Unlocks the folder. Can be called again."""
         lock, self._lock = self._lock, None
         if lock is not None:
             os.close(lock)
@@ -167,7 +170,7 @@ class RunFolder:
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """What a run's folder says it is; None where it says nothing readable."""
+    """Returns the contents of a folder's run.json; None if it cannot be read."""
     try:
         found = safe_json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -176,7 +179,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def free_bytes(outputs: Path) -> int | None:
-    """Returns the room on the disk of a folder that need not be there yet; None where nobody knows."""
+    """Returns the free space on the disk of a folder, which need not exist yet; None if unknown."""
     there = next((path for path in (outputs, *outputs.parents) if path.exists()), outputs)
     try:
         return shutil.disk_usage(there).free
@@ -190,9 +193,10 @@ def _try_to_remove(file: Path) -> None:
 
 
 def video_name(title: str, prompt: str, seed: int) -> str:
-    """A file name that says what is inside, safe on any system."""
+    """Returns a file name made of model, prompt and seed, valid on every system."""
     return f"{slug(f'{title} {prompt}', 60) or 'video'}-seed-{seed}"
 
 
 def slug(words: str, longest: int = 40) -> str:
+    """Returns `words` as lower-case ASCII letters, digits and hyphens, at most `longest` characters."""
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:longest].rstrip("-")

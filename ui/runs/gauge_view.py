@@ -1,4 +1,4 @@
-"""What every side's KV cache holds, next to what BF16 would: the values of the memory gauge."""
+"""Values of the memory gauge: the size of each side's KV cache, next to BF16."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _STAGES = (
 )
 _FORECAST_POINTS = 120
 _CURVE_WIDTH, _CURVE_HEIGHT = 320.0, 96.0  # as in memory_gauge.html
-_NEAR = 1.6  # a line is drawn when it is within so many times the tallest curve
+_NEAR = 1.6  # a line is drawn only if it is at most this many times the tallest curve
 
 
 class Point(NamedTuple):
-    """The cache after one block."""
+    """Size of the cache after one block."""
 
     frames: int  # latent
     stored_bytes: int
@@ -48,14 +48,14 @@ class Row(NamedTuple):
 
     name: str
     points: Sequence[Point]
-    groups: list[tuple[str, str, int]]  # colour, name, bytes
-    seen: str  # frames of history it can see
+    groups: list[tuple[str, str, int]]  # color, name, bytes
+    seen: str  # text: frames of history that attention can see
     stages: dict[str, float]
-    whole: str  # what is said while nothing is encoded
+    whole: str  # label while nothing is encoded
 
 
 def forecast(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> list[Point]:
-    """The cache after every block of a run to come, thinned out where it is long."""
+    """Returns the cache's size after the blocks of a planned run, at most about 120 points."""
     every = max(1, blocks // _FORECAST_POINTS)
     at = sorted({*range(every, blocks, every), blocks})
     return [Point(latents_after(spec, block), *cache_after(spec, codec, policy, block)) for block in at]
@@ -68,7 +68,7 @@ def latents_after(spec: BackendSpec, blocks: int) -> int:
 
 
 def projection(spec: BackendSpec, blocks: int) -> list[Point]:
-    """All history in BF16, whatever a window or a budget says."""
+    """Returns the size of the whole history in BF16, without a window or a budget."""
     end = latents_after(spec, blocks)
     bytes_at_end = bf16_bytes(spec, blocks)
     return [Point(0, 0, 0), Point(end, bytes_at_end, bytes_at_end)]
@@ -77,7 +77,8 @@ def projection(spec: BackendSpec, blocks: int) -> list[Point]:
 def planned(
     spec: BackendSpec, sides: Sequence[Side], blocks: int, budget_mib: float, device: DeviceInfo | None
 ) -> dict[str, Any]:
-    """Before a run: where it will end, and how it gets there."""
+    """Returns the gauge's value before a run of `blocks` blocks: the final size of each cache, and its
+    growth."""
     rows = []
     for side in sides:
         points = forecast(spec, side.codec, side.policy, max(1, side.blocks(blocks)))
@@ -100,9 +101,10 @@ def measured(
     memory_bytes: int,
     peak_bytes: int,
 ) -> dict[str, Any]:
-    """During a run of `blocks` blocks. `fps`: video frames a second, of all sides together.
+    """Returns the gauge's value during a run of `blocks` blocks. `fps`: video frames a second, of all sides
+    together.
 
-    `memory_bytes` is what is in use now, 0 where the run is over.
+    `memory_bytes` is the memory in use now, 0 after the run.
     """
     rows = []
     for named, side in zip(sides, figures, strict=True):
@@ -128,12 +130,13 @@ def _whole(side: Side) -> str:
 
 
 def ended(view: dict[str, Any]) -> dict[str, Any]:
-    """The last view of a run."""
+    """Returns the last view of a run, retitled."""
     return {**view, "title": text.GAUGE_ENDED}
 
 
 def split(parts: dict[str, int], scratch: int = 0) -> list[tuple[str, str, int]]:
-    """(colour, name, bytes) of a cache's parts, in the order of the bar; unknown parts keep their name."""
+    """Returns (color, name, bytes) of a cache's parts, in the order of the bar; unknown parts keep their
+    name."""
     known = {part for _, _, members in _GROUPS for part in members}
     groups = [
         (colour, name, sum(parts.get(part, 0) for part in members)) for colour, name, members in _GROUPS
@@ -144,12 +147,12 @@ def split(parts: dict[str, int], scratch: int = 0) -> list[tuple[str, str, int]]
 
 
 def room(spec: BackendSpec, device: DeviceInfo | None) -> int:
-    """Bytes this device has for KV caches, beside weights and activations; 0 where it is not known."""
+    """Returns the bytes that this device has for KV caches, beside weights and activations; 0 if unknown."""
     return max(0, room_for_cache(spec, device)) if device else 0
 
 
 def _lasts(spec: BackendSpec, sides: Sequence[Side], device: DeviceInfo | None) -> list[tuple[str, str]]:
-    """How much video fills this device, by the bytes a block takes in the long run; alone on it."""
+    """Returns how much video would fill this device alone, by codec, at the bytes per block of a long run."""
     available = room(spec, device)
     if not available or not spec.history.grows:
         return []
@@ -271,6 +274,6 @@ def _height(count: float, most: float) -> float:
 
 
 def polyline(values: Sequence[tuple[float, float]], most: float, last: float) -> str:
-    """Points of an SVG polyline in the curve's box."""
+    """Returns the points of an SVG polyline in the curve's box."""
     across = _CURVE_WIDTH / max(last, 1)
     return " ".join(f"{x * across:.1f},{_height(y, most):.1f}" for x, y in thinned(values, 240))

@@ -1,4 +1,4 @@
-"""Runs of the past as their folders describe them: to look at, to make again, to hand in again."""
+"""Past runs as their folders describe them: to show, to repeat, to submit again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ui.runs.folder import CLIP, PICTURE, THUMBNAIL
 from ui.runs.presenter import View
 from ui.runs.side import Figures
 
-# What a run is called here and whose it is.
+# Keys of run.json that identify a run and its owner on this machine.
 _OWN = ("id", "owner", "order", "state")
 _COUNTS = ("blocks", "frames", "fps", "peak_bytes")
 _log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """A run as its folder tells it."""
+    """A past run: its folder and the contents of its run.json."""
 
     folder: Path
     settings: Mapping[str, Any]
@@ -55,6 +55,7 @@ class Past:
 
     @property
     def made(self) -> Mapping[str, Any]:
+        """Returns the results in run.json, without numbers of the wrong type."""
         made = self.settings.get("made")
         if not isinstance(made, dict):
             return {}
@@ -64,9 +65,9 @@ class Past:
 
     @property
     def videos(self) -> list[Path]:
-        """One a side, in their order."""
+        """Returns the videos, one for each side, in their order."""
         found = [file for file in self.folder.glob("*.mp4") if not file.name.startswith((".", "segment-"))]
-        # Which side a video shows is in the file.
+        # The metadata of a video names its side.
         return sorted(found, key=_side_of) if len(found) > 1 else found
 
     @property
@@ -76,7 +77,7 @@ class Past:
 
     @property
     def sides(self) -> list[Figures]:
-        """What was measured; empty where that is not, or not all, written down."""
+        """Returns the measurements of all sides; empty if run.json lacks any of them."""
         sides, known = self.made.get("sides"), _figures()
         if not isinstance(sides, list) or not sides:
             return []
@@ -89,14 +90,15 @@ class Past:
         return sides if whole else []
 
     def run_spec(self) -> RunSpec:
-        """To make it once more. Raises FormError, PictureError or ClipError where that cannot be."""
+        """Returns the run, to repeat it. Raises FormError, PictureError or ClipError where that is
+        impossible."""
         picture, clip = (
             str(file) if file.exists() else None for file in (self.folder / PICTURE, self.folder / CLIP)
         )
         return recalled(self.settings, picture, clip)
 
     def view(self, device: DeviceInfo | None) -> View:
-        """What the page shows of it."""
+        """Returns the values that show the run on the page."""
         spec, sides, fps = spec_of(self.settings), self.sides, int(self.made.get("fps") or 1)
         name = spec.title if spec else ""
         failed = str(self.made.get("failed") or "")
@@ -129,7 +131,7 @@ class Past:
 
 @cache
 def _figures() -> dict[str, Any]:
-    """The types of what is measured of a side, by name."""
+    """Returns the types of a side's measurements, by name."""
     return get_type_hints(Figures)
 
 
@@ -142,11 +144,13 @@ def _track(sides: list[Figures], number: int, spec: BackendSpec | None, file: Pa
 
 
 def for_others(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a record says of how its run was made, for a file that may be handed on."""
+    """Returns the settings in run.json without those that identify the run and its owner, for files that may
+    be shared."""
     return {name: value for name, value in settings.items() if name not in _OWN}
 
 
 def spec_of(settings: Mapping[str, Any]) -> BackendSpec | None:
+    """Returns the model that a file's settings name; None for an unknown one."""
     try:
         return registry.find(str(settings.get("model")))
     except registry.UnknownBackend:
@@ -156,7 +160,7 @@ def spec_of(settings: Mapping[str, Any]) -> BackendSpec | None:
 def form_of(
     settings: Mapping[str, Any], picture: str | None = None, clip: str | None = None
 ) -> tuple[BackendSpec, Form]:
-    """The model and the form that a file's settings describe. Raises FormError where they describe none."""
+    """Returns the model and the form that a file's settings describe. Raises FormError without both."""
     spec, values = spec_of(settings), settings.get("form")
     if spec is None or not isinstance(values, dict):
         raise FormError(text.NO_SETTINGS)
@@ -168,7 +172,7 @@ def form_of(
 
 
 def recalled(settings: Mapping[str, Any], picture: str | None = None, clip: str | None = None) -> RunSpec:
-    """Returns the run that a file's settings describe, other noise and all.
+    """Returns the run that a file's settings describe, with the noise of its retakes.
 
     Raises FormError, PictureError or ClipError.
     """
@@ -186,6 +190,7 @@ def recalled(settings: Mapping[str, Any], picture: str | None = None, clip: str 
 
 
 def _side_of(video: Path) -> int:
+    """Returns the number of the side that a video's metadata names; 0 if it names none."""
     with contextlib.suppress(OSError, ValueError):
         side = mp4.read_settings(video).get("side")
         return side if isinstance(side, int) else 0
@@ -193,7 +198,8 @@ def _side_of(video: Path) -> int:
 
 
 def read_settings(file: Path) -> dict[str, Any]:
-    """What a dropped file, a video or a JSON of ours, remembers. Raises FormError with a sentence."""
+    """Returns the settings stored in a dropped file, a video or a JSON of this program. Raises FormError with
+    a sentence."""
     try:
         found = safe_json.read(file) if file.suffix.lower() == ".json" else mp4.read_settings(file)
     except safe_json.TooLong:

@@ -1,4 +1,4 @@
-"""Functions to be called after a while, all of them in one thread: a timer has a thread for each."""
+"""Deferred calls, all in one thread: `threading.Timer` would start a thread for each."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable
 
 _log = logging.getLogger(__name__)
-_due: list[tuple[float, int, Callable[[], None]]] = []  # a heap; what is due at one time is called in order
+_due: list[tuple[float, int, Callable[[], None]]] = []  # a heap; calls due at the same time keep their order
 _changed = threading.Condition()
 _numbers = itertools.count()
-_threads: list[threading.Thread] = []  # one, once there was something to do
+_threads: list[threading.Thread] = []  # one, started by the first call
 
 
 def call_later(seconds: float, function: Callable[[], None]) -> None:
-    """Calls `function` in `seconds`, unless the program ends before."""
+    """Calls `function` after `seconds`, unless the program ends before."""
     with _changed:
         heapq.heappush(_due, (time.monotonic() + seconds, next(_numbers), function))
         if not _threads:

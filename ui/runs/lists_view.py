@@ -1,4 +1,4 @@
-"""Lists of runs: what waits, and what there was. And a file for the browser to keep."""
+"""Values of the run lists, queue and history, and of the file saver."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ui.runs import player_view
 from ui.runs.history import Past
 from ui.runs.manager import Record
 
-PAGE = 12  # runs of the past shown at once
+PAGE = 12  # past runs shown at once
 
 
 def queue_of(records: Sequence[Record]) -> dict[str, Any]:
-    """`records` in the order of the queue."""
+    """Returns the value of the queue; `records` in its order."""
     return {
         "jobs": [
             {"id": record.id, "name": record.run_spec.name, "place": record.run.place} for record in records
@@ -24,11 +24,13 @@ def queue_of(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def history_of(runs: Sequence[Past], shown: str, more: bool, note: str = "") -> dict[str, Any]:
-    """`shown` is the run on the screen; `more` whether there are others; `note` is about all of them."""
+    """Returns the value of the history. `shown` is the id of the run on the screen; `more` whether there are
+    further runs; `note` is about all of them."""
     return {"runs": [_card(past) for past in runs], "shown": shown, "more": more, "note": note}
 
 
 def file_to_save(file: Path, count: int) -> dict[str, Any]:
+    """Returns the value that makes the browser download `file`; `count` differs for each download."""
     return {"url": f"{player_view.address(file)}?v={count}", "name": file.name}
 
 

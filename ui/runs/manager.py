@@ -1,6 +1,7 @@
-"""Submits runs to the worker, tracks them to completion, persists them, restores queued ones after a restart.
+"""Manager of runs: submits them to the worker, tracks them to completion, persists them, restores queued ones
+after a restart.
 
-A run belongs to its visitor and not to a page: it goes on when the page is closed, and is shown when the
+A run belongs to its visitor and not to a page: it continues when the page is closed, and is shown when the
 visitor returns.
 """
 
@@ -41,36 +42,38 @@ from ui.runs.presenter import RunPresenter, View
 from ui.runs.retention import LIMITS, Limits, Retention
 from ui.runs.run_index import Entry, RunIndex
 
-HEARTBEAT_S = 1.0  # the longest a run that nobody watches goes unnoticed between events
-ABANDONED_S = 60.0  # a shared program stops a run that nobody has watched for so long
-RUNS_PER_VISITOR = 2  # of a shared page, under way or waiting
-VISITORS_PER_ADDRESS = 3  # as many as have all their runs under way: names are free to invent
+HEARTBEAT_S = 1.0  # upper limit of the time between two checks whether anyone watches
+ABANDONED_S = 60.0  # a shared page stops a run that nobody has watched for this long
+RUNS_PER_VISITOR = 2  # of a shared page, running or queued
+VISITORS_PER_ADDRESS = 3  # each with all its runs active: names are free to invent
 RUNS_IN_ALL = 20  # of a shared page
-REMEMBERED = 8  # ended runs whose blocks are kept, to take back and go on with
-_NAME = re.compile("(?=.*[!-~])[ -~]{1,64}")  # of a visitor; blanks alone are none
+REMEMBERED = 8  # ended runs whose blocks stay in memory, to undo or extend
+_NAME = re.compile("(?=.*[!-~])[ -~]{1,64}")  # of a visitor; not blanks only
 _log = logging.getLogger(__name__)
 
 
 class RunState(IntEnum):
-    """Stage of a run's life. It only advances; extending a video begins again at QUEUED.
+    """State of a run. It only advances; extending a video begins again at QUEUED.
 
-    SAVING lasts from the run's last event until its videos and its run.json are written. So whoever sees DONE
-    finds the files, and whoever looks earlier sees the run as active.
+    SAVING lasts from the run's last event until its videos and its run.json are written: a client that sees
+    DONE finds the files, and one that looks earlier sees the run as active.
     """
 
     QUEUED = 1  # or its model is being loaded
     RUNNING = 2
-    STOPPING = 3  # from the request to stop until the worker has followed it
+    STOPPING = 3  # from the request to stop until the worker has stopped
     SAVING = 4
     DONE = 5
 
     @property
     def written(self) -> str:
-        """The state in run.json and in answers to programs."""
+        """Returns the state as run.json and answers to programs spell it."""
         return {RunState.QUEUED: "waiting", RunState.DONE: "done"}.get(self, "running")
 
 
 class RunLike(Protocol):
+    """A run as the worker returns it: the part of `backends.runtime.worker.Run` that the page uses."""
+
     @property
     def id(self) -> str: ...
 
@@ -87,7 +90,8 @@ class RunLike(Protocol):
 
 
 class WorkerLike(Protocol):
-    """The part of `backends.runtime.worker.Worker` that the page uses; tests and Spaces have their own."""
+    """A worker: the part of `backends.runtime.worker.Worker` that the page uses; tests and Spaces have their
+    own."""
 
     @property
     def info(self) -> DeviceInfo | None: ...
@@ -99,7 +103,7 @@ class WorkerLike(Protocol):
 
 @runtime_checkable
 class TimedWorker(Protocol):
-    """A worker that gets its device anew for each run, for a limited time."""
+    """A worker that obtains its device anew for each run, for a limited time."""
 
     def seconds(self, backend_id: str, blocks: int) -> int:
         """Returns the seconds that `blocks` blocks need, loading included."""
@@ -115,18 +119,18 @@ class Record:
     presenter: RunPresenter
     run: RunLike
     order: float  # in the queue, and in history
-    asker: str = ""  # counts against this one's limit: the owner's, or a program's address
+    asker: str = ""  # whose limit the run counts against: the owner, or a program's address
     address: str = ""  # of the client that started it; empty where that is not known
     state: RunState = RunState.QUEUED
-    end_seen: bool = False  # whether a page has shown how it ended
-    watched_at: float = field(default_factory=time.monotonic)  # last time, at first its start
+    end_seen: bool = False  # whether a page has shown its end
+    watched_at: float = field(default_factory=time.monotonic)  # monotonic; at first the start
     version: int = 0
     changed: threading.Condition = field(default_factory=threading.Condition)
     _listeners: set[Callable[[], None]] = field(default_factory=set)
     _advancing: threading.Lock = field(default_factory=threading.Lock)
 
     def advance(self, state: RunState) -> bool:
-        """Sets the state unless the run is as far or further; returns whether it did.
+        """Sets the state unless the run has reached it already; returns whether it did.
 
         Needs no other lock: `changed` is locked while videos are encoded, and Stop must not wait for that.
         """
@@ -156,28 +160,30 @@ class Record:
 
     @property
     def can_take_back(self) -> bool:
+        """Returns whether Undo can remove the last block."""
         return self.ended and self.presenter.blocks > 1
 
     @property
     def can_put_back(self) -> bool:
+        """Returns whether Redo can restore a block."""
         return self.ended and self.presenter.blocks_taken_back > 0
 
     def next_view(self, seen: int, timeout: float) -> tuple[int, View]:
-        """Returns the version and the view, once it is not `seen`, or after `timeout` seconds."""
+        """Returns the version and the view, once the version is not `seen`, or after `timeout` seconds."""
         with self.changed:
             self.changed.wait_for(lambda: self.version != seen, timeout)
             return self.version, self.presenter.view
 
     async def news(self, seen: int, timeout: float) -> None:
-        """Returns once there is a version other than `seen`, or after `timeout` seconds. Takes no thread and
-        no lock: `changed` is held while a video is written."""
+        """Returns once the version is not `seen`, or after `timeout` seconds. Takes no thread and no lock:
+        `changed` is locked while a video is written."""
         loop, woken = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(woken.set)
 
-        # Before it looks, so that nothing is missed in between.
+        # Registered before the version is read, so that no change is missed in between.
         self._listeners.add(wake)
         try:
             if self.version == seen:
@@ -187,7 +193,7 @@ class Record:
             self._listeners.discard(wake)
 
     def notify(self) -> None:
-        """Increments the version and wakes those who wait for it. Call it with `changed` locked."""
+        """Increments the version and wakes its waiters. Call it with `changed` locked."""
         self.version += 1
         self.changed.notify_all()
         for wake in tuple(self._listeners):
@@ -210,10 +216,10 @@ class RunManager:
         self.limits = limits
         self._retention = Retention(limits)
         self._tidying = threading.Lock()
-        self.shared = False  # whether visitors are strangers to each other
+        self.shared = False  # whether visitors do not know each other
         self.runs_per_visitor = runs_per_visitor
-        self._arriving: list[tuple[str, str]] = []  # askers and addresses whose runs are being handed in
-        # Whether the stream that answers to one of some names (of a session, or a call) is being read.
+        self._arriving: list[tuple[str, str]] = []  # askers and addresses of runs being submitted
+        # Returns whether the stream of one of some names (of a session, or a call) is open.
         self.is_read: Callable[..., bool] = lambda *_: True
         self._watching: list[tuple[str, tuple[str | None, ...]]] = []  # owners, and names of their streams
         self._watching_lock = threading.Lock()
@@ -223,9 +229,9 @@ class RunManager:
         self._opened = self._closed = False
 
     def visitor(self, name: object, session: str | None) -> str:
-        """Returns the name of a visitor: the one the browser brings, or one that belongs to its session.
+        """Returns the name of a visitor: the one the browser sends, or one that belongs to its session.
 
-        A browser brings none before its first answer, nor where it may keep nothing, as inside a frame of
+        A browser sends none before its first answer, nor where it may store nothing, as inside a frame of
         another site. Anything but 1 to 64 printable ASCII characters counts as none. Without a session
         either, each call is another visitor.
         """
@@ -233,13 +239,13 @@ class RunManager:
             return name
         if not session:
             return secrets.token_urlsafe(16)
-        # Keyed: a session's hash is in addresses and logs, and this name stays in the browser.
+        # Keyed: a session's hash appears in addresses and logs, and this name is a secret of the browser.
         digest = hmac.digest(self._session_key, session.encode(errors="replace"), "sha256")
         return base64.urlsafe_b64encode(digest[:16]).decode().rstrip("=")
 
     def owner(self, name: object, session: str | None = None) -> str:
-        """Returns whose runs a visitor sees: a hash of the name, as records must not let anyone in. A page
-        that is not shared has one owner, ""."""
+        """Returns the owner of a visitor's runs: a hash of the name, because reading a record must not grant
+        access. A page that is not shared has one owner, ""."""
         if not self.shared:
             return ""
         return hashlib.sha256(self.visitor(name, session).encode()).hexdigest()[:16]
@@ -252,6 +258,7 @@ class RunManager:
         self.tidy()
 
     def _take_up(self) -> None:
+        """Submits the queued runs of an earlier program, once."""
         with self._lock:
             if self._opened:
                 return
@@ -272,9 +279,9 @@ class RunManager:
         self._closed = True
 
     def submit(self, owner: str, run_spec: RunSpec, asker: str | None = None, address: str = "") -> Record:
-        """Queues a run. `asker` is whom it counts against, its owner by default, beside its `address`.
+        """Queues a run. `asker` is whose limit it counts against, its owner by default, beside its `address`.
 
-        Raises FormError when no more runs are taken, before anything is written.
+        Raises FormError when no more runs are accepted, before anything is written.
         """
         self.open()
         asker = owner if asker is None else asker
@@ -292,8 +299,8 @@ class RunManager:
                 raise
 
     def check_room(self, asker: str, address: str = "") -> None:
-        """Raises FormError where a visitor, or a program's address, or all visitors of a shared page together
-        have as many runs under way as they may."""
+        """Raises FormError if a visitor, a program's address, or all visitors of a shared page together have
+        as many active runs as allowed."""
         if not self.shared:
             return
         with self._lock:
@@ -309,7 +316,7 @@ class RunManager:
 
     @contextmanager
     def _place(self, asker: str, address: str) -> Iterator[None]:
-        """Holds a place for a run that is not in the queue yet. Raises FormError where there is none."""
+        """Reserves a place for a run that is not queued yet. Raises FormError where none is free."""
         with self._lock:
             self.check_room(asker, address)
             self._arriving.append((asker, address))
@@ -321,8 +328,8 @@ class RunManager:
 
     @contextmanager
     def watching(self, owner: str, *streams: str | None) -> Iterator[None]:
-        """Counts a page or a program that looks at runs of `owner`, while one of `streams` is being read. It
-        shows one run at a time, and stands for those that wait behind it, too."""
+        """Counts a page or a program as a viewer of the runs of `owner`, while one of `streams` is open. It
+        shows one run at a time, and counts for the queued ones, too."""
         watcher = (owner, streams)
         with self._watching_lock:
             self._watching.append(watcher)
@@ -338,7 +345,8 @@ class RunManager:
         return any(self.is_read(*each) for each in streams)
 
     def _unwatched_s(self, record: Record) -> float:
-        """Seconds since anyone looked at a run of its owner, to be asked again and again."""
+        """Returns the seconds since a run of its owner was last watched. Call it repeatedly: it records the
+        time."""
         if self._is_watched(record.owner):
             record.watched_at = time.monotonic()
         return time.monotonic() - record.watched_at
@@ -367,7 +375,7 @@ class RunManager:
         self._watch(record)
 
     def retake(self, record: Record, seed: int) -> None:
-        """Generates the last block once more, along the same path, from other noise. Raises FormError."""
+        """Generates the last block again, along the same path, from other noise. Raises FormError."""
         presenter = record.presenter
         steps = max(0, (presenter.blocks - 1) * presenter.run_spec.spec.latents_per_block - 1)
         path = as_moves(presenter.walked[steps:])
@@ -379,7 +387,8 @@ class RunManager:
             raise
 
     def change(self, record: Record, do: Callable[[RunPresenter], None]) -> None:
-        """Takes blocks of an ended run back, or puts them back. Raises FormError where it has not ended."""
+        """Applies `do` to an ended run: takes blocks back, or puts them back. Raises FormError if it has not
+        ended."""
         with self._lock, record.changed:
             if not record.ended:
                 raise FormError(text.STILL_RUNNING)
@@ -409,18 +418,19 @@ class RunManager:
             self._write_down(each)
 
     def find(self, owner: str, run_id: str) -> Record | None:
+        """Returns the run of `owner` with that id, if it is in memory."""
         record = self._records.get(run_id)
         return record if record is not None and record.owner == owner else None
 
     def waiting(self, owner: str) -> list[Record]:
-        """Returns the runs of `owner` that wait for the device, in the order of the queue."""
+        """Returns the queued runs of `owner`, in the order of the queue."""
         with self._lock:
             mine = [r for r in self._records.values() if r.owner == owner and r.run.place and not r.ended]
         return sorted(mine, key=lambda record: record.run.place)
 
     def current(self, owner: str) -> Record | None:
-        """Returns the active run of `owner` to show: the running one, or the next. One that is SAVING comes
-        before the one that runs already: its end would be missed."""
+        """Returns the active run of `owner` to show: the running one, or the next. One that is SAVING
+        precedes a running one: otherwise its end would not be shown."""
         with self._lock:
             active = [r for r in self._records.values() if r.owner == owner and not r.ended]
         return min(active, key=lambda record: (record.run.place, record.order), default=None)
@@ -440,21 +450,21 @@ class RunManager:
         return self._index.newest(most, owner)
 
     def find_past(self, owner: str, run_id: str) -> Past | None:
-        """Returns an ended run as its folder describes it, and keeps it for a while, as its files are wanted;
-        None where `owner` has none with that id."""
+        """Returns an ended run as its folder describes it, and postpones its expiry, because its files are
+        about to be fetched; None if `owner` has none with that id."""
         past = self._index.find(owner, run_id)
         if past is not None:
             self._retention.use(past.folder)
         return past
 
     def export(self, past: Past, kind: export.Kind) -> Path:
-        """Returns a new file of a run in its own folder. Raises OSError or ValueError."""
+        """Writes a new file of a run in its own folder and returns it. Raises OSError or ValueError."""
         with self._retention.exporting(past.folder):
             return export.write(past, kind)
 
     @property
     def kept_for(self) -> str:
-        """How long videos are kept, as a sentence; empty where they stay."""
+        """Returns how long videos are kept, as a sentence; empty if they are never deleted."""
         limits = self.limits
         return text.kept_for(limits.hours, limits.gib) if self.shared and limits.any else ""
 
@@ -474,7 +484,7 @@ class RunManager:
                 self._records.pop(run_id, None)
 
     def tidy(self) -> None:
-        """Removes the runs that a page of strangers keeps no longer, none that is under way or looked at."""
+        """Deletes the expired runs of a shared page, except those that are active or watched."""
         if not self.shared or not self.limits.any:
             return
         with self._tidying:
@@ -497,7 +507,8 @@ class RunManager:
             return next((each for each in records if each.presenter.folder.path.name == folder.name), None)
 
     def _delete(self, path: Path, record: Record | None) -> bool:
-        """Returns whether a run's folder is gone: one that another program has stays. Raises OSError."""
+        """Deletes a run's folder, unless another program has locked it; returns whether it is gone. Raises
+        OSError."""
         if record is not None and record.presenter.folder.path.name == path.name:
             record.presenter.folder.delete()
             return True
@@ -546,7 +557,7 @@ class RunManager:
 
     def _watch(self, record: Record) -> None:
         self._write_down(record)
-        # A Space knows by its context who asked, and whose time it takes.
+        # A Space identifies by the context which user's GPU quota a run takes.
         context = contextvars.copy_context()
         threading.Thread(target=context.run, args=(self._follow, record), daemon=True).start()
 
@@ -565,7 +576,7 @@ class RunManager:
             with record.changed:
                 record.advance(RunState.SAVING)
                 presenter.fail(text.UNEXPECTED)
-        # The folder says DONE before the record does.
+        # run.json says DONE before the record does: a client that sees DONE finds the files.
         if presenter.blocks:
             self._write_down(record, RunState.DONE)
         elif not self._closed:
@@ -573,7 +584,7 @@ class RunManager:
             self._clear(record)
         with self._lock, record.changed:
             record.advance(RunState.DONE)
-            # `_forget_old` drops the first: the runs that ended first.
+            # Moved to the end, because `_forget_old` drops from the front: the runs that ended first.
             if self._records.pop(record.id, None) is not None:
                 self._records[record.id] = record
             record.notify()
@@ -590,7 +601,7 @@ class RunManager:
         with record.changed:
             if isinstance(event, (Done, Failed)):
                 record.advance(RunState.SAVING)
-            # The end is shown when it is DONE.
+            # The end is shown once the run is DONE.
             if record.presenter.take(event) and record.state < RunState.SAVING:
                 record.notify()
         if begins:

@@ -1,7 +1,7 @@
-"""Frames to video: one self-contained fMP4 a block for the player, one mp4 a run for keeping.
+"""Video files: one self-contained fMP4 segment per block for the player, one mp4 per run to keep.
 
-Every segment starts with a key frame and carries its own header, so that any browser's player can append it,
-and the final file is made by copying packets, never by encoding twice.
+Every segment starts with a key frame and has its own header, so that any browser can append it. The final
+file is made by copying packets, never by encoding twice.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ _ALONE = {"preset": "veryfast", "tune": "zerolatency", "g": "1000"}
 
 
 class Segmented(NamedTuple):
-    """A segment as the player takes it: the bytes, and the codec string its source buffer is opened with."""
+    """A segment for the player: its bytes, and the RFC 6381 codec name to open its source buffer with."""
 
     data: bytes
     codec: str
 
 
 def encode_segment(frames: np.ndarray, fps: int) -> Segmented:
-    """`frames`: uint8 [T, H, W, 3] with even H and W."""
+    """Returns `frames`, uint8 [T, H, W, 3] with even H and W, as one segment. Raises ValueError for other
+    arrays."""
     if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise ValueError(
             f"a segment is uint8 [T, H, W, 3] with T > 0, not {frames.dtype} {list(frames.shape)}"
@@ -50,7 +51,8 @@ def encode_segment(frames: np.ndarray, fps: int) -> Segmented:
 
 
 def _codec_string(extradata: bytes) -> str:
-    """RFC 6381 name of an H.264 stream: profile, constraints and level of its sequence parameter set."""
+    """Returns the RFC 6381 name of an H.264 stream: profile, constraints and level of its sequence parameter
+    set."""
     at = extradata.find(b"\x67")
     if at < 0:
         raise ValueError("the encoder gave no sequence parameter set")
@@ -60,7 +62,8 @@ def _codec_string(extradata: bytes) -> str:
 def join(segments: Sequence[bytes], target: Path | BinaryIO, fps: int, settings: Mapping[str, Any]) -> int:
     """Copies the packets of `segments` into one mp4 with `settings` in its comment; returns its frame count.
 
-    A path gets its index in front, so that it plays while it downloads; a memory file keeps it at the end.
+    A file at a path gets its index in front, so that it plays while it downloads; a file in memory has it at
+    the end. Raises ValueError without segments.
     """
     if not segments:
         raise ValueError("there is no segment to save")
@@ -89,17 +92,17 @@ def join(segments: Sequence[bytes], target: Path | BinaryIO, fps: int, settings:
 
 
 def is_whole(data: bytes) -> bool:
-    """Whether every frame of a segment can be read."""
+    """Returns whether every frame of a segment can be decoded."""
     try:
         return sum(1 for _ in decode(data)) > 0
-    except (FFmpegError, LookupError, ValueError):  # the last one of names that are no UTF-8
+    except (FFmpegError, LookupError, ValueError):  # ValueError: metadata that is not UTF-8
         return False
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """What `join` kept in the comment; empty where there is none.
+    """Returns the settings that `join` stored in the comment; empty if there are none.
 
-    Raises ValueError for what is no video, and `sound.TooLong` for a comment that is.
+    Raises ValueError for a file that is not a video, and `safe_json.TooLong` for too long a comment.
     """
     try:
         with decoding.turn, video.open_untrusted(path) as container:
@@ -116,7 +119,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def decode(source: Path | bytes) -> Iterator[np.ndarray]:
-    """Frames of a video as uint8 [H, W, 3]."""
+    """Yields the frames of a video as uint8 [H, W, 3]."""
     with av.open(str(source) if isinstance(source, Path) else io.BytesIO(source)) as container:
         for frame in container.decode(video=0):
             yield video.to_rgb(frame)

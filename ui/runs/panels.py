@@ -1,4 +1,4 @@
-"""The panels under the screen, one row each: what shows what was measured of a run."""
+"""Panels under the screen that show a run's measurements, one row each."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ui.runs.side import Figures, SideResult
 
 
 class Measured(NamedTuple):
-    """What is known of a run. `run_spec` is None where a run of the past cannot be made again.
+    """Measurements of a run. `run_spec` is None for a past run that cannot be repeated.
 
-    `pace`: video frames made a second, of all sides together. `memory_bytes`: in use now, 0 where the run is
-    a past one.
+    `pace`: video frames generated per second, of all sides together. `memory_bytes`: in use now, 0 for a past
+    run.
     """
 
     run_spec: RunSpec | None
-    figures: Sequence[Figures]  # one a side; empty where nothing is written down
+    figures: Sequence[Figures]  # one a side; empty if run.json has none
     fps: int
     device: DeviceInfo | None
     pace: float = 0.0
@@ -30,15 +30,16 @@ class Measured(NamedTuple):
 
 
 def before(run_spec: RunSpec, device: DeviceInfo | None = None) -> Measured:
-    """Returns what is known of a run that has not begun."""
+    """Returns the measurements of a run that has not begun."""
     fps = run_spec.spec.fps
     return Measured(run_spec, [SideResult(side, {}).figures(fps) for side in run_spec.sides], fps, device)
 
 
 class Panel(NamedTuple):
-    """`component` is the name of its files in ui/components, `name` the id of its element.
+    """Description of a panel. `component` is the name of its files in ui/components, `name` the id of its
+    element.
 
-    `value` is what its template shows of a run, also before the first block; None where it stays as it is.
+    `value` returns the value that its template shows, also before the first block; None keeps the last value.
     """
 
     name: str
@@ -80,6 +81,6 @@ PANELS = [
 
 
 def values(run: Measured) -> dict[str, Mapping[str, Any]]:
-    """Returns what every panel shows, by name; without those that stay as they are."""
+    """Returns the values of all panels, by name; without those that keep their last value."""
     shown = {panel.name: panel.value(run) for panel in PANELS}
     return {name: value for name, value in shown.items() if value is not None}

@@ -1,4 +1,4 @@
-"""What the player shows of a run: the value that its scripts read."""
+"""Value of the player, which its scripts read."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ class Track(TypedDict):
     """One side of a run."""
 
     name: str
-    note: str  # under the picture, as `figure` is
+    note: str  # under the picture, like `figure`
     figure: str
     segments: list[str]  # addresses, only ever added to
-    codec: str  # of the video, as browsers name it
+    codec: str  # of the video, by its RFC 6381 name
     planned: float  # seconds
     ended: bool
     final: str | None  # address of the finished mp4
-    file: str  # what a download is called
+    file: str  # name of a download
 
 
 class Screen(TypedDict):
-    """`run` is None where there is nothing to show; playing begins `start` seconds into it."""
+    """The player's value. `run` is None while nothing is shown; playback begins at `start` seconds."""
 
     run: str | None
     fps: int
@@ -37,7 +37,7 @@ class Screen(TypedDict):
 
 
 def nothing(width: int, height: int) -> Screen:
-    """An empty screen of that shape."""
+    """Returns an empty screen of that shape, in pixels."""
     return {
         "run": None,
         "fps": 1,
@@ -50,7 +50,7 @@ def nothing(width: int, height: int) -> Screen:
 
 
 def track(name: str, note: str, figure: str, planned: float, file: str) -> Track:
-    """A side of which nothing is there yet. `planned`: seconds; `file`: what a download is called."""
+    """Returns a side without segments. `planned`: seconds; `file`: name of a download."""
     return {
         "name": name,
         "note": note,
@@ -65,12 +65,13 @@ def track(name: str, note: str, figure: str, planned: float, file: str) -> Track
 
 
 def address(path: Path) -> str:
-    """Where Gradio serves a file of the outputs folder, to be put behind the page's own root path."""
+    """Returns the address at which Gradio serves a file of the outputs folder, relative to the page's root
+    path."""
     return "/gradio_api/file=" + quote(path.resolve().as_posix())
 
 
 def inline(data: bytes) -> str | None:
-    """The video as its own address, for when it could not be written anywhere; None when too long for one."""
+    """Returns a video as a data URL, for when it cannot be written to disk; None if it is too long."""
     if len(data) > MAX_INLINE_BYTES:
         return None
     return "data:video/mp4;base64," + base64.b64encode(data).decode("ascii")

@@ -1,4 +1,4 @@
-"""One run as its page sees it: events in, what to show out. Knows nothing of widgets."""
+"""Presenter of one run: turns its events into the values that the page shows. Knows nothing of widgets."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ from ui.runs.quality import Likeness
 from ui.runs.revisit import Seen, returns
 from ui.runs.side import Block, Figures, SideResult, likeness_to, stages
 
-_PROGRESS_S = 0.12  # between two lines of progress: more is not read, and costs a message each
+_PROGRESS_S = 0.12  # between two status lines: faster ones are not read, and each costs a message
 _log = logging.getLogger(__name__)
 
 
 class View(NamedTuple):
-    """What the page shows of a run right now."""
+    """Values that show a run in its current state."""
 
     status: status_view.Status
     player: player_view.Screen
-    panels: dict[str, Mapping[str, Any]]  # by name; one that is left out stays as it is
+    panels: dict[str, Mapping[str, Any]]  # by name; a panel that is left out keeps its value
 
     @property
     def shown(self) -> dict[str, Mapping[str, Any]]:
-        """All of it, by the names of the components that show it."""
+        """Returns all values by the names of the components that show them."""
         return {"status": self.status, "player": self.player, **self.panels}
 
     def finished(self) -> View:
-        """For a page that begins to look now: blocks are not kept for long beside the finished files."""
+        """Returns the view for a page that opens now: without the blocks of finished videos, which are
+        deleted soon."""
         tracks: list[player_view.Track] = [
             {**track, "segments": [] if track["final"] else track["segments"]}
             for track in self.player["tracks"]
@@ -47,9 +48,9 @@ class View(NamedTuple):
 
 
 class RunPresenter:
-    """Turns a run's events into what the page shows, and its blocks into files.
+    """Presenter of a run: turns its events into a View, and its blocks into files.
 
-    When it has ended its last blocks can be taken back and put back, and it can be gone on with.
+    After the end the last blocks can be taken back and put back, and the video can be extended.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class RunPresenter:
         self._clock = clock
         returning = returns(run_spec.request.moves, run_spec.spec, run_spec.request.blocks)
         self.results = [SideResult(side, returning) for side in run_spec.sides]
-        self._reference: dict[int, np.ndarray] = {}  # frames of the first side the others have yet to reach
+        self._reference: dict[int, np.ndarray] = {}  # the first side's last block, uint8 frames by its number
         self._taken_back: list[list[tuple[SideResult, Block]]] = []
         self._steered: dict[int, CameraMove] = {}  # by block
         self._memory = self._peak = 0
@@ -77,17 +78,17 @@ class RunPresenter:
         self._begin(first_block=0)
 
     def _begin(self, first_block: int) -> None:
-        """The screen for what is to come, behind what is there."""
+        """Sets up a new screen for blocks from `first_block` on; existing blocks are shown before them."""
         spec = self.run_spec.spec
         self.first_block = first_block
         self._percent = self._progress_shown = self._seconds = 0.0
-        self._made_here = self._frames_here = 0  # blocks and frames of all sides, in `_seconds`
+        self._made_here = self._frames_here = 0  # blocks and frames of all sides, made in `_seconds`
         self._taken_back.clear()
         self._status = status_view.line(text.SENT, "busy")
         self._player = self._screen()
         for result, track in zip(self.results, self._player["tracks"], strict=True):
             if result.blocks:
-                # Pieces of video one after another are what a player takes in one go.
+                # The player takes concatenated segments as one.
                 track["codec"] = result.codec
                 self._show(track, f"{self._view_number}-{track['file']}-before", _joined(result))
         self._player["start"] = max(0.0, max(result.frames for result in self.results) / spec.fps - 1.0)
@@ -115,7 +116,8 @@ class RunPresenter:
 
     @property
     def view(self) -> View:
-        """Copies of what changes, because Gradio sends the difference to what it was given before."""
+        """Returns copies of mutable parts, because Gradio sends the difference to the value it was given
+        before."""
         tracks: list[player_view.Track] = [
             {**track, "segments": list(track["segments"])} for track in self._player["tracks"]
         ]
@@ -127,12 +129,13 @@ class RunPresenter:
 
     @property
     def blocks(self) -> int:
-        """Of the side that got furthest."""
+        """Returns the number of blocks of the longest side."""
         return max(len(result.blocks) for result in self.results)
 
     @property
     def walked(self) -> list[Keys]:
-        """The keys held during each latent frame after the first: the path asked for, or what was steered."""
+        """Returns the keys pressed during each latent frame after the first: the planned path, or the steered
+        one."""
         planned = list(each_latent(self.run_spec.request.moves))
         each = self.run_spec.spec.latents_per_block
         steps = max(0, self.blocks * each - 1)
@@ -143,7 +146,7 @@ class RunPresenter:
         return keys
 
     def take(self, event: Event) -> bool:
-        """Whether there is something new to see."""
+        """Handles an event; returns whether the view has changed."""
         match event:
             case Queued(place):
                 self._status = status_view.line(text.queued(place), "busy")
@@ -160,29 +163,31 @@ class RunPresenter:
         return True
 
     def fail(self, message: str) -> None:
-        """The end by an error: what was made is kept and can be played."""
+        """Ends the run with an error. Finished blocks are saved and can be played."""
         self._made |= {"failed": message}
         self._end()
         self._status = self._line(message, "error", ())
 
     def extend(self, run_spec: RunSpec) -> None:
-        """More of the same video is coming; `run_spec` is `ui.form.run_spec.extend` of the last one."""
+        """Continues the same video; `run_spec` is the result of `ui.form.run_spec.extend` for the current
+        one."""
         self.run_spec = run_spec
         self._begin(self.blocks)
 
     @property
     def blocks_taken_back(self) -> int:
-        """Blocks that can be put back; none once the video is extended."""
+        """Returns the number of blocks that can be put back; 0 once the video is extended."""
         return len(self._taken_back)
 
     def take_back(self) -> None:
-        """Without the last block of the sides that have it."""
+        """Removes the last block from the sides that have it."""
         last = self.blocks
         gone = [(result, result.blocks.pop()) for result in self.results if len(result.blocks) == last]
         self._taken_back.append(gone)
         self._remade(text.taken_back(self.blocks))
 
     def put_back(self) -> None:
+        """Restores the block that was taken back last."""
         for result, block in self._taken_back.pop():
             result.blocks.append(block)
         self._remade(text.put_back(self.blocks))
@@ -213,7 +218,7 @@ class RunPresenter:
         return True
 
     def _left(self, blocks: float) -> float | None:
-        """Seconds that `blocks` blocks will take; None before there is a pace."""
+        """Returns the seconds that `blocks` blocks will take; None until one block is finished."""
         return blocks * self._seconds / self._made_here if self._made_here else None
 
     def _update(self, event: Update) -> None:
@@ -246,7 +251,8 @@ class RunPresenter:
         self._measure()
 
     def _likeness(self, event: Update) -> Likeness | None:
-        """To the first side's block of the same number, which is made before."""
+        """Returns the block's similarity to the first side's block of the same number, which comes first;
+        None for the first side."""
         index, frames = event.segment.index, event.segment.frames
         if len(self.results) == 1:
             return None
@@ -301,7 +307,7 @@ class RunPresenter:
         return status_view.line(said, kind, percent, (*notes, self.folder.problem))
 
     def settings(self) -> dict[str, Any]:
-        """How it was made and what came of it, for its files."""
+        """Returns the settings and the results of the run, for run.json and the metadata of its videos."""
         spec = self.run_spec.spec
         return {
             **self.run_spec.settings(),
@@ -318,7 +324,7 @@ class RunPresenter:
         }
 
     def _end(self) -> None:
-        """Saves what there is."""
+        """Saves the videos of all sides."""
         self._player["ended"] = True
         self._measure()
         settings = self.settings()
@@ -333,15 +339,16 @@ class RunPresenter:
                 self.folder.problem = text.NO_FILE
         if not self.folder.problem:
             self.folder.remove_segments()
-        # Otherwise they are the only copy: the next start makes a video of them.
+        # Otherwise the segments are the only copy: the next start makes a video of them.
 
     def _save(self, result: SideResult, name: str, settings: dict[str, Any]) -> str | None:
-        """The address of the finished file, or the file itself where it cannot be written."""
+        """Returns the address of the finished file, or the file itself as a data URL where it cannot be
+        written."""
         segments = [block.data for block in result.blocks]
         fps = self.run_spec.spec.fps
         final = self.folder.finish(segments, name, fps, settings)
         if final is not None:
-            # The same name may have had another content before a block was taken back.
+            # The number defeats caches: this name had other content before a block was taken back.
             return f"{player_view.address(final)}?v={self._view_number}"
         sink = io.BytesIO()
         mp4.join(segments, sink, fps, settings)

@@ -1,4 +1,4 @@
-"""How alike two runs of frames are: PSNR over a segment, and SSIM."""
+"""Similarity of two sequences of frames: PSNR over a segment, and mean SSIM."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from qvg.metrics import psnr, psnr_of_mse, ssim
 
 
 class Likeness(NamedTuple):
-    """Of one segment. `psnr` in dB, infinite where the two are equal; `ssim` is 1 there."""
+    """Similarity of one segment. `psnr` in dB, infinite where the two are equal; `ssim` is 1 there."""
 
     psnr: float
     ssim: float
 
 
 def likeness(frames: np.ndarray, reference: np.ndarray) -> Likeness:
-    """Both uint8 [T, H, W, 3]."""
+    """Returns the similarity of two segments, both uint8 [T, H, W, 3]."""
     every = [ssim(one, other) for one, other in zip(frames, reference, strict=True)]
     return Likeness(psnr(frames, reference), float(np.mean(every)))
 
 
 def pooled(parts: Sequence[tuple[Likeness, int]]) -> Likeness | None:
-    """Of segments of so many frames taken together: PSNR of the mean squared error, mean SSIM."""
+    """Returns the similarity over several segments with their frame counts: PSNR of the mean squared error,
+    mean SSIM; None without frames."""
     frames = sum(count for _, count in parts)
     if not frames:
         return None

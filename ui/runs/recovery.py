@@ -1,4 +1,5 @@
-"""Runs that a program left unfinished when it ended: handed in again, or put together from their blocks."""
+"""Recovery of runs left unfinished when a program ended: queued ones are submitted again, others joined from
+their blocks."""
 
 from __future__ import annotations
 
@@ -19,17 +20,17 @@ _log = logging.getLogger(__name__)
 
 
 def take_up(index: RunIndex) -> list[tuple[Past, RunFolder]]:
-    """Returns runs that were waiting when their program ended, in their order, with their folders locked.
+    """Returns the runs that were queued when their program ended, in their order, with their folders locked.
 
-    What ran then is finished from what there is, and blocks that are in a finished video are removed. Leaves
-    alone what another program has locked.
+    Runs that were active are finished from their saved blocks, and blocks of finished videos are removed.
+    Folders locked by another program are skipped.
     """
     waiting: list[tuple[Past, RunFolder]] = []
     for entry in index.entries():
         if not (entry.state in _UNFINISHED or any(entry.folder.glob(_SEGMENTS))):
             continue
         folder = RunFolder(entry.folder)
-        # What it says may have changed before it could be locked.
+        # Read again: the record may have changed before the folder was locked.
         settings = read_record(entry.folder) if folder.hold() else None
         if settings is None:
             folder.release()
@@ -42,7 +43,7 @@ def take_up(index: RunIndex) -> list[tuple[Past, RunFolder]]:
             if past.state in _UNFINISHED:
                 _salvage(past, folder)
             elif past.state == "done":
-                # A run is only done once its video is written.
+                # A run is done only after its video is written.
                 _remove_segments(past.folder)
         except (OSError, ValueError):
             _log.exception("what there is of %s could not be put together", past.folder)
@@ -51,7 +52,7 @@ def take_up(index: RunIndex) -> list[tuple[Past, RunFolder]]:
 
 
 def _salvage(past: Past, folder: RunFolder) -> None:
-    """Puts the blocks of a run that was cut off behind what was finished of it before."""
+    """Appends the blocks of an interrupted run to the video finished before, and records its end."""
     pieces: dict[tuple[int, str], list[Path]] = {}
     for file in sorted(past.folder.glob(_SEGMENTS)):
         if (match := _SEGMENT.match(file.name)) and match[3] != "before":
@@ -62,7 +63,7 @@ def _salvage(past: Past, folder: RunFolder) -> None:
         final, partial = past.folder / f"{name}.mp4", past.folder / f".{name}.mp4"
         before = [final.read_bytes()] if view > 1 and final.exists() else []
         segments = [*before, *(file.read_bytes() for file in pieces[view, name])]
-        # What was cut off as it was written, or damaged since, takes nothing else along.
+        # A segment that is truncated or damaged is left out, so that the others survive.
         segments = [data for data in segments if mp4.is_whole(data)]
         if not segments:
             continue

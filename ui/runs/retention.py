@@ -1,7 +1,7 @@
-"""How long a public page keeps videos: until they are too old, or all of them take too much room.
+"""Retention of videos on a public page: deleted once they are too old, or all of them together too large.
 
-The oldest go first. Runs stay, whatever their age and size, that have not ended, that someone looks at, or
-that were written, shown or exported a short while ago.
+The oldest go first. Runs that have not ended, are being watched, or were written, shown or exported recently
+stay, whatever their age and size.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ GRACE_S = 600.0  # since a run was last written, shown or exported: its page may
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of the runs of a public page, in hours and GiB. 0 is no limit."""
+    """Limits for the runs of a public page, in hours and GiB. 0 is no limit."""
 
     hours: float = KEEP_HOURS
     gib: float = KEEP_GIB
 
     @property
     def any(self) -> bool:
+        """Returns whether there is a limit."""
         return bool(self.hours or self.gib)
 
 
@@ -37,24 +38,24 @@ LIMITS = Limits()
 
 
 class Retention:
-    """Which runs have to go. Threads may share it."""
+    """Selection of the runs to delete. Threads may share it."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.time) -> None:
         self._limits = limits
         self._clock = clock
         self._lock = threading.Lock()
-        self._used: dict[Path, float] = {}  # folders by when they were last used
+        self._used: dict[Path, float] = {}  # when each folder was last used
         self._exporting: list[Path] = []
-        self._sizes: dict[Entry, int] = {}  # of runs that no longer change, in bytes
+        self._sizes: dict[Entry, int] = {}  # in bytes, of runs that no longer change
 
     def use(self, folder: Path) -> None:
-        """Notes that the files of a run are being fetched, or are about to be."""
+        """Records that a run's files are being fetched, or are about to be."""
         with self._lock:
             self._used[folder] = self._clock()
 
     @contextmanager
     def exporting(self, folder: Path) -> Iterator[None]:
-        """Keeps a run as long as something is written into its folder, and for a while after."""
+        """Keeps a run while a file is written into its folder, and for a while after."""
         with self._lock:
             self._exporting.append(folder)
         try:
@@ -66,7 +67,7 @@ class Retention:
             self.use(folder)
 
     def over(self, runs: Sequence[Entry], may_go: Callable[[Entry], bool]) -> list[Entry]:
-        """Returns those of `runs`, all that there are, that have to go, the oldest first."""
+        """Returns the runs to delete, the oldest first; `runs` are all that exist."""
         now = self._clock()
         with self._lock:
             self._used = {folder: at for folder, at in self._used.items() if now - at < GRACE_S}
@@ -97,7 +98,7 @@ class Retention:
         return bool(self._limits.hours) and now - entry.written_at > self._limits.hours * 3600
 
     def _sizes_of(self, runs: Sequence[Entry], settled: set[Entry]) -> dict[Entry, int]:
-        """Bytes by run; those of `settled` are not looked up again."""
+        """Returns the bytes of each run; those of `settled` are not looked up again."""
         known = self._sizes
         sizes = {entry: known.get(entry) or folder_bytes(entry.folder) for entry in runs}
         with self._lock:
@@ -106,7 +107,7 @@ class Retention:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Returns what the files in a folder and its subfolders take, of those that can be looked at."""
+    """Returns the size of the files in a folder and its subfolders, without unreadable ones."""
     total = 0
     for path, _, names in os.walk(folder):
         for name in names:

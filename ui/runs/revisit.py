@@ -1,4 +1,4 @@
-"""Does a video still know what was there? Frames seen again from a pose, against those seen first from it."""
+"""Revisited places: PSNR of frames seen again from a pose against those first seen from it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ _PEAK = 255.0
 
 
 def returns(moves: Sequence[CameraMove], spec: BackendSpec, blocks: int) -> dict[int, int]:
-    """Video frame -> the first frame seen from the same pose, for frames where the camera has come back.
+    """Returns, by video frame, the first frame seen from the same pose, for frames where the camera has come
+    back.
 
-    One frame for every latent frame. Where the camera merely stands still nothing returns, nor after it has
-    looked up or down: how far it may is the generator's own.
+    One frame for every latent frame. A camera that merely stands still does not return; nor does one that has
+    looked up or down, because each generator limits the pitch in its own way.
     """
     latents = blocks * spec.latents_per_block
     level = list(takewhile(lambda move: not {"up", "down"} & {*move.keys}, moves))
@@ -42,46 +43,48 @@ def returns(moves: Sequence[CameraMove], spec: BackendSpec, blocks: int) -> dict
 
 
 def video_frame(latent: int, spec: BackendSpec) -> int:
-    """The last video frame a latent frame decodes to: the one seen from its pose."""
+    """Returns the last video frame that a latent frame decodes to: the one seen from its pose."""
     each = spec.frames_per_block // spec.latents_per_block
     missing = 0 if spec.first_block_frames is None else spec.frames_per_block - spec.first_block_frames
     return max(0, (latent + 1) * each - 1 - missing)
 
 
 def _key(pose: Pose) -> tuple[float, ...]:
-    heading = (cos(pose.heading), sin(pose.heading))  # once round is back
+    heading = (cos(pose.heading), sin(pose.heading))  # periodic: a full turn returns
     # Sums of equal steps there and back differ in their last digits.
     return tuple(round(value, 4) for value in (pose.x, pose.y, *heading))
 
 
 class Seen(NamedTuple):
-    """Of the frames seen again: their squared error against the first ones, summed, and how many they are."""
+    """Error of revisited frames: the sum of their mean squared errors against the first ones, and their
+    number."""
 
     squares: float = 0.0
     frames: int = 0
 
     def plus(self, squares: float, frames: int) -> Seen:
+        """Returns the sum of two errors."""
         return Seen(self.squares + squares, self.frames + frames)
 
     @property
     def psnr(self) -> float | None:
-        """In dB, of the mean squared error; None while no frame has returned."""
+        """Returns the PSNR in dB of the mean squared error; None while no frame has returned."""
         if not self.frames:
             return None
         return psnr_of_mse(self.squares / self.frames, _PEAK)
 
 
 class Revisit:
-    """Compares the returning frames of one side, as they come, with those it showed first."""
+    """Comparison of one side's returning frames with those first seen from the same poses."""
 
     def __init__(self, returning: Mapping[int, int]) -> None:
-        """`returning` as from `returns`."""
+        """Takes `returning` as `returns` returns it."""
         self._returning = returning
         self._awaited = set(returning.values())
         self._kept: dict[int, np.ndarray] = {}
 
     def take(self, frames: np.ndarray, start: int) -> Seen:
-        """The next frames, uint8 [T, H, W, 3], from video frame `start` on."""
+        """Compares the next frames, uint8 [T, H, W, 3], from video frame `start` on."""
         seen = Seen()
         for number, frame in enumerate(frames, start):
             earlier = self._kept.get(self._returning.get(number, -1))

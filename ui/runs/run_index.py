@@ -1,8 +1,8 @@
-"""An index of the outputs folder: the little of every record that it takes to find a run, kept in memory.
+"""Index of the outputs folder: the few fields of every record needed to find a run, kept in memory.
 
-A list of runs reads the records of the runs it shows, and no others. The index relies on no word from this
-program, because other programs write to the same folder, too: with every look it compares the names in the
-folder with those it knows and looks at the files of runs that have not ended; and it reads what it returns.
+A list of runs reads the records of the runs it shows, and no others. Other programs may write to the same
+folder, so the index never relies on notifications from this one: each look-up compares the names in the
+folder with the known ones, checks the files of runs that have not ended, and reads what it returns.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ui.runs.history import Past
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the index knows of a folder."""
+    """A folder's index entry."""
 
     folder: Path
     stamp: tuple[int, int, int] | None = None  # of the record's file; None where there is none
@@ -31,14 +31,14 @@ class Entry:
 
     @property
     def written_at(self) -> float:
-        """When the record was last written, in seconds since 1970."""
+        """Returns when the record was last written, in seconds since 1970."""
         return self.stamp[0] / 1e9 if self.stamp else 0.0
 
 
 class RunIndex:
     """The runs in an outputs folder, the newest first. Threads may share it.
 
-    Every method raises OSError where the folder is there and cannot be listed.
+    Every method raises OSError if the folder exists and cannot be listed.
     """
 
     def __init__(self, outputs: Path) -> None:
@@ -48,7 +48,7 @@ class RunIndex:
         self._open: set[str] = set()  # names of folders whose runs are not done, or that have no record
 
     def entries(self) -> list[Entry]:
-        """Returns every run. One that was done the last time it was read may have gone on since."""
+        """Returns every run. One that was done when it was last read may have been extended since."""
         return [entry for entry in self._look() if entry.state is not None]
 
     def newest(self, most: int | None, owner: str | None = None, state: str | None = None) -> list[Past]:
@@ -60,7 +60,7 @@ class RunIndex:
         return list(islice(self._matching(wanted), most))
 
     def find(self, owner: str, run_id: str) -> Past | None:
-        """Returns the newest run of `owner` with that id that is done; None where there is none."""
+        """Returns the newest run of `owner` with that id that is done; None if there is none."""
 
         def wanted(entry: Entry) -> bool:
             return entry.id == run_id and entry.owner == owner and entry.state == "done"
@@ -79,9 +79,9 @@ class RunIndex:
                 yield past
 
     def _look(self) -> list[Entry]:
-        """Returns all entries, after reading what is new and what has changed of the runs not done."""
+        """Returns all entries, after reading new records and changed ones of runs not done."""
         with self._lock:
-            # Not by the folder's date: on some network drives it stays as it is.
+            # The modification date of the folder is no clue: on some network drives it never changes.
             try:
                 names = os.listdir(self._outputs)
             except (FileNotFoundError, NotADirectoryError):
@@ -109,7 +109,8 @@ class RunIndex:
 
 
 def _stamp(folder: Path) -> tuple[int, int, int] | None:
-    """Returns what is another for another record: `RunFolder.record` makes a new file each time."""
+    """Returns a value that differs for every new record: `RunFolder.record` makes a new file each time. None
+    without one."""
     try:
         found = os.stat(folder / RECORD)
     except (OSError, ValueError):

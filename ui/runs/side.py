@@ -1,4 +1,4 @@
-"""One side of a run: its blocks as pieces of video, and what was measured of each."""
+"""Result of one side of a run: its blocks as video segments, with measurements."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from ui.runs.quality import Likeness, likeness, pooled
 from ui.runs.revisit import Revisit, Seen
 
 Decibels = float | Literal["equal"] | None
-# Seconds a likeness is told over: sides drift apart, and the end says less about a codec than the beginning.
+# Ranges in seconds for which PSNR is reported: sides drift apart, so the end says less about a codec than the
+# beginning.
 SPANS_S = ((0.0, 2.0), (2.0, 5.0))
 
 
 class Figures(TypedDict):
-    """What was measured of a side, as it is written down. PSNR in dB, "equal" where it is infinite."""
+    """Measurements of a side, as run.json stores them. PSNR in dB, "equal" where it is infinite."""
 
     codec: str
     ends_after: int | None  # blocks its budget allows
     drops_from: int | None  # the first block (from 0) to miss history
     frames: int
     latents: list[int]  # committed, after every block
-    latents_seen: int  # of them in reach at the end
+    latents_seen: int  # of them visible to attention at the end
     kv_bytes: list[int]  # after every block
     bf16_bytes: list[int]  # of the same visible frames
     kv_parts: dict[str, int]
     scratch_bytes: int
-    host_bytes: int  # of the history, in the host's memory
+    host_bytes: int  # of the history, in CPU memory
     ratio: float
-    ms: dict[str, float]  # of a block, by stage
+    ms: dict[str, float]  # per block, by phase
     psnr: Decibels
     ssim: float | None
     psnr_by_block: list[Decibels]
@@ -48,18 +49,18 @@ class Block(NamedTuple):
     data: bytes  # fMP4
     frames: int
     stats: CacheStats
-    ms: Mapping[str, float]  # by stage
+    ms: Mapping[str, float]  # by phase
     memory_bytes: int
     seen: Seen
-    likeness: Likeness | None  # to the first side's; None for that side, and past its end
+    likeness: Likeness | None  # to the first side; None for that side, and past its end
 
 
 class SideResult:
-    """What there is of one side."""
+    """Blocks of one side, and the measurements computed from them."""
 
     def __init__(self, side: Side, returning: Mapping[int, int]) -> None:
         self.side = side
-        self.codec = ""  # of its video, as players name it
+        self.codec = ""  # of its video, by its RFC 6381 name
         self.blocks: list[Block] = []
         self._revisit = Revisit(returning)
 
@@ -73,17 +74,20 @@ class SideResult:
 
     @property
     def seen(self) -> Seen:
+        """Returns the error of all revisited frames."""
         seen = Seen()
         for block in self.blocks:
             seen = seen.plus(*block.seen)
         return seen
 
     def look(self, frames: np.ndarray) -> Seen:
-        """For the frames of the block to come: those that return."""
+        """Compares the frames of the next block, uint8 [T, H, W, 3], with those first seen from the same
+        poses."""
         return self._revisit.take(frames, self.frames)
 
     def likeness(self, seconds: tuple[float, float] | None = None, fps: int = 1) -> Likeness | None:
-        """To the first side, over those of its blocks that begin in `seconds`, or over all."""
+        """Returns the similarity to the first side, over the blocks that begin within `seconds`, or over all;
+        None without any."""
         chosen: list[tuple[Likeness, int]] = []
         start = 0
         for block in self.blocks:
@@ -94,13 +98,13 @@ class SideResult:
         return pooled(chosen)
 
     def stages(self) -> dict[str, float]:
-        """Milliseconds a block, by stage, over the last four."""
+        """Returns the milliseconds per block of each phase, as the mean of the last four blocks."""
         newest = self.blocks[-4:]
         names = dict.fromkeys(name for block in newest for name in block.ms)
         return {name: sum(block.ms.get(name, 0.0) for block in newest) / len(newest) for name in names}
 
     def figures(self, fps: int) -> Figures:
-        """What files, tables and programs are told."""
+        """Returns the measurements for files, tables and API answers."""
         stats, whole = self.stats, self.likeness()
         likenesses = [block.likeness for block in self.blocks]
         return {
@@ -138,9 +142,9 @@ def stages(
     before: CacheStats | None,
     video_ms: float,
 ) -> dict[str, float]:
-    """Where a block's time went; the stages add up to all of it.
+    """Returns where a block's time went, in milliseconds by phase. The phases add up to the block's time.
 
-    "model" is denoising without what the cache takes of it: "read" (decoding spans, attention) and "encode".
+    "model" is denoising without the cache's share: "read" (decoding spans, attention) and "encode".
     """
     encode = stats.encode_ms - (before.encode_ms if before else 0.0)
     read = stats.read_ms - (before.read_ms if before else 0.0)
@@ -154,14 +158,14 @@ def stages(
 
 
 def likeness_to(frames: np.ndarray, reference: np.ndarray | None) -> Likeness | None:
-    """Of two blocks with one number; None where there is no other."""
+    """Returns the similarity of two blocks, uint8 [T, H, W, 3]; None without an equally shaped reference."""
     if reference is None or reference.shape != frames.shape:
         return None
     return likeness(frames, reference)
 
 
 def thinned(points: Sequence[Any], most: int) -> list[Any]:
-    """Every so many of `points`, the last one always."""
+    """Returns about `most` evenly spaced items of `points`, always with the last one."""
     if not points:
         return []
     kept = list(points[:: max(1, len(points) // most)])
@@ -169,7 +173,7 @@ def thinned(points: Sequence[Any], most: int) -> list[Any]:
 
 
 def _rounded(value: float | None, digits: int = 2) -> Any:
-    """JSON has no infinity: equal pictures are said to be so."""
+    """Returns a number for JSON, which has no infinity: the PSNR of equal pictures becomes "equal"."""
     if value is None:
         return None
     return "equal" if value == float("inf") else round(value, digits)

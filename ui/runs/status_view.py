@@ -1,4 +1,4 @@
-"""One line in words of what is going on, with the model's notes under it."""
+"""Value of the status line, with the model's notes under it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ Kind = Literal["idle", "busy", "done", "error"]
 
 
 class Status(TypedDict):
+    """The value of the status component."""
+
     kind: Kind
     text: str
     percent: float  # 0 to 100
@@ -16,6 +18,7 @@ class Status(TypedDict):
 
 
 def line(text: str, kind: Kind = "idle", percent: float = 0.0, notes: Sequence[str] = ()) -> Status:
+    """Returns the value that shows `text`; `percent` is a share from 0 to 1."""
     return {
         "kind": kind,
         "text": text,

@@ -1,1 +1,1 @@
-"""HTTP: which host names, origins, logins and files are answered, and how refusals read."""
+"""Web server: which host names, origins, logins and files it accepts, and its error messages."""

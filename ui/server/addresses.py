@@ -1,4 +1,4 @@
-"""Addresses that requests come from, behind proxies too, to count what one client has under way."""
+"""Addresses of clients, also behind proxies, for limits per client."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import gradio as gr
 
 
 def address_of(request: gr.Request) -> str:
-    """Returns the address of the client that sent a request; empty where it is not known."""
+    """Returns the address of the client that sent a request; empty if unknown."""
     client = request.client
     return client_address(client.host, request.headers) if client else ""
 
 
 def client_address(connected: str, headers: Mapping[str, str]) -> str:
-    """Returns the address of the client behind a connection from `connected`; of IPv6 its network of 64 bits,
-    of which a household has one.
+    """Returns the address of the client behind a connection from `connected`; for IPv6 its /64 network,
+    because a household has one of those.
 
-    A connection from a private address comes from a proxy where it brings `X-Forwarded-For`, as on a Space:
-    each proxy appends whom it serves, so that the last public address is right, and those before it may be
-    the client's invention. From a public address the header is the client's own, and does not count.
+    A connection from a private address with `X-Forwarded-For` comes from a proxy, as on a Space. Each proxy
+    appends the address it serves, so the last public one is right, and the client may have invented those
+    before it. On a connection from a public address the client wrote the header, so it does not count.
     """
     if not _is_public(connected):
         named = [each.strip() for each in headers.get("x-forwarded-for", "").split(",")]

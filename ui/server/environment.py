@@ -1,6 +1,6 @@
 """Environment variables that would keep Gradio from starting: proxies, certificates, folders, addresses.
 
-Gradio and its HTTP client read them while they are imported. This module imports neither before it is called.
+Gradio and its HTTP client read them when they are imported, so this module imports neither at its top.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from urllib.request import getproxies
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _NUMBERS = ("GRADIO_SERVER_PORT", "GRADIO_NUM_PORTS", "GRADIO_NUM_WORKERS", "GRADIO_DEBUG")
-_PAGE = bytes(4096)  # a full disk may still have room for an empty file
+_PAGE = bytes(4096)  # written as a test, because a full disk may still take an empty file
 
 
 class CannotStart(ValueError):
-    """A sentence that says what keeps the page from starting."""
+    """Error that keeps the page from starting; the message is a sentence."""
 
 
 def prepare() -> list[str]:
-    """Corrects what can be corrected, and returns what was changed, as sentences.
+    """Corrects the environment where possible, and returns the changes as sentences.
 
-    Call it before Gradio is imported. Raises CannotStart for the rest.
+    Call it before Gradio is imported. Raises CannotStart for what it cannot correct.
     """
     for name in _NUMBERS:
         value = os.environ.get(name, "").strip()
@@ -40,7 +40,7 @@ def prepare() -> list[str]:
 
 
 def bypass_proxies(host: str) -> None:
-    """Excepts `host` from the proxies in the environment, if there are any."""
+    """Excludes `host` from the proxies in the environment, if there are any."""
     if not getproxies():
         return
     excepted = [name.strip() for name in getproxies().get("no", "").split(",")]
@@ -50,13 +50,13 @@ def bypass_proxies(host: str) -> None:
 
 
 def bare(host: str) -> str:
-    """The address without the brackets of a URL."""
+    """Returns the address without the brackets of a URL."""
     host = host.strip()
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def addresses(host: str) -> list[str]:
-    """The numeric addresses of `host`, empty where it has none."""
+    """Returns the numeric addresses of `host`, empty if it has none."""
     try:
         return [str(found[4][0]) for found in socket.getaddrinfo(bare(host), None, type=socket.SOCK_STREAM)]
     except (OSError, UnicodeError):
@@ -64,7 +64,7 @@ def addresses(host: str) -> list[str]:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether a numeric address is this machine's own, in either version of IP."""
+    """Returns whether a numeric address is this machine's own, in either version of IP."""
     try:
         number = ip_address(address)
     except ValueError:
@@ -74,13 +74,13 @@ def is_loopback(address: str) -> bool:
 
 
 def server_name(host: str | None) -> str:
-    """Returns the address for Gradio to listen on, IPv6 in brackets; None for `host` is the usual one.
+    """Returns the address for Gradio to listen on, IPv6 in brackets; None for `host` is the default one.
 
-    Excepts the address from proxies, because Gradio asks itself whether it has started.
+    Excludes the address from proxies, because Gradio sends a request to itself to see whether it has started.
     """
     host = bare(host or os.environ.get("GRADIO_SERVER_NAME", "")) or "127.0.0.1"
     if "GRADIO_SERVER_NAME" in os.environ and not _is_ipv4(os.environ["GRADIO_SERVER_NAME"]):
-        # Gradio tries whether a port is free on an IPv4 socket with this address, wherever it is to listen.
+        # Gradio tests for a free port on an IPv4 socket with this address, whatever it will listen on.
         os.environ["GRADIO_SERVER_NAME"] = "127.0.0.1"
     try:
         number = ip_address(host)
@@ -92,9 +92,10 @@ def server_name(host: str | None) -> str:
 
 
 def root_path(path: str | None) -> str:
-    """The path or URL in front of the page as Gradio wants it: a slash or a scheme first, none at the end.
+    """Returns the path or URL in front of the page as Gradio expects it: with a slash or a scheme first, none
+    at the end.
 
-    Raises CannotStart for a URL that is not of the web.
+    Raises CannotStart for a URL other than http and https.
     """
     path = (os.environ.get("GRADIO_ROOT_PATH", "") if path is None else path).strip()
     scheme, separator, rest = path.partition("://")
@@ -113,8 +114,9 @@ def _is_ipv4(name: str) -> bool:
 
 
 def _check_proxies() -> list[str]:
-    """Leaves only proxies that the HTTP client can use, and none for loopback."""
-    # Of the system's settings, too, on Windows and macOS: variables take their place.
+    """Leaves only proxies that the HTTP client can use, and none for loopback; returns the changes as
+    sentences."""
+    # Includes the system's settings on Windows and macOS, which variables override.
     found = getproxies()
     said = []
     for scheme in ("http", "https", "all"):
@@ -142,7 +144,7 @@ def _check_proxies() -> list[str]:
 
 
 def _proxy_problem(url: str) -> str:
-    """Why a proxy cannot be used; empty where it can. Leaves out its address, which may hold a password."""
+    """Returns why a proxy cannot be used; empty if it can. Omits the address: it may contain a password."""
     import httpx
 
     try:
@@ -155,7 +157,7 @@ def _proxy_problem(url: str) -> str:
 
 
 def _client_problem() -> bool:
-    """Whether the HTTP client fails to read the environment as it is."""
+    """Returns whether the HTTP client fails to read the environment as it is."""
     import httpx
 
     try:
@@ -166,7 +168,7 @@ def _client_problem() -> bool:
 
 
 def _check_certificates() -> None:
-    """Raises CannotStart where the HTTP client would fail to load the certificates it is to trust."""
+    """Raises CannotStart if the HTTP client would fail to load its certificates."""
     path = os.environ.get("SSL_CERT_FILE")
     if not path:
         return
@@ -179,7 +181,8 @@ def _check_certificates() -> None:
 
 
 def _check_temporary_folder() -> list[str]:
-    """Gives Gradio another folder for uploads where the one it would take cannot be written to."""
+    """Gives Gradio another folder for uploads if it cannot write to its default one; returns the change as a
+    sentence."""
     asked = os.environ.get("GRADIO_TEMP_DIR")
     try:
         folder = Path(asked) if asked else Path(tempfile.gettempdir()) / "gradio"

@@ -1,6 +1,6 @@
-"""ASGI middleware: whose answers are being read.
+"""ASGI middleware that tracks which answers are being read.
 
-Gradio runs a function whether or not anyone fetches what it yields: a call is one request, and its stream of
+Gradio runs a function whether or not anyone fetches its results: a call is one request, and its stream of
 events another. A run is watched only as long as that stream is open.
 """
 
@@ -17,7 +17,7 @@ _SESSION = re.compile(r"/queue/data/?\Z")
 
 
 class EventStreams:
-    """The open streams of a web application, by session, or by event where a program made a single call."""
+    """The open streams of a web application, by session, or by event for a program's single call."""
 
     def __init__(self) -> None:
         self._open: Counter[str] = Counter()
@@ -39,7 +39,8 @@ class EventStreams:
 
 
 class CountedStreams:
-    """Counts the streams that go to `app` in `streams`, from the request to the end of the answer."""
+    """ASGI middleware that counts in `streams` the streams of `app`, from the request to the end of the
+    answer."""
 
     def __init__(self, app: ASGIApp, streams: EventStreams) -> None:
         self._app = app
@@ -58,7 +59,7 @@ class CountedStreams:
 
 
 def _stream_of(scope: Scope) -> str:
-    """Returns the session or the event whose stream a request asks for; empty where it asks for none."""
+    """Returns the session or the event whose stream is requested; empty for other requests."""
     if scope["type"] != "http" or scope["method"] != "GET":
         return ""
     if call := _CALL.search(scope["path"]):

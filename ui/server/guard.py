@@ -1,7 +1,8 @@
 """ASGI middleware against other web sites: DNS rebinding, cross-site requests, cookies sent along with them.
 
-A browser tells under which name it reached the page (`Host`) and whose script asks (`Origin`,
-`Sec-Fetch-Site`); no script can set these headers. Other programs send no `Origin`, and are served.
+A browser sends the name under which it reached the page (`Host`) and the site whose script made the request
+(`Origin`, `Sec-Fetch-Site`); no script can set these headers. Other programs send no `Origin`, and are
+served.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ui.server.environment import addresses, bare, is_loopback
 _ADDRESS = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9_][a-z0-9_.-]*))(?::(\d{1,5}))?")
 _ORIGIN = re.compile(r"(https?)://([^/]+)")
 _PORTS = {"http": 80, "https": 443}
-# Notebooks and other programs of this machine, and an editor that shows pages: VS Code's windows and sites.
+# May embed the page: notebooks and other programs of this machine, and VS Code's windows and sites.
 _FRAMES = (
     "http://localhost:*", "https://localhost:*", "http://127.0.0.1:*", "https://127.0.0.1:*",
     "vscode-webview:", "vscode-file:", "https://vscode.dev", "https://*.vscode-cdn.net", "https://*.github.dev",
@@ -36,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Under which names the page is served. Loopback names always are.
+    """Names under which the page is served. Loopback names always are.
 
     `names` are those of proxies, in lower case and without port; `listens` is the server's own. `others` is
     whether any other name is served, `numbers` any numeric address, `forwarded` any name with a port that is
@@ -51,10 +52,11 @@ class Policy:
 
 
 def policy(server_name: str, root_path: str, allowed: Iterable[str], hosted: bool) -> Policy:
-    """The policy of a page that listens on `server_name` and is seen at `root_path`, a path or a whole URL.
+    """Returns the policy of a page that listens on `server_name` and is reached at `root_path`, a path or a
+    whole URL.
 
     `allowed` are further names. `hosted` is whether the visitor's browser is known to run on another machine,
-    where no name can be bound to this one's loopback. Raises ValueError for what is not a host name.
+    where no name can be bound to this one's loopback. Raises ValueError for anything but host names.
     """
     further = frozenset(map(_host_name, allowed))
     in_front = urlsplit(root_path).hostname
@@ -63,14 +65,14 @@ def policy(server_name: str, root_path: str, allowed: Iterable[str], hosted: boo
         names=further | ({in_front} if in_front else frozenset()),
         listens=bare(server_name).lower(),
         others=not local and not further,
-        # A name can be bound to another address; an address cannot.
+        # DNS can bind a name to another address; it cannot rebind an address.
         numbers=not local,
         forwarded=root_path.startswith("/") and not further,
     )
 
 
 class Guard:
-    """Answers 403 with a sentence where `policy` does not let a request through to `app`.
+    """ASGI middleware that answers 403 with a sentence if `policy` does not admit a request to `app`.
 
     `shared_at` returns the public URL of the page, or None; it may change while the page is served.
     """
@@ -79,8 +81,8 @@ class Guard:
         self._app = app
         self._policy = policy
         self._shared_at = shared_at
-        # A page for all the world has nothing of a visitor's inside another site's frame: cookies and storage
-        # are not the same there, and people embed Spaces where they like.
+        # A public page can be embedded anywhere, as Spaces are: inside another site's frame it has none of
+        # its visitor's cookies and storage.
         self._framing = () if policy.others else ((b"content-security-policy", _framed_by(policy)),)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,7 +105,7 @@ class Guard:
         return await self._app(scope, receive, with_own_cookies)
 
     def _problem(self, scope: Scope, headers: Headers) -> str:
-        """Why a request is refused; empty where it is not."""
+        """Returns why a request is refused; empty if it is not."""
         hosts = headers.getlist("host")
         forwarded = [
             host.strip() for named in headers.getlist("x-forwarded-host") for host in named.split(",")
@@ -115,13 +117,14 @@ class Guard:
         site, mode = headers.get("sec-fetch-site"), headers.get("sec-fetch-mode")
         changes = scope["type"] == "websocket" or scope["method"] not in _READ_ONLY
         if source is None and site is None and changes:
-            # Old browsers send a form without its origin.
+            # Old browsers send forms without an origin.
             source = "/".join(headers.get("referer", "").split("/")[:3]) or None
         if source is not None:
-            # A proxy's word, where every name is served: a script's request would be preceded by a preflight.
+            # `forwarded` can be trusted where every name is served: a script that sets it triggers a
+            # preflight first.
             own = self._is_own(source, site, hosts, forwarded)
         else:
-            # A link, or a frame: its contents are not the other site's to read.
+            # A link or a frame: the other site cannot read its contents.
             followed = mode == "navigate" and not changes
             own = site in (None, "same-origin", "none") or followed
         return "" if own else text.asked_by_another_site(source if source and _origin(source) else "")
@@ -137,7 +140,8 @@ class Guard:
             return True
         if self._policy.numbers and _is_number(name):
             return True
-        # A browser names the port that it connects to: who binds a name to loopback connects to this one.
+        # A browser sends the port that it connects to: a name rebound to loopback comes with the server's own
+        # port.
         own_port = (scope.get("server") or (None, None))[1]
         return self._policy.forwarded and own_port not in (port, *(_PORTS.values() if port is None else ()))
 
@@ -146,32 +150,33 @@ class Guard:
         return name in self._policy.names or name == shared
 
     def _is_own(self, source: str, site: str | None, hosts: list[str], forwarded: list[str]) -> bool:
-        """Whether `source` is where the page itself is seen: under one of `hosts`, which are served."""
+        """Returns whether `source` is the page itself, served under one of `hosts`."""
         origin = _origin(source)
         if origin is None:
             return False
         if site is not None:
-            # The browser compares with the address that it shows, port and scheme included, whatever proxies
-            # make of them on the way.
+            # The browser compares with the address that it shows, port and scheme included, however proxies
+            # change them on the way.
             return site == "same-origin"
         name, port = origin
         names = [*hosts, *forwarded] if self._policy.others else hosts
         ports = [seen[1] for seen in filter(None, map(_parts, names)) if seen[0] == name]
         if port in ports:
             return True
-        # A proxy may leave the port out, or ask under a name of its own; it does not name another port.
+        # A proxy may omit the port or use a name of its own; it does not send another port.
         named = self._is_named(name)
         return (None in ports and (named or port in _PORTS.values())) or (named and not ports)
 
 
 def _framed_by(policy: Policy) -> bytes:
-    """The header's value that keeps other sites from laying a local page under their visitor's clicks."""
+    """Returns the header's value that keeps other sites from embedding a local page under their visitor's
+    clicks."""
     names = (f"{name}:*" for name in sorted(policy.names))
     return " ".join(("frame-ancestors", "'self'", *_FRAMES, *names)).encode()
 
 
 def _host_name(written: str) -> str:
-    """The name in what may be a URL, in lower case and without a port."""
+    """Returns the name in a host name or URL, in lower case and without a port. Raises ValueError."""
     name = written.strip().lower()
     name = urlsplit(name).netloc if "://" in name else name.strip("/")
     with suppress(UnicodeError):
@@ -183,7 +188,7 @@ def _host_name(written: str) -> str:
 
 
 def _parts(host: str) -> tuple[str, int | None] | None:
-    """Name and port of a Host header; None for what is none. IPv6 loses its brackets."""
+    """Returns name and port of a Host header, IPv6 without brackets; None for a malformed one."""
     match = _ADDRESS.fullmatch(host.lower())
     if match is None:
         return None
@@ -192,14 +197,14 @@ def _parts(host: str) -> tuple[str, int | None] | None:
 
 
 def _origin(source: str) -> tuple[str, int] | None:
-    """Name and port of an Origin header; None for `null`, files, extensions, and what is no origin."""
+    """Returns name and port of an Origin header; None for `null`, files, extensions, and malformed ones."""
     match = _ORIGIN.fullmatch(source.lower())
     parts = _parts(match[2]) if match else None
     return (parts[0], parts[1] or _PORTS[match[1]]) if match and parts else None
 
 
 def _is_loopback_name(name: str) -> bool:
-    # Browsers never look a name below localhost up. With a dot at its end it is another origin.
+    # Browsers never look up names below localhost. With a trailing dot it is another origin.
     return name == "localhost" or name.endswith(".localhost") or is_loopback(name)
 
 
@@ -210,7 +215,8 @@ def _is_number(name: str) -> bool:
 
 
 def _own_cookies(headers: Iterable[tuple[bytes, bytes]], secure: bool) -> list[tuple[bytes, bytes]]:
-    """Headers whose cookies do not go along with requests of other sites, nor over http once set by https."""
+    """Returns headers whose cookies are not sent with requests of other sites, nor over http once set by
+    https."""
     return [
         (name, _own_cookie(value, secure)) if name.lower() == b"set-cookie" else (name, value)
         for name, value in headers

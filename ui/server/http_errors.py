@@ -1,4 +1,4 @@
-"""What a program is told that asks for something the page has not: Gradio alone would answer with a 500."""
+"""Exception handlers: malformed API requests get a 400 instead of Gradio's 500."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 
 from ui import text
 
-# What Gradio's own reading of a request raises, and ours of what is in it.
+# Raised while Gradio reads a request, and while the page reads its contents.
 _ERRORS: tuple[type[Exception], ...] = (FnIndexInferError, AttributeError, LookupError, TypeError, ValueError)
 OF_INPUT = (AttributeError, LookupError, OSError, TypeError, ValueError)
 _LONGEST = 300  # characters of a line in the log
@@ -21,18 +21,19 @@ _log = logging.getLogger(__name__)
 
 
 def handlers() -> dict[type[Exception], Any]:
-    """For the web application, by what was raised."""
+    """Returns the handlers for the web application, by exception."""
     return dict.fromkeys(_ERRORS, _refuse)
 
 
 def of_input(error: Exception) -> gr.Error:
-    """Returns what to raise in place of `error`, which came of reading a function's input; writes one line.
+    """Returns the exception to raise in place of `error`, raised while a function's input was read; logs one
+    line.
 
-    Gradio would print a traceback for every request that names a file of someone else.
+    Gradio would print a traceback for every request that names another visitor's file.
     """
     _log.warning("Input was refused: %.*r", _LONGEST, error)
     if isinstance(error, gr.Error):
-        # A sentence already.
+        # Its message is a sentence already.
         error.print_exception = False
         return error
     gone = isinstance(error, (InvalidPathError, OSError))
@@ -40,6 +41,7 @@ def of_input(error: Exception) -> gr.Error:
 
 
 async def _refuse(request: Request, error: Exception) -> JSONResponse:
-    # At a level that is shown when someone looks for it: nobody should fill a log from outside.
+    """Answers a malformed request with 400."""
+    # At info level, off by default: requests from outside must not fill a log.
     _log.info("%s %s was refused", request.method, request.url.path, exc_info=error)
     return JSONResponse({"detail": text.REFUSED}, status_code=400)

@@ -1,4 +1,4 @@
-"""ASGI middleware that slows logins down after wrong passwords, for each address they come from."""
+"""ASGI middleware that slows down logins after wrong passwords, for each client address."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ADDRESSES = 1000
 
 @dataclass(slots=True, eq=False)
 class _Address:
-    """Failures of one address, and the attempts that wait their turn."""
+    """Failures of one address, and its waiting attempts."""
 
     failures: int = 0
     waiting: int = 0
@@ -31,10 +31,11 @@ class _Address:
 
 
 class LoginThrottle:
-    """Passes everything on to `app`, and a POST to `/login` after a while where its address failed before.
+    """ASGI middleware that delays a POST to `/login` if its address failed before, and passes everything on
+    to `app`.
 
-    Four failures are free; then an attempt waits 1, 2, 4 and at most 8 seconds. Attempts of one address come
-    one after the other, and more than four at a time are answered with 429.
+    Four failures are free; then an attempt waits 1, 2, 4 and at most 8 seconds. Attempts of one address are
+    made one after the other, and more than four at a time are answered with 429.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -51,7 +52,7 @@ class LoginThrottle:
             return await PlainTextResponse(text.TOO_MANY_LOGINS, 429)(scope, receive, send)
 
         async def note(message: Message) -> None:
-            # A success forgets none: it may be another's, behind the same address.
+            # A success does not reset the count: it may be another person's, behind the same address.
             if message["type"] == "http.response.start" and message["status"] >= 400:
                 address.failures += 1
                 address.last = time.monotonic()
@@ -71,7 +72,7 @@ class LoginThrottle:
         found = self._addresses.pop(name, None)
         if found is None or (now - found.last > _FORGET_S and not found.waiting):
             found = _Address()
-        # The last one that was heard of comes last.
+        # Ordered by last use, the newest last.
         self._addresses[name] = found
         if len(self._addresses) > _ADDRESSES:
             idle = (other for other, each in self._addresses.items() if not each.waiting and other != name)

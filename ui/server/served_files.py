@@ -1,7 +1,7 @@
-"""ASGI middleware: which files of the outputs folder the web server may hand out, and that none is an input.
+"""ASGI middleware that decides which files of the outputs folder are served; none of them may be an input.
 
-Gradio serves all of an allowed folder. The address of a video names its folder, and may be handed on: beside
-the video lie the prompt, the picture and the clip it was made from, and whose it is.
+Gradio serves everything in an allowed folder. The address of a video contains its folder, and may be shared:
+beside the video lie the prompt, the picture and the clip it was made from, and its owner.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _EXPORTS = "export"
 
 
 class ServedFiles:
-    """Refuses requests for files of `outputs` that the page does not show; all others go to `app`."""
+    """ASGI middleware that refuses requests for files of `outputs` that the page does not show; all others go
+    to `app`."""
 
     def __init__(self, app: ASGIApp, outputs: Path) -> None:
         self._app = app
@@ -35,18 +36,20 @@ class ServedFiles:
             await self._app(scope, receive, send)
 
     def _is_kept_back(self, path: str) -> bool:
-        """Whether an address, in any reading, names a file of the outputs folder that is not for the page."""
+        """Returns whether a request's path, however it is parsed, names a file of the outputs folder that is
+        not served."""
         return any(self._hides(path[match.end() :]) for match in _ROUTE.finditer(path))
 
     def _hides(self, asked: str) -> bool:
         # With and without the first slash: Gradio has a route for each.
         for named in (asked, f"/{asked}"):
             try:
-                # As Gradio does: "..", then links. One may lead here from anywhere, as /proc/self/cwd.
+                # Resolved as Gradio does: "..", then links. A link may lead here from anywhere, as
+                # /proc/self/cwd.
                 file = os.path.realpath(os.path.abspath(named))
             except (OSError, ValueError):
                 continue  # no file has such a name
-            # On a file system that ignores case, too.
+            # In lower case for file systems that ignore case.
             inside = os.path.normcase(file).lower().startswith(self._outputs.lower() + os.sep)
             if inside and not is_served(Path(file[len(self._outputs) + 1 :])):
                 return True
@@ -54,8 +57,8 @@ class ServedFiles:
 
 
 def is_served(file: Path) -> bool:
-    """Whether the page shows `file`, relative to the outputs folder: videos and their blocks, thumbnails, and
-    what was exported."""
+    """Returns whether the page shows `file`, relative to the outputs folder: videos and their blocks,
+    thumbnails, and exports."""
     if any(part.startswith(".") for part in file.parts):
         return False
     match file.parts:
@@ -67,10 +70,10 @@ def is_served(file: Path) -> bool:
 
 
 def is_of(outputs: Path, given: Any) -> bool:
-    """Returns whether an input, as Gradio gets it, names a file of the outputs folder.
+    """Returns whether an input, as Gradio receives it, names a file of the outputs folder.
 
-    Gradio takes what lies in its folder of uploads, and that may be around this one, as the folder of all
-    temporary files is. What another visitor made, or started from, is not for everyone to make a video of.
+    Gradio accepts files in its folder of uploads, which may contain the outputs folder, as the system's
+    temporary folder does. Other visitors' videos and start pictures must not become inputs.
     """
     match given:
         case {"path": str(path)}:

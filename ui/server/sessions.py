@@ -1,7 +1,8 @@
 """Server-side state of browser tabs and of programs' calls: kept while they are open, and small.
 
 Gradio keeps the last 10,000 sessions, open or not, each with a description of every component: about 0.2 MiB
-and 20 ms each. It keeps messages for the last 2,000: as many requests would end the streams of everyone else.
+and 20 ms each. It keeps messages for the last 2,000 only: as many requests would end the streams of everyone
+else.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ import gradio as gr
 from gradio.state_holder import SessionState, StateHolder
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-# Sessions that are kept without a connection: of tabs that come back after a sleep, and of programs that
-# have yet to fetch an answer.
+# Sessions kept without a connection: tabs that resume after a sleep, and programs that have yet to fetch an
+# answer.
 KEPT = 200
 _STREAM = re.compile(r"/(?:heartbeat|call(?:/v2)?/[^/]+)/([^/]+)/?")
 
 
 class Session(SessionState):
-    """One tab's changes to the components of `page`, which is shared by all."""
+    """State of one tab: its changes to the components of `page`, which all tabs share."""
 
     def __init__(self, page: gr.Blocks) -> None:
         shared = page.default_config
@@ -41,7 +42,7 @@ class Session(SessionState):
         else:
             self.blocks_config.blocks[key] = value
 
-    # Descriptions of components are read by `gr.DeepLinkButton` only, which this page has not.
+    # Descriptions of components are read by `gr.DeepLinkButton` only, which this page does not have.
 
     def _update_config(self, key: int) -> None:
         pass
@@ -51,13 +52,13 @@ class Session(SessionState):
 
 
 class Sessions(StateHolder):
-    """Sessions of `page`: all that are open or have work under way, and the last `KEPT` others."""
+    """Sessions of `page`: all that are open or have work in progress, and the last `KEPT` others."""
 
     def __init__(self, page: gr.Blocks) -> None:
         super().__init__()
         self._open: Counter[str] = Counter()
         self.set_blocks(page)
-        # Forgotten here, and not while someone reads them.
+        # Messages are removed by this class, and never while they are being read.
         page._queue.pending_messages_per_session.max_size = sys.maxsize
 
     def __getitem__(self, session_id: str) -> SessionState:
@@ -66,14 +67,14 @@ class Sessions(StateHolder):
         return super().__getitem__(session_id)
 
     def update(self, session_id: str) -> None:
-        """Notes that a session was used just now, and forgets the oldest idle ones beyond `KEPT`."""
+        """Records that a session was used just now, and removes the oldest idle ones beyond `KEPT`."""
         messages = self.blocks._queue.pending_messages_per_session
         with self.lock:
             if session_id in self.session_data:
                 self.session_data.move_to_end(session_id)
             if max(len(self.session_data), len(messages)) <= KEPT:
                 return
-            # Without a state are those whose work was called off before it began.
+            # Sessions whose work was cancelled before it began have no state.
             known = [*(each for each in messages if each not in self.session_data), *self.session_data]
             idle = [each for each in known if each != session_id and not self._is_busy(each)]
             for each in idle[: max(0, len(idle) - KEPT)]:
@@ -105,7 +106,7 @@ class Sessions(StateHolder):
 
 
 class OpenStreams:
-    """ASGI middleware that tells `sessions` which of them have a connection that stays open."""
+    """ASGI middleware that marks in `sessions` those with a connection that stays open."""
 
     def __init__(self, app: ASGIApp, sessions: Sessions) -> None:
         self._app = app
@@ -123,8 +124,8 @@ class OpenStreams:
 
 
 def _stream_of(scope: Scope) -> str:
-    """The session that a request opens a stream for; of a program's call that is its event. Empty for other
-    requests."""
+    """Returns the session that a request opens a stream for, or the event for a program's call; empty for
+    other requests."""
     if scope["type"] != "http" or scope["method"] != "GET":
         return ""
     path: str = scope["path"]

@@ -1,4 +1,4 @@
-"""The form: its widgets, and what they say for each model."""
+"""Input widgets: the form's layout, and the choices it offers for each model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ui.form import budget_share, camera_path
 from ui.form.pictures import small_jpeg
 from ui.form.values import CODEC_NUMBERS, FIRST_SEED, MAX_SIDES, POLICY_NUMBERS, QUANTIZED, default_form
 
-MAX_PATH_CHARACTERS = 400_000  # of a trajectory pasted as JSON
+MAX_PATH_CHARACTERS = 400_000  # for a trajectory pasted as JSON
 MAX_BUDGET_MIB = 1 << 20
 MOST_OPTIONS = 4
 BF16, QUANTIZED_CHOICE, COMPARE = "bf16", "quantised", "compare"
@@ -32,7 +32,7 @@ Choice = str | int | float | tuple[str | I18nData, str | int | float]
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The widgets of the form, named as in `ui.form.values.Form` where they end up there."""
+    """The widgets of the form, with the names of their fields in `ui.form.values.Form`."""
 
     model: gr.Dropdown
     about: gr.HTML
@@ -92,12 +92,13 @@ class Inputs:
 
 
 def thumbnail(pixels: np.ndarray) -> Note:
-    """The picture as it was understood: upright and opaque."""
+    """Returns the note that shows a picture as it was read: upright and opaque. `pixels`: uint8 [H, W, 3]."""
     height, width, _ = pixels.shape
     return note(text.picture_taken(width, height), picture=small_jpeg(pixels))
 
 
 def about(entry: Entry) -> dict[str, Any]:
+    """Returns the value of the model's description."""
     spec = entry.spec
     rest = spec.needs if entry.missing is None else entry.missing
     return {
@@ -108,6 +109,7 @@ def about(entry: Entry) -> dict[str, Any]:
 
 
 def choices(entries: tuple[Entry, ...]) -> list[Choice]:
+    """Returns the choices of the model field, with those not downloaded marked."""
     return [
         (
             entry.spec.title if entry.missing is None else f"{entry.spec.title} ({text.NOT_HERE.lower()})",
@@ -118,11 +120,13 @@ def choices(entries: tuple[Entry, ...]) -> list[Choice]:
 
 
 def memory_choices(preset: str) -> list[Choice]:
+    """Returns the choices of the memory field."""
     return [(preset, QUANTIZED_CHOICE), (text.BF16_CHOICE, BF16), (text.COMPARE_CHOICE, COMPARE)]
 
 
 def modes(spec: BackendSpec, chosen: str = "") -> gr.Dropdown:
-    """Ways to run the model and what the chosen one, or the first, means; nothing where it has no choice."""
+    """Returns the field of the model's modes, with a description of the chosen one or the first; invisible
+    for a model without modes."""
     if not spec.modes:
         return gr.Dropdown([], value=None, label=text.MODE, visible=False, elem_id="mode")
     mode = next((mode for mode in spec.modes if mode.id == chosen), spec.modes[0])
@@ -138,7 +142,7 @@ def modes(spec: BackendSpec, chosen: str = "") -> gr.Dropdown:
 
 
 def options(spec: BackendSpec, chosen: Sequence[str | None] = ()) -> tuple[gr.Dropdown, ...]:
-    """The model's own settings, as many as it has and no more shown."""
+    """Returns the fields of the model's own settings; unused ones are invisible."""
     shown = []
     for number in range(MOST_OPTIONS):
         option = spec.options[number] if number < len(spec.options) else None
@@ -157,7 +161,8 @@ def options(spec: BackendSpec, chosen: Sequence[str | None] = ()) -> tuple[gr.Dr
 
 
 def build(entries: tuple[Entry, ...], answers: Sequence[Callable[..., Any]]) -> Inputs:
-    """The form in the Gradio context it is called in. `answers` are what the camera map calls."""
+    """Returns the form, built in the current Gradio context. `answers` are the server functions of the camera
+    map."""
     entry = entries[0]
     spec = entry.spec
     with gr.Column(elem_classes="card"):
@@ -182,7 +187,7 @@ def build(entries: tuple[Entry, ...], answers: Sequence[Callable[..., Any]]) -> 
             text.VOCABULARY, open=False, visible=bool(spec.vocabulary), elem_classes="fold"
         ) as fold:
             vocabulary = chips.component(spec.vocabulary, "vocabulary")
-        # A file, not gr.Image, which opens what it is given and answers a bad one in its own words.
+        # gr.File, because gr.Image opens the file itself and reports a bad one in its own words.
         picture = gr.File(
             label=text.PICTURE,
             file_types=["image"],
@@ -333,11 +338,13 @@ def build(entries: tuple[Entry, ...], answers: Sequence[Callable[..., Any]]) -> 
 
 
 def path_note(moves: Sequence[CameraMove]) -> Note:
+    """Returns the note about a path's length."""
     latents = sum(move.latents for move in moves)
     return note(text.path_length(len(moves), latents) if moves else text.PATH_EMPTY)
 
 
 def _camera(spec: BackendSpec, answers: Sequence[Callable[..., Any]]) -> tuple[gr.Textbox, gr.HTML, gr.HTML]:
+    """Returns the path's text field, its note, and the map."""
     path = gr.Textbox(
         camera_path.FIRST,
         label=text.PATH,
@@ -355,6 +362,7 @@ def _camera(spec: BackendSpec, answers: Sequence[Callable[..., Any]]) -> tuple[g
 
 
 def _advanced(spec: BackendSpec) -> dict[str, gr.Number]:
+    """Returns the number fields of codec and cache policy, by name."""
     form = default_form(spec)
     fields = (
         ("clusters", text.CLUSTERS, text.CLUSTERS_INFO),

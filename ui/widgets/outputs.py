@@ -1,4 +1,5 @@
-"""Where a run is shown, and what can be done with it: widgets here, behaviour in `ui.events.runs`."""
+"""Output widgets: where a run is shown, and the buttons that act on it. Their handlers are in
+`ui.events.runs`."""
 
 from __future__ import annotations
 
@@ -14,13 +15,13 @@ from ui.runs import lists_view, player_view, status_view
 from ui.runs.panels import PANELS
 from ui.runs.presenter import View
 
-MAX_MORE = 64  # blocks that Extend adds at once
+MAX_MORE = 64  # blocks that Extend can add at once
 
 
 class Outputs(NamedTuple):
-    """The widgets that follow a run. `run_id` is the run they show, `visitor` who looks."""
+    """The widgets that follow a run. `run_id` is the run they show, `visitor` the viewer's name."""
 
-    shown: dict[str, gr.HTML]  # what a View fills, by name: the player, the status and every panel
+    shown: dict[str, gr.HTML]  # components of a View, by name: the player, the status and every panel
     actions: gr.Row
     again: gr.Button
     more: gr.Number
@@ -41,10 +42,11 @@ class Outputs(NamedTuple):
 
     @property
     def all(self) -> list[Any]:
+        """Returns all widgets."""
         return [*self.shown.values(), *(part for part in self if part is not self.shown)]
 
     def showing(self, view: View, **player: Any) -> dict[Any, Mapping[str, Any]]:
-        """What shows `view`; `player` is what else the player has to know."""
+        """Returns the changes that show `view`; `player` are further values for the player."""
         values = view.shown | {"player": view.player | player}
         return {self.shown[name]: value for name, value in values.items()}
 
@@ -54,9 +56,9 @@ def build_outputs(
     steer: Callable[[dict[str, Any]], bool],
     visitor: gr.BrowserState,
 ) -> Outputs:
-    """The widgets beside the form, in the Gradio context it is called in.
+    """Returns the widgets beside the form, built in the current Gradio context.
 
-    `first` is what the panels show before any run; `steer` hears which keys are held.
+    `first` are the values of the panels before any run; `steer` is called with the keys that are pressed.
     """
     shown = {
         "player": player.component(player_view.nothing(224, 128), steer),
