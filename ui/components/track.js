@@ -66,7 +66,7 @@ class Track {
 
   open(value, run) {
     if (this.source || this.broken) return;
-    if (!Source || !Source.isTypeSupported(`video/mp4; codecs="${value.codec}"`)) {
+    if (!Source || !Source.isTypeSupported(value.mime)) {
       this.broken = true;
       return;
     }
@@ -75,7 +75,7 @@ class Track {
     this.source = new Source();
     this.objectUrl = URL.createObjectURL(this.source);
     this.source.addEventListener("sourceopen", () => {
-      this.buffer = this.source.addSourceBuffer(`video/mp4; codecs="${value.codec}"`);
+      this.buffer = this.source.addSourceBuffer(value.mime);
       this.buffer.mode = "sequence";
       // The planned duration, so that the bar shows the finished share.
       if (value.planned) this.source.duration = value.planned;

@@ -29,10 +29,10 @@ _ALONE = {"preset": "veryfast", "tune": "zerolatency", "g": "1000"}
 
 
 class Segmented(NamedTuple):
-    """A segment for the player: its bytes, and the RFC 6381 codec name to open its source buffer with."""
+    """A segment for the player: its bytes, and the MIME type to open its source buffer with."""
 
     data: bytes
-    codec: str
+    mime: str
 
 
 def encode_segment(frames: np.ndarray, fps: int) -> Segmented:
@@ -46,17 +46,17 @@ def encode_segment(frames: np.ndarray, fps: int) -> Segmented:
     sink = io.BytesIO()
     with VideoWriter(sink, fps, crf, container=_FRAGMENTED, encoder=_ALONE) as writer:
         writer.add(frames)
-        codec = _codec_string(writer.header)
-    return Segmented(sink.getvalue(), codec)
+        mime = _mime_type(writer.header)
+    return Segmented(sink.getvalue(), mime)
 
 
-def _codec_string(extradata: bytes) -> str:
-    """Returns the RFC 6381 name of an H.264 stream: profile, constraints and level of its sequence parameter
-    set."""
+def _mime_type(extradata: bytes) -> str:
+    """Returns the MIME type of an H.264 stream in an mp4: profile, constraints and level of its sequence
+    parameter set, as in RFC 6381. Raises ValueError without one."""
     at = extradata.find(b"\x67")
     if at < 0:
         raise ValueError("the encoder gave no sequence parameter set")
-    return f"avc1.{extradata[at + 1 : at + 4].hex()}"
+    return f'video/mp4; codecs="avc1.{extradata[at + 1 : at + 4].hex()}"'
 
 
 def join(segments: Sequence[bytes], target: Path | BinaryIO, fps: int, settings: Mapping[str, Any]) -> int:

@@ -17,7 +17,7 @@ class Track(TypedDict):
     note: str  # under the picture, like `figure`
     figure: str
     segments: list[str]  # addresses, only ever added to
-    codec: str  # of the video, by its RFC 6381 name
+    mime: str  # of the segments, with the video codec
     planned: float  # seconds
     ended: bool
     final: str | None  # address of the finished mp4
@@ -56,7 +56,7 @@ def track(name: str, note: str, figure: str, planned: float, file: str) -> Track
         "note": note,
         "figure": figure,
         "segments": [],
-        "codec": "",
+        "mime": "",
         "planned": planned,
         "ended": False,
         "final": None,

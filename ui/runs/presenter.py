@@ -89,7 +89,7 @@ class RunPresenter:
         for result, track in zip(self.results, self._player["tracks"], strict=True):
             if result.blocks:
                 # The player takes concatenated segments as one.
-                track["codec"] = result.codec
+                track["mime"] = result.mime
                 self._show(track, f"{self._view_number}-{track['file']}-before", _joined(result))
         self._player["start"] = max(0.0, max(result.frames for result in self.results) / spec.fps - 1.0)
         self._measure()
@@ -224,7 +224,7 @@ class RunPresenter:
     def _update(self, event: Update) -> None:
         segment, result = event.segment, self.results[event.side]
         began = self._clock()
-        data, codec = mp4.encode_segment(segment.frames, segment.fps)
+        data, mime = mp4.encode_segment(segment.frames, segment.fps)
         video_ms = 1e3 * (self._clock() - began)
         if event.move is not None:
             self._steered[segment.index] = event.move
@@ -244,7 +244,7 @@ class RunPresenter:
         self._frames_here += len(segment.frames)
         self._memory, self._peak = event.memory_bytes, max(self._peak, event.peak_bytes)
         track = self._player["tracks"][event.side]
-        track["codec"] = result.codec = codec
+        track["mime"] = result.mime = mime
         self._show(track, f"{self._view_number}-{track['file']}-{segment.index:05d}", data)
         track["ended"] = len(result.blocks) >= result.side.blocks(self.run_spec.request.blocks)
         track["note"], track["figure"] = self._caption(result)

@@ -60,7 +60,7 @@ class SideResult:
 
     def __init__(self, side: Side, returning: Mapping[int, int]) -> None:
         self.side = side
-        self.codec = ""  # of its video, by its RFC 6381 name
+        self.mime = ""  # of its segments, with the video codec
         self.blocks: list[Block] = []
         self._revisit = Revisit(returning)
 

@@ -18,9 +18,9 @@ def segment(start: int, count: int = 4, height: int = 128, width: int = 224) -> 
     return mp4.encode_segment(frames, FPS).data
 
 
-def test_codec_string_is_what_the_stream_says():
+def test_the_mime_type_is_what_the_stream_says():
     encoded = mp4.encode_segment(np.zeros((4, 128, 224, 3), np.uint8), FPS)
-    assert encoded.codec.startswith("avc1.64")  # High profile
+    assert encoded.mime.startswith('video/mp4; codecs="avc1.64')  # High profile
     with av.open(io.BytesIO(encoded.data)) as container:
         context = container.streams.video[0].codec_context
         assert (context.width, context.height, context.pix_fmt) == (224, 128, "yuv420p")
