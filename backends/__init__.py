@@ -1,1 +1,1 @@
-"""The generators, and what lists, plans and runs them."""
+"""Video generators, and the code that lists, plans and runs them."""

@@ -22,17 +22,17 @@ InputKind = Literal["prompt", "image", "camera", "clip", "changes", "preview"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mode:
-    """One of several ways to run a generator."""
+    """One of several ways to run a generator, with a cache policy of its own."""
 
     id: str
     title: str
     about: str  # what it does and what it costs, in two sentences
-    policy: CachePolicy  # to begin with
+    policy: CachePolicy  # until the user chooses another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """A setting that only one generator has. `values` are what it may be, the usual one first."""
+    """A setting that only one generator has. `values` are the allowed ones, the default first."""
 
     name: str
     title: str
@@ -40,7 +40,7 @@ class Option:
 
 
 class Committed(NamedTuple):
-    """Contents of a KV cache: `blocks` blocks of `latents` latent frames each, kept as `policy` says."""
+    """The contents of a KV cache: `blocks` blocks of `latents` latent frames each, kept as `policy` says."""
 
     policy: CachePolicy
     blocks: int
@@ -54,7 +54,7 @@ class BlockHistory:
     grows: ClassVar[bool] = True
 
     def committed(self, policy: CachePolicy, blocks: int, latents_per_block: int) -> Committed:
-        """Returns what a cache contains after `blocks` blocks."""
+        """Returns the contents of a cache after `blocks` blocks."""
         return Committed(policy, blocks, latents_per_block)
 
     def spare_blocks(self, policy: CachePolicy, blocks: int) -> int:
@@ -65,14 +65,17 @@ class BlockHistory:
 
 @dataclass(frozen=True, slots=True)
 class WindowHistory:
-    """A history of one length: before every block but the first, the last `latents` latent frames are encoded
-    anew, as one span. Of a policy only `device_bytes` applies."""
+    """A history of fixed length.
+
+    Before every block but the first, the last `latents` latent frames are encoded again, as one span. Of a
+    policy only `device_bytes` applies.
+    """
 
     latents: int
     grows: ClassVar[bool] = False
 
     def committed(self, policy: CachePolicy, blocks: int, latents_per_block: int) -> Committed:
-        """Returns what a cache contains after `blocks` blocks."""
+        """Returns the contents of a cache after `blocks` blocks."""
         return Committed(
             CachePolicy(every=1, device_bytes=policy.device_bytes), int(blocks > 1), self.latents
         )
@@ -89,41 +92,41 @@ class BackendSpec:
     id: str
     title: str
     summary: str  # one sentence for the picker
-    needs: str  # one sentence: the hardware and the download it takes
+    needs: str  # one sentence: the hardware and the download it requires
     license: str
     inputs: frozenset[InputKind]
     width: int
     height: int
     fps: int
-    latents_per_block: int  # latent frames generated together; moves last a whole number of latents
-    frames_per_block: int  # video frames a block decodes to
-    first_block_frames: int | None = None  # where the first block decodes to fewer (causal video VAEs)
+    latents_per_block: int  # latent frames denoised together; moves last a whole number of latents
+    frames_per_block: int  # video frames that a block decodes to
+    first_block_frames: int | None = None  # if the first block decodes to fewer (causal video VAEs)
     default_blocks: int
     max_blocks: int
     weights_bytes: int  # on disk, once downloaded
-    converted_bytes: int = 0  # on disk, of the copy that the first loading makes
-    loading_bytes: int = 0  # of the host's memory while it loads to a GPU
-    encoder_bytes: int = 0  # of it beside that, where the CPU has to read the prompt
-    metres_per_latent: float = 0.08  # walked while a walking key is held
-    degrees_per_latent: float = 3.0  # turned while a turning key is held
+    converted_bytes: int = 0  # on disk, for the copy that the first load writes
+    loading_bytes: int = 0  # of CPU memory while it loads to a GPU
+    encoder_bytes: int = 0  # of CPU memory, beside those, if the CPU encodes the prompt
+    metres_per_latent: float = 0.08  # walked while a walking key is pressed
+    degrees_per_latent: float = 3.0  # turned while a turning key is pressed
     resumable: bool = False  # whether its rollouts are Resumable
     working_bytes: int  # memory beside the KV cache while running: weights, activations, decoder
-    memory: tuple[tuple[str, int], ...] = ()  # what `working_bytes` is the sum of, in words
-    prompt_bytes: int = 0  # held on a GPU that has it while a prompt is read, before the first block
+    memory: tuple[tuple[str, int], ...] = ()  # the terms of `working_bytes`, with their names
+    prompt_bytes: int = 0  # on a GPU that encodes the prompt itself, before the first block
     geometry: CacheGeometry  # in latent frames
     policy: CachePolicy
     rebuilds_history: bool = False  # from latents, so benchmarks must not pre-fill the cache
-    modes: tuple[Mode, ...] = ()  # the first unless another is asked for; its policy is the spec's
+    modes: tuple[Mode, ...] = ()  # the first is the default, and its policy is the spec's
     history: BlockHistory | WindowHistory = BlockHistory()
     options: tuple[Option, ...] = ()
-    clusters: int = 256  # k-means centroids worth their bytes at this model's span length
-    # (group, words) where prompts have a fixed vocabulary
+    clusters: int = 256  # k-means centroids that pay off at this model's span length
+    # (group, words) if prompts have a fixed vocabulary
     vocabulary: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    examples: tuple[str, ...] = ()  # prompts worth a click
+    examples: tuple[str, ...] = ()  # prompts that the page offers
 
     @property
     def licence(self) -> str:
-        """`license` under its former name."""
+        """Returns `license`, under its former name."""
         return self.license
 
     def video_frames(self, blocks: int) -> int:
@@ -132,11 +135,11 @@ class BackendSpec:
         return first + (blocks - 1) * self.frames_per_block if blocks else 0
 
     def committed(self, policy: CachePolicy, blocks: int) -> Committed:
-        """Returns what a KV cache contains after `blocks` blocks."""
+        """Returns the contents of a KV cache after `blocks` blocks."""
         return self.history.committed(policy, blocks, self.latents_per_block)
 
     def clip_blocks(self, frames: int) -> int:
-        """Returns how many whole blocks the last of a clip's `frames` make; 0 where it is too short."""
+        """Returns how many whole blocks the end of a clip of `frames` frames gives; 0 if it is too short."""
         if not self.history.grows:
             return min(frames, 1)  # a clip of any length: its end is the context window
         first = self.frames_per_block if self.first_block_frames is None else self.first_block_frames
@@ -145,7 +148,7 @@ class BackendSpec:
 
 @dataclass(frozen=True, slots=True)
 class PromptChange:
-    """Another prompt from block `block` of the request on, counted from 0. The past stays as it is."""
+    """A new prompt from block `block` of the request on, counted from 0. The history stays as it is."""
 
     block: int
     prompt: str
@@ -153,13 +156,15 @@ class PromptChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A video to generate. `image` is uint8 [H, W, 3], any size; `mode` one of the spec's, "" its first.
+    """A video to generate.
 
-    `clip` is uint8 [T, H, W, 3], any size, at the generator's frame rate: a video to go on from. Its last
-    whole blocks are the beginning of what is handed out, before `blocks` new ones. `options` are names and
-    values of the spec's.
+    `image` is uint8 [H, W, 3], any size. `mode` is the id of one of the spec's modes; "" is the first.
 
-    `reseeds` are (block, seed): from that block on noise is drawn from another seed. Only for generators
+    `clip` is uint8 [T, H, W, 3], any size, at the generator's frame rate: a video to continue. Its last whole
+    blocks are the beginning of the result, before `blocks` new ones. `options` are names and values of the
+    spec's options.
+
+    `reseeds` are (block, seed): from that block on noise is drawn with another seed. Only for generators
     whose rollouts are `Resumable`.
     """
 
@@ -167,7 +172,7 @@ class Request:
     image: np.ndarray | None = None
     clip: np.ndarray | None = None
     changes: tuple[PromptChange, ...] = ()  # in the order of their blocks
-    preview: bool = False  # decode with the fast, softer decoder where the generator has one
+    preview: bool = False  # decode with the fast, softer decoder if the generator has one
     moves: tuple[CameraMove, ...] = ()
     seed: int = 0
     blocks: int = 12
@@ -180,8 +185,8 @@ class Request:
 class Segment:
     """One decoded block: `frames` is uint8 [T, H, W, 3]; `start` is the video frame it begins at.
 
-    `ms` says where its time went, by stage: "denoise" (the model, reading the cache included) and "decode"
-    (latents to frames), where the generator measures them.
+    `ms` is its time by stage, if the generator measures it: "denoise" (the model, reading the cache included)
+    and "decode" (latents to frames).
     """
 
     frames: np.ndarray
@@ -204,7 +209,7 @@ class Tick(Protocol):
 class Rollout(Protocol):
     """One video being generated. Stopping is not calling `step` again."""
 
-    notes: tuple[str, ...]  # what the user should know, e.g. which prompt words were understood
+    notes: tuple[str, ...]  # for the user, e.g. which words of the prompt were understood
 
     def step(self, move: CameraMove | None = None) -> Segment | None:
         """Generates and returns the next block; None once `request.blocks` are done.
@@ -216,13 +221,18 @@ class Rollout(Protocol):
 
 @runtime_checkable
 class Resumable(Protocol):
-    """A rollout that can go on past its request, go back, and draw other noise. Others are made again."""
+    """A rollout that can continue past its request, go back, and draw other noise.
+
+    Rollouts without these methods are generated again from the start.
+    """
 
     def mark(self) -> object:
         """Returns all state that a step changes, apart from the cache."""
         ...
 
-    def rewind(self, mark: object) -> None: ...
+    def rewind(self, mark: object) -> None:
+        """Restores the state that `mark` returned."""
+        ...
 
     def extend(self, request: Request) -> None:
         """Continues with `request`, which begins with the blocks generated so far."""
@@ -241,7 +251,8 @@ class Backend(Protocol):
     def open(self, request: Request, cache: KVCache, tick: Tick) -> Rollout:
         """Starts a video over `cache`.
 
-        Several may be open and take steps in turns, to be compared: what a video changes is its rollout's.
+        Several rollouts may be open and take steps in turns, to be compared: all state that a video changes
+        belongs to its rollout.
         """
         ...
 

@@ -40,7 +40,7 @@ PROMPT = "a stone bridge over a river at dawn, mist between the pines, slow pan 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One way to keep a history, and its name."""
+    """A named pair of codec and cache policy to measure."""
 
     name: str
     codec: CodecConfig
@@ -48,6 +48,7 @@ class Case:
     mode: str = ""
 
     def cache(self, backend: Backend, device: torch.device) -> KVCache:
+        """Returns an empty cache for `backend` with this codec and policy."""
         spec = backend.spec
         return KVCache(
             spec.geometry, self.codec, self.policy, frames_per_block=spec.latents_per_block, device=device
@@ -55,7 +56,7 @@ class Case:
 
 
 def whole(backend: Backend, case: Case, blocks: int, device: torch.device) -> Row:
-    """One video: how long its blocks took, and what the cache held and cost."""
+    """Generates one video. Returns the times of its blocks, and the bytes and times of its cache."""
     spec = backend.spec
     cache = case.cache(backend, device)
     peak = PeakMemory(device)
@@ -97,7 +98,7 @@ def at_lengths(
     device: torch.device,
     tell: Callable[[Row], None],
 ) -> None:
-    """A row for each length: `repeat` blocks are timed, the last of which makes the video that long."""
+    """Reports a row for each length: `repeat` blocks are timed, the last of which completes that length."""
     info = hardware.inspect(device)
     spec = backend.spec
     cache = case.cache(backend, device)
@@ -123,19 +124,19 @@ def at_lengths(
 def _block(
     backend: Backend, cache: KVCache, blocks: int, repeat: int, device: torch.device, mode: str
 ) -> Row:
-    """Times of one block, and memory, where a video of `blocks` blocks ends."""
+    """Returns the time of one block, and memory, at the end of a video of `blocks` blocks."""
     peak = PeakMemory(device)
     fill(cache, blocks - repeat - 1)
     rollout = _open(
         backend, cache, repeat + 2, mode
-    )  # the last one of a video is not remembered: it is not made
+    )  # the last block of a video is not committed, so it is not among them
     rollout.step()
     before = cache.stats()
     began = time.perf_counter()
     segments = [rollout.step() for _ in range(repeat)]
     after = cache.stats()
     ms = 1e3 * (time.perf_counter() - began) / repeat
-    # Some blocks encode many, others none: every block is given its share.
+    # Encoding happens once in several blocks: its time is spread over all of them.
     encode_here = (after.encode_ms - before.encode_ms) / repeat
     encode = after.encode_ms / (cache.frames // cache.frames_per_block)
     stages = [segment.ms for segment in segments if segment is not None]

@@ -1,4 +1,4 @@
-"""What the benchmarks of all backends share: arguments, rows of figures, and the JSON object at the end."""
+"""Arguments, rows of figures and the final JSON object, shared by the benchmarks of all backends."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def line(row: Row, without: Collection[str] = ()) -> str:
 
 
 def finish(result: Row, file: Path | None) -> None:
-    """Prints a benchmark's result as one JSON object, and writes it to `file` if there is one."""
+    """Prints a benchmark's result as one JSON object, and writes it to `file` unless that is None."""
     text = json.dumps(rounded(result))
     if file is not None:
         file.write_text(text + "\n")

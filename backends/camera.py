@@ -1,11 +1,11 @@
 """Camera paths as typed moves: from text, from a recorded trajectory, from a line drawn on a map.
 
 Text is `w-8, right-4`, HY-WorldPlay's pose grammar. A move is `keys-duration`: keys are w s a d (walk) and
-left right up down (turn), joined by `+` when held together; the duration counts latent frames, 1 where it is
-left out. `still` holds no key. Moves are separated by commas, semicolons or lines. Text that begins with `{`
-is a trajectory, JSON as HY-WorldPlay reads it; text that begins with `[` is moves as JSON:
-`[{"keys": ["w", "right"], "n": 4}]`. Text may come as it was pasted: with the signs that `plain_text.PLAIN`
-knows, in quotes or a code fence, in upper case, `8.0` for 8. The browser reads moves alike: see
+left right up down (turn), joined by `+` when pressed together; the duration counts latent frames, 1 if
+omitted. `still` presses no key. Moves are separated by commas, semicolons or line breaks. Text that begins
+with `{` is a trajectory, JSON as HY-WorldPlay reads it; text that begins with `[` is moves as JSON:
+`[{"keys": ["w", "right"], "n": 4}]`. Pasted text is accepted as it is: with the signs in `plain_text.PLAIN`,
+in quotes or a code fence, in upper case, `8.0` for 8. The browser parses moves alike: see
 ui/components/camera_path.js.
 """
 
@@ -26,14 +26,14 @@ from backends.plain_text import excerpt, plain, read_number
 KEYS = ("w", "s", "a", "d", "left", "right", "up", "down")
 MAX_PATH_LATENTS = 4096
 MAX_TEXT = 4_000_000  # characters
-MAX_MOVE_TEXT = 64  # characters of one move
-METRES_PER_LATENT, DEGREES_PER_LATENT = 0.08, 3.0  # what a held key does, unless a generator says otherwise
-PICTURE = (1920, 1080)  # pixels K counts in, and the focal length in widths and heights: HY-WorldPlay's own
+MAX_MOVE_TEXT = 64  # characters in one move
+METRES_PER_LATENT, DEGREES_PER_LATENT = 0.08, 3.0  # of a pressed key, unless a generator has others
+PICTURE = (1920, 1080)  # HY-WorldPlay's, in pixels of K; the focal length is in widths and heights
 FOCAL = (969.697 / 1920, 969.697 / 1080)
 _MAX_DIGITS = 9  # of the number of a camera
-_MOST_LATENTS = 10**_MAX_DIGITS  # of a move: enough to say that it is too long
-_STRAYED = 4  # latents' worth of motion: a trajectory further than this from what keys can do is refused
-_EDGES = " \n'\"`"  # what may be around a text, or around one of its moves
+_MOST_LATENTS = 10**_MAX_DIGITS  # in a move: enough for a message that says it is too long
+_STRAYED = 4  # latents' worth of motion: a trajectory further than this from what keys can follow is refused
+_EDGES = " \n'\"`"  # ignored around a text and around each of its moves
 _FENCE = re.compile(r"[ \n'\"]*```[A-Za-z]* *\n")  # the first line of a code fence
 _SEPARATOR = re.compile("[,;\n]")
 _TRAILING_COMMA = re.compile(r",(?=[ \n]*[\]}])")
@@ -41,7 +41,7 @@ _TRAILING_COMMA = re.compile(r",(?=[ \n]*[\]}])")
 
 @dataclass(frozen=True, slots=True)
 class CameraMove:
-    """Keys held together for `latents` latent frames; no key stays still."""
+    """Keys pressed together for `latents` latent frames; without keys the camera stays still."""
 
     keys: tuple[str, ...] = ()
     latents: int = 1
@@ -70,13 +70,13 @@ class PathError(ValueError):
         self.column = column
 
 
-@lru_cache(maxsize=8)  # a form asks for its path several times
+@lru_cache(maxsize=8)  # a form parses its path several times
 def parse_path(
     text: str, metres: float = METRES_PER_LATENT, degrees: float = DEGREES_PER_LATENT
 ) -> tuple[CameraMove, ...]:
     """Returns the moves of `text`; an empty text is an empty path.
 
-    `metres` and `degrees` are what a key does in a latent frame, for a trajectory to be followed. Raises
+    `metres` and `degrees` are the effect of a key in one latent frame, used to follow a trajectory. Raises
     PathError with the position of the mistake, in characters of the plain text.
     """
     if len(text) > MAX_TEXT:
@@ -112,7 +112,7 @@ def is_json(text: str) -> bool:
 
 
 def _unwrapped(words: str) -> str:
-    """Returns what of a plain text is inside quotes or a code fence, without the full stop of a sentence."""
+    """Returns the content of a plain text inside quotes or a code fence, without a final full stop."""
     fence = _FENCE.match(words)
     return (words[fence.end() :] if fence else words).strip(_EDGES).rstrip(f".{_EDGES}")
 
@@ -156,7 +156,7 @@ def _parse_move(typed: str, index: int, column: int) -> CameraMove:
 
 
 def format_path(moves: Iterable[CameraMove]) -> str:
-    """The text `parse_path` reads back as `moves`."""
+    """Returns the text that `parse_path` parses to `moves`."""
     return ", ".join(str(move) for move in moves)
 
 
@@ -192,19 +192,19 @@ def parse_moves(text: str) -> tuple[CameraMove, ...]:
 
 
 def format_moves(moves: Iterable[CameraMove]) -> str:
-    """The JSON `parse_moves` reads back as `moves`."""
+    """Returns the JSON that `parse_moves` parses to `moves`."""
     return json.dumps([{"keys": list(move.keys), "n": move.latents} for move in moves])
 
 
 def each_latent(moves: Iterable[CameraMove]) -> Iterator[tuple[str, ...]]:
-    """The keys held during each latent frame of the path."""
+    """Yields the keys pressed during each latent frame of the path."""
     for move in moves:
         for _ in range(move.latents):
             yield move.keys
 
 
 class Pose(NamedTuple):
-    """Where the camera is on the map; heading 0 looks up the page, and grows clockwise."""
+    """A camera position on the map. Heading 0 is up the page, and grows clockwise."""
 
     x: float
     y: float
@@ -212,7 +212,7 @@ class Pose(NamedTuple):
 
 
 def trace(moves: Iterable[CameraMove], metres_per_latent: float, degrees_per_latent: float) -> list[Pose]:
-    """Returns the camera after each latent frame, the start included; metres, and radians."""
+    """Returns the camera at the start and after each latent frame, in metres and radians."""
     turned = math.radians(degrees_per_latent)
     pose = Pose(0.0, 0.0, 0.0)
     poses = [pose]
@@ -231,12 +231,12 @@ class TrajectoryFrame(NamedTuple):
 
     c2w: tuple[tuple[float, ...], ...]  # 4 x 4; x right, y down, z forward
     focal: tuple[float, float]  # in widths and heights of the picture
-    segment: int  # where the text has it, as in PathError
+    segment: int  # its number in the text, as in PathError
     column: int
 
 
 def parse_trajectory(text: str) -> tuple[TrajectoryFrame, ...]:
-    """Cameras of `{"0": {"extrinsic": 4 x 4 camera-to-world, "K": 3 x 3 in pixels}, "1": ...}`, by number.
+    """Returns the cameras of `{"0": {"extrinsic": 4x4 camera-to-world, "K": 3x3 in pixels}, ...}`, in order.
 
     Raises PathError naming the entry and what is wrong with it.
     """
@@ -250,7 +250,8 @@ def parse_trajectory(text: str) -> tuple[TrajectoryFrame, ...]:
     frames: list[tuple[int, TrajectoryFrame]] = []
     column, found = 1, True
     for index, (name, entry) in enumerate(entries.items(), start=1):
-        # From the last one on, and no more once a name is written with escapes: the text is searched once.
+        # Names are in the order of the text, so the search goes on from the last one and the text is searched
+        # once. It ends at the first name that is written with escapes.
         column = text.find(json.dumps(name), column - 1) + 1 if found else 0
         column, found = max(1, column), column > 0
         if not name.isdecimal() or len(name) > _MAX_DIGITS:
@@ -261,7 +262,7 @@ def parse_trajectory(text: str) -> tuple[TrajectoryFrame, ...]:
             raise PathError(index, column, "focal lengths and centre of K must be positive pixels")
         if not _is_rigid(c2w):
             raise PathError(index, column, "extrinsic is not a rotation and a shift over 0 0 0 1")
-        # The centre is taken for the middle of the picture, as the model does.
+        # The principal point is taken for the middle of the picture, as the model does.
         focal = (pixels[0][0] / (2 * pixels[0][2]), pixels[1][1] / (2 * pixels[1][2]))
         frames.append((int(name), TrajectoryFrame(c2w, focal, index, column)))
     numbers = sorted(number for number, _ in frames)
@@ -276,7 +277,7 @@ def trace_trajectory(
     degrees: float = DEGREES_PER_LATENT,
     focal: tuple[float, float] = FOCAL,
 ) -> str:
-    """The JSON of the cameras along `moves`, the start included: `parse_trajectory` reads it."""
+    """Returns JSON that `parse_trajectory` reads: the cameras along `moves`, the start included."""
     rotation: _Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
     place: _Triple = (0.0, 0.0, 0.0)
     width, height = PICTURE
@@ -293,16 +294,17 @@ def trace_trajectory(
 def follow_trajectory(
     frames: Sequence[TrajectoryFrame], metres: float = METRES_PER_LATENT, degrees: float = DEGREES_PER_LATENT
 ) -> tuple[CameraMove, ...]:
-    """The keys that stay closest to a trajectory; exactly on it where it was made of keys.
+    """Returns the keys that stay closest to a trajectory; exactly on it if it was recorded from keys.
 
-    `metres` and `degrees` are what a key does in a latent frame. Raises PathError where keys cannot keep up.
+    `metres` and `degrees` are the effect of a key in one latent frame. Raises PathError if keys cannot keep
+    up.
     """
     turns = [(held, _turn(held, degrees)) for held in _pairs("left", "right", "up", "down")]
     keys: list[tuple[str, ...]] = []
     rotation, place = _rotation(frames[0].c2w), _place(frames[0].c2w)
     for frame in frames[1:]:
         wanted = _rotation(frame.c2w)
-        # Two rotations are the closer the larger the trace of one's inverse times the other.
+        # The larger the trace of one rotation's inverse times another, the closer the two are.
         between = _times(tuple(zip(*rotation, strict=True)), wanted)
         turn, turned = max(turns, key=lambda each: _trace(each[1], between) - 1e-9 * len(each[0]))
         rotation = _times(rotation, turned)
@@ -326,10 +328,10 @@ def follow_drawing(
     metres: float = METRES_PER_LATENT,
     degrees: float = DEGREES_PER_LATENT,
 ) -> tuple[CameraMove, ...]:
-    """The keys that walk along a line drawn on a map, looking where they go.
+    """Returns the keys that walk along a line drawn on a map, looking in the direction of walking.
 
     `points` are (right, ahead) in metres; the camera stands on the first and looks ahead. It comes within a
-    step of every point. Raises ValueError when the way is longer than a path may be.
+    step of every point. Raises ValueError if the way is longer than a path may be.
     """
     keys: list[tuple[str, ...]] = []
     heading, (x, y) = 0.0, points[0]
@@ -339,7 +341,8 @@ def follow_drawing(
             off = (off + 180) % 360 - 180
             turn = ("right",) if off > degrees / 2 else ("left",) if off < -degrees / 2 else ()
             heading += math.radians(degrees) * (("right" in turn) - ("left" in turn))
-            # Turning on the spot first where the way bends sharply: no circle round a point that is close.
+            # At a sharp bend it turns before it walks: otherwise it would circle around a point that is
+            # close.
             walk = ("w",) if abs(off) < 30 else ()
             x, y = x + len(walk) * metres * math.sin(heading), y + len(walk) * metres * math.cos(heading)
             keys.append(walk + turn)
@@ -360,7 +363,7 @@ def _parse_json(text: str) -> Any:
 
 
 def _parse_whole(digits: str) -> int | float:
-    """Returns a whole number of JSON, as a float where it has many digits, which `int` is slow to read."""
+    """Returns a whole number of JSON, as a float if it has many digits: `int` would be slow."""
     return int(digits) if len(digits) <= 2 * _MAX_DIGITS else float(digits)
 
 
@@ -377,7 +380,7 @@ def _moves(keys: Iterable[tuple[str, ...]]) -> tuple[CameraMove, ...]:
 
 
 def _pairs(a: str, b: str, c: str, d: str) -> list[tuple[str, ...]]:
-    """a, b or neither, with c, d or neither."""
+    """Returns the combinations of a, b or neither with c, d or neither."""
     return [tuple(filter(None, held)) for held in product(("", a, b), ("", c, d))]
 
 
@@ -422,7 +425,7 @@ def _trace(a: _Matrix, b: _Matrix) -> float:
     return sum(map(_dot, a, b))
 
 
-@lru_cache(maxsize=256)  # of the keys that are held together and the few step sizes
+@lru_cache(maxsize=256)  # one entry for each combination of keys and each of the few step sizes
 def _turn(keys: tuple[str, ...], degrees: float) -> _Matrix:
     yaw = math.radians(degrees) * (("right" in keys) - ("left" in keys))
     pitch = math.radians(degrees) * (("up" in keys) - ("down" in keys))
@@ -443,7 +446,7 @@ def _shift(place: _Triple, rotation: _Matrix, keys: tuple[str, ...], metres: flo
 
 
 def _nearest_walk(place: _Triple, wanted: _Triple, rotation: _Matrix, metres: float) -> tuple[str, ...]:
-    """Returns the walking keys that come closest to `wanted`; none where that is as close."""
+    """Returns the walking keys that come closest to `wanted`; none if standing still is as close."""
     way = tuple(map(sub, wanted, place))
     aside, _, ahead = (_dot(way, axis) for axis in zip(*rotation, strict=True))
     half = metres / 2 + 1e-9
@@ -455,6 +458,6 @@ def _nearest_walk(place: _Triple, wanted: _Triple, rotation: _Matrix, metres: fl
 
 
 def _angle(a: _Matrix, b: _Matrix) -> float:
-    """Degrees between two rotations, from the length of their difference: exact for small ones too."""
+    """Returns the degrees between two rotations, from the norm of their difference: exact for small ones."""
     difference = math.dist(tuple(chain(*a)), tuple(chain(*b)))
     return math.degrees(2 * math.asin(min(1.0, difference / math.sqrt(8))))

@@ -1,6 +1,7 @@
-"""A report on this machine: what is here, what works, and what will be slow, in sentences and as data.
+"""A report on this machine: what is installed, what works, and what will be slow, in sentences and as data.
 
-Each part is looked at by itself: one that fails is a sentence. Nothing is changed, and no page is needed.
+Each part is checked by itself, and one that fails becomes a sentence. Nothing is changed, and no page is
+needed.
 """
 
 from __future__ import annotations
@@ -41,32 +42,32 @@ if TYPE_CHECKING:
 PACKAGES = ("torch", "triton", "gradio", "diffusers", "transformers", "safetensors", "av")
 DRIVER = Path("/proc/driver/nvidia/version")
 MEMORY = Path("/proc/meminfo")
-LARGE_BYTES = 4 << 30  # of a model that takes minutes a block on a CPU
-WAIT_S = 300.0  # for a report made in another process: a GPU may have to compile every kernel first
+LARGE_BYTES = 4 << 30  # a model larger than this takes minutes per block on a CPU
+WAIT_S = 300.0  # for a report from another process: a GPU may have to compile every kernel first
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of the report. Without `works` the program cannot do its main job."""
+    """A part of the report. `works` is False if the program cannot do its main job."""
 
     id: str
     title: str
     sentences: tuple[str, ...]
-    facts: dict[str, Any] = field(default_factory=dict)  # as JSON has them
+    facts: dict[str, Any] = field(default_factory=dict)  # values that JSON can represent
     works: bool = True
 
 
 class Place:
-    """Where the report is made: looked at once, by whichever part asks first."""
+    """The machine that is checked. Each of its facts is looked up once, by the first part that needs it."""
 
     def __init__(self, device: str, outputs: Path) -> None:
         self.name, self.outputs = device, outputs
 
     @cached_property
     def device(self) -> torch.device:
-        """Raises ValueError for a GPU that is not here, ImportError without torch."""
+        """Returns the device. Raises ValueError for a GPU that is not here, ImportError without torch."""
         import torch
 
         if "OMP_NUM_THREADS" not in os.environ:
@@ -81,8 +82,8 @@ class Place:
 def parts(device: str, outputs: Path, card: str = "") -> Iterator[Part]:
     """Yields the report part by part.
 
-    `device` is auto, cpu or cuda; `outputs` where videos are kept; `card`, such as sm_120, one to compile the
-    kernels for, here or not.
+    `device` is auto, cpu or cuda; `outputs` is the folder of videos; `card`, such as sm_120, is a GPU
+    architecture to compile the kernels for, whether it is here or not.
     """
     place = Place(device, outputs)
     looks: list[tuple[str, str, Callable[[], Part]]] = [
@@ -100,7 +101,7 @@ def parts(device: str, outputs: Path, card: str = "") -> Iterator[Part]:
     for name, title, look in looks:
         try:
             yield look()
-        except Exception as error:  # whatever a broken installation may raise
+        except Exception as error:  # a broken installation may raise anything
             _log.debug("%s could not be looked at", name, exc_info=True)
             yield Part(
                 name, title, (_failed(title, error),), works=name not in ("software", "device", "frame")
@@ -123,7 +124,7 @@ def run(device: str, outputs: Path, card: str = "", as_json: bool = False) -> in
 
 
 def as_data(found: list[Part]) -> dict[str, Any]:
-    """Returns the report as JSON has it."""
+    """Returns the report as data for JSON."""
     return {
         "works": all(part.works for part in found),
         "parts": {
@@ -136,9 +137,9 @@ def as_data(found: list[Part]) -> dict[str, Any]:
 
 
 def elsewhere(device: str, outputs: Path) -> list[Part]:
-    """Returns the report's parts, without their facts, made in a process of its own: the page loads no torch.
+    """Returns the parts of a report, without their facts, from a process of its own: the page loads no torch.
 
-    A report that fails is a sentence, too.
+    If that process fails, its error is the only part.
     """
     command = [sys.executable, "-m", "backends.checkup", device, str(outputs)]
     root = Path(__file__).resolve().parents[1]
@@ -191,7 +192,7 @@ def _software() -> Part:
 
 
 def _driver() -> str:
-    """Version of NVIDIA's driver; empty where there is none."""
+    """Returns the version of NVIDIA's driver; empty if there is none."""
     try:
         words = DRIVER.read_text().split()
         return next((word for word in words if word.replace(".", "").isdigit() and "." in word), "")
@@ -244,7 +245,7 @@ def _device(place: Place) -> Part:
 
 
 def _serves(arch: str, capability: tuple[int, int]) -> bool:
-    """Whether code for `arch`, such as sm_90 or compute_90, runs on a card of `capability`."""
+    """Returns whether code for `arch`, such as sm_90 or compute_90, runs on a card of `capability`."""
     kind, _, number = arch.partition("_")
     digits = number.rstrip("af")
     if not digits.isdigit():
@@ -304,7 +305,7 @@ def _kernels(place: Place) -> Part:
         f"{right} of {len(each) + len(whole)} comparisons with plain torch agree: {len(each)} of kernels, "
         f"{len(whole)} of whole presets.",
         *(check.sentence for check in wrong),
-        # What plain torch stood in for agrees with it, and is slow.
+        # Kernels that plain torch replaces agree with it trivially, and are slow.
         *refused(),
         keeps,
     ]
@@ -347,7 +348,7 @@ def _memory(place: Place) -> Part:
 
 
 def _meminfo() -> dict[str, int]:
-    """Bytes by name; empty where the system has no such file."""
+    """Returns bytes by name; empty on a system without /proc/meminfo."""
     try:
         lines = MEMORY.read_text().splitlines()
     except OSError:
@@ -380,7 +381,7 @@ def _outputs(place: Place) -> Part:
     try:
         Codec("libx264", "w")
         encodes = True
-    except Exception:  # PyAV has a class of its own for each of FFmpeg's errors
+    except Exception:  # PyAV has an exception class for each of FFmpeg's errors
         encodes = False
     ffmpeg = av.library_versions.get("libavcodec", ())
     sentences.append(
@@ -392,7 +393,7 @@ def _outputs(place: Place) -> Part:
 
 
 def _frame(place: Place) -> Part:
-    """Makes two blocks with Pocket World, the first of them encoded when the second looks back."""
+    """Generates two blocks with Pocket World: the second one reads the first from its codes."""
     from backends.runtime.session import Session
 
     began = time.perf_counter()
@@ -423,7 +424,7 @@ def _generators(place: Place) -> Part:
     for entry in registry.entries():
         try:
             words, fact = _generator(entry, place.info)
-        except Exception as error:  # in one of them: the others are still reported
+        except Exception as error:  # one broken generator must not hide the others
             words, fact = _failed(entry.spec.title, error), {"problem": str(error)}
         sentences.append(words)
         facts[entry.spec.id] = fact

@@ -1,6 +1,6 @@
 """Events of a run, from the worker to the page: waiting, loading, progress, blocks, and how it ended.
 
-The page process imports these, so nothing here loads torch.
+The page process imports this module, so nothing here loads torch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Denoising step `step` of `steps` of block `block` of `blocks` of side `side` begins (all from 0)."""
+    """Step `step` of `steps` of block `block` of `blocks` of side `side` begins (all counted from 0)."""
 
     block: int
     blocks: int
@@ -45,16 +45,16 @@ class Update:
     seconds: float  # since the run started on the device
     side: int = 0
     move: CameraMove | None = None  # as steered by the viewer; None if the request's path was followed
-    memory_bytes: int = 0  # of the process (CPU) or the allocator (GPU), all sides together, right now
-    peak_bytes: int = 0  # the largest it got since the run started
+    memory_bytes: int = 0  # of the process (CPU) or the allocator (GPU), all sides together, after this block
+    peak_bytes: int = 0  # the largest of these since the run started
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
     """The run ended by itself, or by Stop (`stopped`).
 
-    `blocks` and `frames` are those of the side that got furthest. The caches have been released, and
-    `freed_bytes` says what they held; or they wait for the video to go on, and `kept_bytes` says so.
+    `blocks` and `frames` count those of the longest side. If the caches were released, `freed_bytes` is their
+    size; if they are kept so that the video can be extended, `kept_bytes` is.
     """
 
     stopped: bool

@@ -195,7 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
     for target in options.target:
         major, minor = map(int, target.split("."))
         card = kind_of_card((major, minor))
-        # Launches differ by tiles and by whether there is 8-bit attention, not by the rest of a card.
+        # Launches depend on a card's tiles and on whether it has 8-bit attention, on nothing else.
         kind = (card.tiles(128), card.capability >= EIGHT_BIT_FROM)
         if kind not in noted_for:
             noted_for[kind] = SELECTIONS[options.select](every_launch(card))

@@ -1,6 +1,6 @@
-"""Memory of a run, computed before it starts: its bytes, whether a device holds them, what a budget costs.
+"""Memory plans: the bytes of a run before it starts, whether a device has them, and what a budget costs.
 
-No torch here: the page computes all of it again whenever a control changes.
+No torch here: the page computes a plan again whenever a control changes.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _SHORT = (4, 8)  # a window of this many spans wastes little of a tight budget
 
 
 class BudgetTooSmall(ValueError):
-    """No video can be generated inside the budget; the message says how much is needed."""
+    """Raised if no video fits the budget; the message says how much is needed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Memory of one side of a run, in bytes.
+    """The memory of one side of a run, in bytes.
 
     `kv_bytes` and `bf16_bytes` are those of CacheStats after the last block. `needs_bytes` is the peak:
     weights, activations, encoded history, and buffers for full-precision blocks, whose sizes `parts` names;
     or the text encoder and the weights, before the first block. `host_bytes` of the history are in CPU memory
     instead. `fits` is None while the device is unknown; CPU memory is not checked. `loading` says how much
-    CPU memory and disk the loading to a GPU takes, and is empty where that is little.
+    CPU memory and disk space loading to a GPU takes, and is empty if that is little.
     """
 
     kv_bytes: int
@@ -59,7 +59,7 @@ def plan(
 ) -> Plan:
     """Returns the memory plan of `blocks` blocks, and whether `device` has that memory."""
     if device is not None and device.kind == "cpu":
-        # The device's memory is CPU memory: nothing is moved elsewhere.
+        # The device's memory is CPU memory: nothing is offloaded.
         policy = replace(policy, device_bytes=None)
     kv_bytes, bf16_bytes = cache_after(spec, codec, policy, blocks)
     cache_peak = most_bytes(spec, codec, policy, blocks)
@@ -88,10 +88,10 @@ def plan(
 
 
 def most_bytes(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> int:
-    """Returns the most bytes a cache holds at any time of a video of `blocks` blocks.
+    """Returns the most bytes in a cache at any time of a video of `blocks` blocks.
 
-    What it holds follows from the number of its spans. That grows as spans are encoded, until a window begins
-    to drop others, and repeats from there on: it is largest when the last span was encoded.
+    The bytes follow from the number of spans, which grows as spans are encoded until a window begins to drop
+    others, and repeats from there on: the maximum is right after the last encoding.
     """
     waiting = blocks - policy.sink - policy.recent
     last_encoded = blocks - waiting % policy.every if waiting >= policy.every else blocks
@@ -126,14 +126,14 @@ def block_bytes(spec: BackendSpec) -> int:
 def blocks_within(
     spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int, room_bytes: int
 ) -> int:
-    """Returns how many of `blocks` blocks can be made before the cache holds more than `room_bytes`."""
+    """Returns how many of `blocks` blocks can be generated before the cache exceeds `room_bytes`."""
     return bisect_right(
         range(1, blocks + 1), room_bytes, key=lambda made: most_bytes(spec, codec, policy, made)
     )
 
 
 def room_for_cache(spec: BackendSpec, device: DeviceInfo) -> int:
-    """Returns the bytes `device` has for KV caches; negative where weights and activations do not fit."""
+    """Returns the bytes that `device` has for KV caches; negative if weights and activations do not fit."""
     return device.memory_bytes - spec.working_bytes
 
 
@@ -141,14 +141,14 @@ def room_for_cache(spec: BackendSpec, device: DeviceInfo) -> int:
 def fit_budget(spec: BackendSpec, side: Side, blocks: int, budget: int, when_full: WhenFull) -> Side:
     """Returns `side` with a policy whose cache stays within `budget` bytes for `blocks` blocks.
 
-    The policy stays as it is if it fits. Otherwise the oldest blocks but the sinks are dropped, as few as
-    possible; or, with "stop", the video ends before the budget is exceeded. Raises BudgetTooSmall.
+    The policy stays as it is if it fits. Otherwise as few of the oldest blocks as possible are dropped, but
+    no sinks; or, with "stop", the video ends before the budget is exceeded. Raises BudgetTooSmall.
     """
     codec, policy = side.codec, side.policy
     if most_bytes(spec, codec, policy, blocks) <= budget:
         return side
     if not spec.history.grows:
-        # The context window has one length, whatever the policy says.
+        # The context window has a fixed length, whatever the policy says.
         raise BudgetTooSmall(
             f"what it looks back on does not fit: {_needs(spec, most_bytes(spec, codec, policy, blocks))}"
         )
@@ -214,8 +214,10 @@ def _widest(
 
 
 def _candidates(spec: BackendSpec, policy: CachePolicy, budget: int) -> list[CachePolicy]:
-    """Returns `policy` without a window, and with other numbers of blocks that are encoded together, the
-    largest first: fewer need smaller buffers, and single blocks much space for their centroids."""
+    """Returns `policy` without a window, and with other numbers of blocks encoded together, largest first.
+
+    Fewer blocks need smaller buffers, but single blocks need much space for their centroids.
+    """
     room = max(1, budget // block_bytes(spec))
     short = {max(1, min(policy.every, room // spans)) for spans in _SHORT}
     counts = sorted({1, 2, policy.every, *short}, reverse=True)
@@ -248,14 +250,14 @@ def _host_bytes(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, bloc
 
 
 def _prompt_bytes(spec: BackendSpec, device: DeviceInfo | None) -> int:
-    """Returns the bytes in use while the prompt is encoded; 0 where a CPU does that for a small GPU."""
+    """Returns the bytes in use while the prompt is encoded; 0 if a CPU does that for a small GPU."""
     if device is not None and (device.kind != "cuda" or spec.prompt_bytes > device.memory_bytes):
         return 0
     return spec.prompt_bytes
 
 
 def _loading(spec: BackendSpec, device: DeviceInfo | None) -> str:
-    """Returns how much CPU memory and disk the loading takes, as a sentence; empty where that is little."""
+    """Returns a sentence: how much CPU memory and disk space loading takes; empty if that is little."""
     if not spec.loading_bytes or (device is not None and device.kind != "cuda"):
         return ""
     needs = spec.loading_bytes
@@ -273,7 +275,7 @@ def _loading(spec: BackendSpec, device: DeviceInfo | None) -> str:
 def _without_codec(
     spec: BackendSpec, policy: CachePolicy, blocks: int, needs: int, device: DeviceInfo | None
 ) -> str:
-    """Returns what the same run would need in BF16, as a sentence; empty where that is no more."""
+    """Returns a sentence: what the same run would need in BF16; empty if that is no more."""
     most = spec.working_bytes + most_bytes(spec, BF16, policy, blocks)
     if device is None or most <= needs:
         return ""

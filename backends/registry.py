@@ -1,6 +1,6 @@
-"""Which generators there are, found without loading any of them.
+"""The list of generators, found without loading any of them.
 
-Each lives in `backends/<id>/`: `spec.py` (SPEC and `missing()`, free of torch) and `load.py` (`load`).
+Each is a folder `backends/<id>/`: `spec.py` (SPEC and `missing()`, free of torch) and `load.py` (`load`).
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ IDS = ("pocket", "self_forcing", "worldplay", "longcat")
 
 
 class UnknownBackend(LookupError):
-    """No generator has this id; the message lists those there are."""
+    """Raised for an id that no generator has; the message lists the known ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A generator as the picker lists it. `missing` says why it cannot run here; None when it can."""
+    """A generator as the picker lists it. `missing` is the reason why it cannot run here; None if it can."""
 
     spec: BackendSpec
     missing: str | None
 
 
 def specs() -> tuple[BackendSpec, ...]:
-    """Every generator, in the order to offer them."""
+    """Returns every generator's spec, in the order of the picker."""
     return tuple(_described(backend_id).SPEC for backend_id in IDS)
 
 
 def entries() -> tuple[Entry, ...]:
-    """Every generator and whether it can run, looked up afresh: weights may have arrived since."""
+    """Returns every generator and whether it can run, checked at each call: weights may have arrived."""
     return tuple(_entry(backend_id) for backend_id in IDS)
 
 
 def find(backend_id: str) -> BackendSpec:
-    """The generator called `backend_id`. Raises UnknownBackend."""
+    """Returns the spec of the generator `backend_id`. Raises UnknownBackend."""
     return _described(backend_id).SPEC
 
 

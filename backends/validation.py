@@ -1,4 +1,4 @@
-"""Can the generator take this request? Asked by the page before a job is queued, and again by the session."""
+"""Validation of requests against a generator's spec, by the page before a job and by the session."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from backends.plain_text import excerpt
 
 MAX_PROMPT = 2_000  # characters
 MAX_SEED = 2**31 - 1
-MIN_SIDE, MAX_SIDE = 16, 8_192  # pixels of a picture
+MIN_SIDE, MAX_SIDE = 16, 8_192  # pixels of a picture's side
 MAX_CLIP_FRAMES = 600
 
 

@@ -1,7 +1,7 @@
-"""Which files a generator needs, whether they are here, how they get here and how they go.
+"""Files that a generator needs: which they are, whether they are here, downloading and deleting them.
 
-The page asks this at every look: no torch, and Hugging Face's library only when something is asked of it.
-A generator declares its files as `ARTIFACTS` in its `spec.py`; what several share is declared once.
+The page calls this on every refresh: no torch, and Hugging Face's library is imported only when needed. A
+generator declares its files as `ARTIFACTS` in its `spec.py`; files that several share are declared once.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from backends.hub import downloads, files
 from backends.hub.downloads import Stop, Wanted
 from backends.sizes import file_size
 
-FOLDER = "QVG_STUDIO_WEIGHTS"  # names a folder of repositories to look in before the cache
+FOLDER = "QVG_STUDIO_WEIGHTS"  # environment: a folder of repositories to search before the cache
 
-_COMMON_NAMES = ("model.", "diffusion_pytorch_model.")  # of files that say nothing of whose they are
+_COMMON_NAMES = ("model.", "diffusion_pytorch_model.")  # do not say which model a file is of
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """Of a repository. `size` in bytes is 0, and `sha256` empty, where they are not known.
+    """A file of a repository. `size` in bytes is 0, and `sha256` empty, if unknown.
 
-    An `estimated` size serves to plan a download, and not to tell whether the file is complete.
+    An `estimated` size is for planning a download, not for checking that the file is complete.
     """
 
     path: str
@@ -42,7 +42,7 @@ class File:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Files of one Hugging Face repository at one commit. `path` of them is what a loader opens."""
+    """Files of one Hugging Face repository at one commit. A loader opens `path` of them."""
 
     repo: str
     revision: str
@@ -56,9 +56,9 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """One thing a generator loads. `source` is downloaded; `others` hold the same and are used when here.
+    """One thing a generator loads. `source` is downloaded; `others`, of the same content, are used if here.
 
-    `converted` names the file of our own that is made of it once, and then loaded instead.
+    `converted` names our own file, written from it once and loaded from then on.
     """
 
     id: str
@@ -68,14 +68,14 @@ class Artifact:
     source: Source
     others: tuple[Source, ...] = ()
     needs_acceptance: bool = False  # of the licence, before it is downloaded
-    gated: bool = False  # Hugging Face may ask for the token of an account that was let in
+    gated: bool = False  # Hugging Face may require the token of an account with access
     optional: bool = False  # the generator runs without
     converted: str = ""
     converted_size: int = 0
 
     @property
     def licence(self) -> str:
-        """`license` under its former name."""
+        """Returns `license`, under its former name."""
         return self.license
 
     @property
@@ -92,57 +92,57 @@ class Artifact:
 
     @property
     def size(self) -> int:
-        """Bytes to download."""
+        """Returns the bytes to download."""
         return self.source.size
 
     @property
     def verifiable(self) -> bool:
-        """Whether the program itself names the commit, and the SHA-256 of every file, that it downloads."""
+        """Returns whether the program has the commit and the SHA-256 of every file that it downloads."""
         return downloads.is_commit(self.revision) and all(file.sha256 for file in self.files)
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """`path` is what a loader opens, of the first artifact; None unless everything is `present`."""
+    """Presence of an artifact or a generator. A loader opens `path`; it is None unless all is `present`."""
 
     kind: Literal["absent", "partial", "present"]
     bytes_here: int
-    bytes_needed: int  # to download when nothing is here
+    bytes_needed: int  # to download if nothing is here
     path: Path | None
 
 
 @dataclass(frozen=True, slots=True)
 class DownloadProgress:
-    """Bytes of everything asked for, what was here before included."""
+    """Bytes of everything requested, including those that were here before."""
 
     artifact: Artifact
     file: str
     done_bytes: int
     total_bytes: int
-    checking: bool = False  # the file has arrived and is compared with its checksum
+    checking: bool = False  # the file has arrived and its checksum is being computed
 
 
 class LicenceNotAccepted(BackendUnavailable):
-    """A licence that asks to be accepted was not; the message names it."""
+    """Raised for a license that must be accepted first; the message names it."""
 
 
 What = Artifact | str  # an artifact, its id, or a generator's id
 
 
 def of(backend_id: str) -> tuple[Artifact, ...]:
-    """What a generator loads; nothing for one whose files travel with the program. Raises UnknownBackend."""
+    """Returns what a generator loads; nothing if its files travel with the program. Raises UnknownBackend."""
     registry.find(backend_id)
     return getattr(importlib.import_module(f"backends.{backend_id}.spec"), "ARTIFACTS", ())
 
 
 def ids() -> tuple[str, ...]:
-    """Of generators, then of single artifacts."""
+    """Returns the ids of generators, then of single artifacts."""
     artifacts = (artifact.id for backend_id in registry.IDS for artifact in of(backend_id))
     return (*registry.IDS, *dict.fromkeys(artifacts))
 
 
 def find(what: What) -> tuple[Artifact, ...]:
-    """Raises LookupError for an id that neither an artifact nor a generator has."""
+    """Returns the artifacts that `what` names. Raises LookupError for an unknown id."""
     if isinstance(what, Artifact):
         return (what,)
     if what in registry.IDS:
@@ -155,7 +155,7 @@ def find(what: What) -> tuple[Artifact, ...]:
 
 
 def state(what: What) -> State:
-    """What is here. Of a generator, optional parts count for their bytes only."""
+    """Returns what is here. For a generator, optional parts count for their bytes only."""
     artifacts = find(what)
     needed = [artifact for artifact in artifacts if not artifact.optional or len(artifacts) == 1]
     paths = [locate(artifact) for artifact in needed]
@@ -167,7 +167,7 @@ def state(what: What) -> State:
 
 
 def locate(artifact: Artifact) -> Path | None:
-    """What a loader opens: our own conversion, or the file or folder as published. None: not all is here."""
+    """Returns the path to load: our conversion, or the file or folder as published; None if incomplete."""
     if (made := _converted(artifact)) is not None:
         return made
     if (own := _own(artifact)) is not None:
@@ -179,7 +179,7 @@ def locate(artifact: Artifact) -> Path | None:
 
 
 def converted_path(artifact: Artifact) -> Path:
-    """Where our own conversion is, or will be: another for every revision, and for a file of the user's."""
+    """Returns the path of our conversion, here or not: one for each revision and each file of the user's."""
     made_of = artifact.source.revision[:12]
     if (own := _own(artifact)) is not None:
         found = own.stat()
@@ -189,7 +189,7 @@ def converted_path(artifact: Artifact) -> Path:
 
 
 def missing(artifacts: tuple[Artifact, ...], gpu: str, command: str) -> str | None:
-    """Why a generator cannot run, as a sentence for its picker; None when all it needs is here."""
+    """Returns a sentence for the picker, why a generator cannot run; None if everything it needs is here."""
     needed = [artifact for artifact in artifacts if not artifact.optional]
     absent = [artifact for artifact in needed if locate(artifact) is None]
     if not absent:
@@ -207,7 +207,7 @@ def missing(artifacts: tuple[Artifact, ...], gpu: str, command: str) -> str | No
 
 
 def trusted(what: What) -> str:
-    """Returns a sentence naming the parts that only Hugging Face vouches for; empty when there are none."""
+    """Returns a sentence naming the parts that only Hugging Face vouches for; empty if there are none."""
     titles = [artifact.title for artifact in find(what) if not artifact.verifiable]
     if not titles:
         return ""
@@ -224,10 +224,10 @@ def download(
     accepted_license: bool = False,
     token: str | None = None,
 ) -> bool:
-    """Fetches what is not here into Hugging Face's cache. False when stopped; what arrived is kept.
+    """Downloads missing files into Hugging Face's cache. Returns False if stopped; what arrived is kept.
 
-    Raises LicenceNotAccepted, and BackendUnavailable, with a sentence and the way out, for too small a disk,
-    a refused or missing token, and a network or server that fails.
+    Raises LicenceNotAccepted, and BackendUnavailable with a sentence and the way out if the disk is too
+    small, a token is refused or missing, or a network or server fails.
     """
     wanted = [artifact for artifact in find(what) if locate(artifact) is None]
     if not wanted:
@@ -243,7 +243,8 @@ def download(
     done = 0
     for artifact in wanted:
         for file in artifact.files:
-            # A branch that moves between two files, or while a download rests, does not mix two versions.
+            # One commit for all files: a branch that moves between two files, or during a pause, must not mix
+            # versions.
             commit = downloads.commit_here(_wanted(artifact.source))
             source = replace(artifact.source, revision=commit or artifact.revision)
 
@@ -258,10 +259,10 @@ def download(
 
 
 def delete(what: What) -> int:
-    """Removes files from Hugging Face's cache, and conversions; returns the bytes freed.
+    """Deletes files from Hugging Face's cache, and conversions. Returns the bytes freed.
 
-    What another generator needs and has is kept when a generator is named, and goes when it is named itself.
-    What other programs brought stays: other commits, other layouts, and a folder of the user's own.
+    When a generator is named, files that another generator needs and has are kept; they are deleted when
+    named themselves. Files of other programs stay: other commits, other layouts, and the user's own folder.
     """
     going = find(what)
     if isinstance(what, str) and what in registry.IDS:
@@ -289,7 +290,7 @@ def _wanted(source: Source) -> list[Wanted]:
 
 
 def _own_roots(source: Source) -> list[Path]:
-    """Where the user's folder of weights may hold the repository."""
+    """Returns the places in the user's folder of weights where the repository may be."""
     if not (folder := os.environ.get(FOLDER)):
         return []
     own = Path(folder).expanduser()
@@ -297,7 +298,7 @@ def _own_roots(source: Source) -> list[Path]:
 
 
 def _own(artifact: Artifact) -> Path | None:
-    """What a loader opens of the user's folder: names decide there, and any size that is whole will do."""
+    """Returns the path to load from the user's folder: files count by name, of any size if complete."""
     for source in (artifact.source, *artifact.others):
         for root in _own_roots(source):
             if all(files.whole(root / each.path, each.size, bool(each.sha256)) for each in _wanted(source)):
@@ -312,7 +313,7 @@ def _own(artifact: Artifact) -> Path | None:
 
 
 def _other_names(root: Path, source: Source) -> list[Path]:
-    """Where a file may be that was copied out of its repository's folders, or saved in another format."""
+    """Returns paths of a file copied out of its repository's folders, or saved in another format."""
     places = [root / source.path]
     name = PurePosixPath(source.path).name
     if not name.startswith(_COMMON_NAMES) or root != _own_roots(source)[-1]:
@@ -321,14 +322,14 @@ def _other_names(root: Path, source: Source) -> list[Path]:
 
 
 def _is_own_folder(root: Path, source: Source) -> bool:
-    """Whether a folder of shards is there, in shards of any number and size."""
+    """Returns whether a folder of shards is there, in shards of any number and size."""
     shards = [file for file in source.files if file.path.endswith(".safetensors")]
     rest = [root / file.path for file in source.files if file not in shards]
     return bool(shards) and all(map(files.whole, rest)) and files.all_whole(root / source.path)
 
 
 def _passed_over(artifact: Artifact) -> str:
-    """Why what lies in the user's folder is not used, as a sentence after a space; empty for nothing."""
+    """Returns why files in the user's folder are not used: a space and a sentence, or nothing."""
     sources = (artifact.source, *artifact.others)
     for source in sources:
         for root in _own_roots(source):
@@ -353,13 +354,13 @@ def _passed_over(artifact: Artifact) -> str:
 
 
 def _declared() -> list[tuple[File, ...]]:
-    """The files of every source there is."""
+    """Returns the files of every known source."""
     found = [artifact for backend_id in registry.IDS for artifact in of(backend_id)]
     return [source.files for artifact in found for source in (artifact.source, *artifact.others)]
 
 
 def _converted(artifact: Artifact) -> Path | None:
-    """Our own conversion as a loader opens it: one file, or the list of its shards."""
+    """Returns our own conversion as a loader opens it: one file, or the list of its shards."""
     if not artifact.converted:
         return None
     made = converted_path(artifact)
@@ -370,7 +371,7 @@ def _converted(artifact: Artifact) -> Path | None:
 
 
 def _converted_files(artifact: Artifact) -> list[Path]:
-    """What there is of a conversion, whole or not."""
+    """Returns the existing files of a conversion, complete or not."""
     if not artifact.converted:
         return []
     made = converted_path(artifact)
@@ -379,7 +380,7 @@ def _converted_files(artifact: Artifact) -> list[Path]:
 
 
 def _bytes_here(artifact: Artifact) -> int:
-    """Of the files to download, whole or in part; of everything when they are found elsewhere."""
+    """Returns the bytes here of the files to download, partial ones included; all if found elsewhere."""
     own = sum(downloads.bytes_here(wanted) for wanted in _wanted(artifact.source))
     own += sum(path.stat().st_size for path in _converted_files(artifact))
     if own or (path := locate(artifact)) is None:

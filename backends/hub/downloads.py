@@ -1,7 +1,7 @@
-"""Hugging Face's cache on disk and its protocol: the one file that knows either. No torch.
+"""Hugging Face's cache on disk and its download protocol, which no other file knows. No torch.
 
-Files land where `huggingface_hub` itself puts and finds them. Its own downloader is not used: it keeps
-nothing of a file that was interrupted, and these are gigabytes.
+Files are stored where `huggingface_hub` itself puts and finds them. Its own downloader is not used: it keeps
+nothing of an interrupted file, and these are gigabytes.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from backends.base import BackendUnavailable
 from backends.hub import files
 
 Stop = Callable[[], bool]
-Advance = Callable[[int, bool], None]  # (bytes more than before, whether they are being checked)
+Advance = Callable[[int, bool], None]  # (bytes more than before, whether their checksum is being computed)
 
 _PARTIAL = ".incomplete"
-_SHA256 = 64  # hexadecimal digits; what a large file is named by, and a small one is not
+_SHA256 = 64  # hexadecimal digits; the cache names large files by it, small ones by git's SHA-1
 _COMMIT, _CHECKSUM = "[0-9a-f]{40}", "[0-9a-f]{40}|[0-9a-f]{64}"
 _CHUNK = 1 << 22
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Wanted(NamedTuple):
-    """A file at one commit or branch. `size` in bytes is 0, and `sha256` empty, where they are not known."""
+    """A file at one commit or branch. `size` in bytes is 0, and `sha256` empty, if unknown."""
 
     repo: str
     revision: str
@@ -41,21 +41,21 @@ class Wanted(NamedTuple):
 
 
 def cache_folder() -> Path:
-    """As HF_HOME and HF_HUB_CACHE say."""
+    """Returns the cache's folder, from HF_HUB_CACHE and HF_HOME."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
 
 
 def own_folder() -> Path:
-    """For what this program makes and keeps: beside the cache, where HF_HOME says."""
+    """Returns the folder for this program's own files: beside the cache, under HF_HOME."""
     from huggingface_hub import constants
 
     return Path(constants.HF_ASSETS_CACHE) / "qvg-studio"
 
 
 def snapshots(repo: str, revision: str) -> list[Path]:
-    """Folders of the repository's files at any commit that is here, the one asked for first."""
+    """Returns folders of the repository's files at any commit that is here, `revision` first."""
     folder = _repo_folder(repo)
     commit = revision
     with suppress(OSError, UnicodeDecodeError):
@@ -67,7 +67,7 @@ def snapshots(repo: str, revision: str) -> list[Path]:
 
 
 def holder(repo: str, revision: str, wanted: Sequence[Wanted]) -> Path | None:
-    """Returns the first of the repository's `snapshots` that has all of the files, whole."""
+    """Returns the first of the repository's `snapshots` that has all of the files, complete."""
     for root in snapshots(repo, revision):
         if all(_holds(root, each) for each in wanted):
             return root
@@ -79,7 +79,7 @@ def is_commit(revision: str) -> bool:
 
 
 def commit_here(wanted: Sequence[Wanted]) -> str | None:
-    """Returns the commit that a branch was at when files wanted of it came; None when none is here."""
+    """Returns the commit at which files of a branch were downloaded; None if none of them is here."""
     for each in wanted:
         for root in snapshots(each.repo, each.revision)[:1]:
             if is_commit(root.name) and _holds(root, each):
@@ -88,7 +88,7 @@ def commit_here(wanted: Sequence[Wanted]) -> str | None:
 
 
 def bytes_here(wanted: Wanted) -> int:
-    """Of one file, or of the part that has arrived. A part is found by the file's checksum only."""
+    """Returns the bytes here of one file, or of its partial download, which is found by checksum only."""
     if (root := holder(wanted.repo, wanted.revision, (wanted,))) is not None:
         return (root / wanted.path).stat().st_size
     with suppress(OSError):
@@ -97,10 +97,10 @@ def bytes_here(wanted: Wanted) -> int:
 
 
 def fetch(wanted: Wanted, token: str | None, advance: Advance, stop: Stop) -> bool:
-    """Brings a file into the cache, from where it was left. False when stopped.
+    """Downloads a file into the cache, resuming a partial download. Returns False if stopped.
 
-    What arrives is the file wanted, by commit, size and checksum, or is not kept. `advance` is told of bytes
-    as they are known to be here. Raises BackendUnavailable.
+    The file is kept only if commit, size and checksum are those wanted. `advance` is called with bytes as
+    they are known to be here. Raises BackendUnavailable.
     """
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -114,7 +114,7 @@ def fetch(wanted: Wanted, token: str | None, advance: Advance, stop: Stop) -> bo
 
 
 def remove(repo: str, revision: str, path: str, sha256: str = "") -> int:
-    """Removes one file at one commit, and what has arrived of it; returns the bytes freed."""
+    """Removes one file at one commit and its partial download. Returns the bytes freed."""
     folder = _repo_folder(repo)
     freed = 0
     for root in snapshots(repo, revision)[:1]:
@@ -127,7 +127,7 @@ def remove(repo: str, revision: str, path: str, sha256: str = "") -> int:
         if not _is_pointed_to(folder, blob):
             blob.unlink(missing_ok=True)
             freed += size
-        with suppress(OSError):  # as soon as a folder is not empty
+        with suppress(OSError):  # stops at the first folder that is not empty
             for parent in pointer.relative_to(folder).parents:
                 (folder / parent).rmdir()
     partial = _partial(folder, sha256)
@@ -150,7 +150,7 @@ def _fetch(wanted: Wanted, token: str | None, advance: Advance, stop: Stop) -> b
     url = f"{constants.ENDPOINT}/{repo}/resolve/{quote(revision, safe='')}/{quote(path)}"
     metadata = get_hf_file_metadata(url, token=token)
     host = urlsplit(url).netloc
-    # They become names of files here.
+    # They become file names, so they must not be paths.
     named = re.fullmatch(_COMMIT, metadata.commit_hash or "") and re.fullmatch(_CHECKSUM, metadata.etag or "")
     if metadata.commit_hash is None or metadata.etag is None or metadata.size is None or not named:
         raise BackendUnavailable(f"{host} does not answer as Hugging Face does: unset HF_ENDPOINT.")
@@ -173,7 +173,7 @@ def _fetch(wanted: Wanted, token: str | None, advance: Advance, stop: Stop) -> b
                 advance(metadata.size, False)
             else:
                 _take_back(blob)
-                # Redirected to a signed address, anew at every attempt: those expire before gigabytes arrive.
+                # Every attempt requests a new redirect: signed addresses expire before gigabytes arrive.
                 _receive(url, build_hf_headers(token=token), blob, metadata.size, advance, stop)
             _point(pointer, blob)
     except Timeout:
@@ -189,7 +189,7 @@ def _receive(url: str, headers: dict[str, str], blob: Path, size: int, advance: 
     from huggingface_hub.file_download import http_get
 
     class Bar:
-        """What the library calls for every piece that arrives."""
+        """The progress bar that the library calls for every piece that arrives."""
 
         def __init__(self, *args: object, **kwargs: object) -> None:
             pass
@@ -201,7 +201,7 @@ def _receive(url: str, headers: dict[str, str], blob: Path, size: int, advance: 
             pass
 
         def update(self, count: int) -> None:
-            # Negative when a server begins anew.
+            # Negative if the server starts over.
             if stop():
                 raise _Stopped
             advance(count, False)
@@ -231,7 +231,7 @@ def _is_wanted(wanted: Wanted, commit: str, etag: str, size: int) -> bool:
 
 
 def _checksum(path: Path, name: str, advance: Advance, stop: Stop) -> str:
-    """Of the kind that `name` is: a large file's SHA-256, or what git calls a small one."""
+    """Returns the checksum of the kind `name` is: SHA-256 of a large file, git's SHA-1 of a small one."""
     if len(name) == _SHA256:
         checksum = hashlib.sha256()
     else:
@@ -247,7 +247,7 @@ def _checksum(path: Path, name: str, advance: Advance, stop: Stop) -> str:
 
 def _point(pointer: Path, blob: Path) -> None:
     pointer.parent.mkdir(parents=True, exist_ok=True)
-    # A file that is not the blob, or a link from a time when the blob was lost.
+    # It may be a copy, or a link to a blob that was lost.
     pointer.unlink(missing_ok=True)
     try:
         pointer.symlink_to(os.path.relpath(blob, pointer.parent))
@@ -259,11 +259,14 @@ def _point(pointer: Path, blob: Path) -> None:
 
 
 def _holds(root: Path, wanted: Wanted) -> bool:
-    """Whether a snapshot has the file, whole. That of another commit has it in the same size only."""
+    """Returns whether a snapshot has the file, complete.
+
+    A file of another commit only needs the same size.
+    """
     path = root / wanted.path
     with suppress(OSError, RuntimeError):  # links in a circle
         blob = path.resolve()
-        # The cache calls what it keeps by its checksum.
+        # The cache names a blob by its checksum.
         if blob.parent.name == "blobs" and len(blob.name) == _SHA256 and wanted.sha256 not in ("", blob.name):
             return False
     asked = root in snapshots(wanted.repo, wanted.revision)[:1]
@@ -278,7 +281,7 @@ def _has_size(path: Path, size: int) -> bool:
 
 
 def _take_back(blob: Path) -> None:
-    """Goes on with a blob that is cut off as with what has arrived of it, unless more has."""
+    """Turns a truncated blob back into a partial download, unless a larger one exists."""
     partial = blob.with_name(blob.name + _PARTIAL)
     if blob.is_file():
         longer = not partial.is_file() or partial.stat().st_size < blob.stat().st_size
@@ -298,7 +301,7 @@ def _is_pointed_to(folder: Path, blob: Path) -> bool:
 
 
 def _sentence(error: Exception, repo: str, path: str, token: str | None) -> str:
-    """What went wrong and the way out. Never the token, nor an address that was signed with it."""
+    """Returns what went wrong and the way out, without the token or a signed address."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled
 

@@ -1,7 +1,7 @@
-"""Weight files on disk, judged by their first bytes and their own tables of contents. No torch here.
+"""Checks of weight files on disk by their first bytes and their own tables of contents. No torch here.
 
-Whether a file is whole is answered here for everybody: the page that lists models, downloads and loaders.
-Nothing is read but the beginning and the end of a file.
+The page that lists models, downloads and loaders all use this to decide whether a file is complete. Only the
+beginning and the end of a file are read.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any, Literal, NamedTuple
 
 from backends.base import BackendUnavailable
 
-INDEX = ".safetensors.index.json"  # what the name of a list of shards ends with
-WEIGHTS = (".safetensors", ".pt", ".pth")  # what names of weight files end with
-TOLERANCE = 0.01  # of a size that was computed and not read from a list
+INDEX = ".safetensors.index.json"  # suffix of a list of shards
+WEIGHTS = (".safetensors", ".pt", ".pth")  # suffixes of weight files
+TOLERANCE = 0.01  # of a size that was computed, not listed
 AGAIN = "delete it and download it again"
 
-_HEAD = 512  # bytes that tell formats apart
-_HEADER = 100_000_000  # bytes: the longest header safetensors itself takes
+_HEAD = 512  # bytes that distinguish formats
+_HEADER = 100_000_000  # bytes: the longest header that safetensors itself accepts
 _JSON = 50_000_000  # bytes: no configuration or index is longer
 _NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 _PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head")
@@ -35,7 +35,10 @@ _ARCHIVES = (b"\x1f\x8b", b"7z\xbc\xaf\x27\x1c", b"Rar!", b"\xfd7zXZ", b"BZh", b
 
 
 class Finding(NamedTuple):
-    """What a file is. `fault`, empty for none, goes on from "it" in a sentence; `way` is the way out."""
+    """The kind of a file.
+
+    `fault` (or "") continues a sentence that begins with "it"; `way` is the way out.
+    """
 
     kind: Literal["safetensors", "pytorch", "unknown"]
     fault: str = ""
@@ -43,7 +46,7 @@ class Finding(NamedTuple):
 
 
 def inspect(path: Path) -> Finding:
-    """Returns what is at `path`. `unknown` without a fault: nothing speaks for it, and nothing against it."""
+    """Returns what is at `path`; `unknown` without a fault if its content decides nothing."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -57,11 +60,11 @@ def inspect(path: Path) -> Finding:
 
 
 def whole(path: Path, size: int = 0, exact: bool = False, resized: bool = True) -> bool:
-    """Returns whether all of a file is there.
+    """Returns whether a file is complete.
 
-    `size` in bytes is 0 where it is not known, and has to be met to the byte where it is `exact`. A file that
-    its own header calls cut off never is whole, nor one that holds a page or a pointer instead. With
-    `resized`, one of another size is if its own header says so: a copy in another type.
+    `size` in bytes is 0 if unknown; with `exact` it must match to the byte. A file that its own header shows
+    to be truncated is never complete, nor is a web page or a pointer in its place. With `resized`, a file of
+    another size is complete if its own header says so: a copy in another dtype.
     """
     found = inspect(path)
     try:
@@ -78,7 +81,7 @@ def whole(path: Path, size: int = 0, exact: bool = False, resized: bool = True) 
 
 
 def check(path: Path) -> Finding:
-    """Returns the kind of file at `path`. Raises BackendUnavailable, naming it, where it holds no weights."""
+    """Returns the kind of file at `path`. Raises BackendUnavailable, naming it, if it has no weights."""
     found = inspect(path)
     if found.fault:
         raise damaged(path, f"it {found.fault}", found.way)
@@ -86,17 +89,17 @@ def check(path: Path) -> Finding:
 
 
 def index_of(path: Path) -> Path:
-    """Returns where the list of shards is of what is too large for the one safetensors file `path`."""
+    """Returns the path of the shard list for weights too large for the one safetensors file `path`."""
     return path.with_name(path.name.removesuffix(".safetensors") + INDEX)
 
 
 def damaged(path: Path, why: str, way: str = AGAIN) -> BackendUnavailable:
-    """Returns the error of a file that cannot be read."""
+    """Returns the error for a file that cannot be parsed."""
     return BackendUnavailable(f"{path} cannot be read ({why}): {way}.")
 
 
 def unreadable(path: Path, error: OSError) -> BackendUnavailable:
-    """Returns the error of a file that the system does not give. The file may be as it should."""
+    """Returns the error for a file that the system cannot read. The file itself may be intact."""
     if error.errno in (errno.EACCES, errno.EPERM):
         return damaged(path, "its permissions forbid it", "give this user the right to read it")
     if isinstance(error, FileNotFoundError):
@@ -105,11 +108,11 @@ def unreadable(path: Path, error: OSError) -> BackendUnavailable:
 
 
 def shards(folder: Path) -> dict[Path, frozenset[str] | None]:
-    """Returns the safetensors files that a folder's weights are in, with the names to take from each.
+    """Returns the safetensors files of a folder's weights, with the names to take from each.
 
-    An index decides, where there is one: files it does not name are no part of it. Without one all files
-    are, whole (None), but those that systems leave (`._x`, `.DS_Store`). Raises BackendUnavailable for a
-    folder without weights, one of which shards are missing, and an index that points elsewhere.
+    An index decides, if there is one: files it does not name are ignored. Without one all files are taken,
+    with all names (None), except those that systems leave (`._x`, `.DS_Store`). Raises BackendUnavailable for
+    a folder without weights or with missing shards, and for an index that points elsewhere.
     """
     indexes = _named(folder, INDEX)
     if len(indexes) > 1:
@@ -125,7 +128,7 @@ def shards(folder: Path) -> dict[Path, frozenset[str] | None]:
 
 
 def indexed(index: Path) -> dict[Path, frozenset[str] | None]:
-    """Returns the files that an index names, beside it, with the names to take from each. See `shards`."""
+    """Returns the files beside an index that it names, with the names to take from each. See `shards`."""
     listed = read_json(index).get("weight_map")
     if not isinstance(listed, Mapping) or not listed:
         raise damaged(index, "it does not say which file holds what")
@@ -141,7 +144,7 @@ def indexed(index: Path) -> dict[Path, frozenset[str] | None]:
 
 
 def all_whole(path: Path) -> bool:
-    """Returns whether every shard in a folder, or that an index names, is there and whole."""
+    """Returns whether every shard in a folder, or that an index names, is there and complete."""
     try:
         return all(whole(file) for file in (shards(path) if path.is_dir() else indexed(path)))
     except BackendUnavailable:
@@ -149,7 +152,7 @@ def all_whole(path: Path) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Returns the object in a JSON file. Raises BackendUnavailable where it holds anything else."""
+    """Returns the object in a JSON file. Raises BackendUnavailable if it contains anything else."""
     try:
         if path.stat().st_size > _JSON:
             raise damaged(path, "it is too long for a description")
@@ -211,7 +214,7 @@ def _safetensors(header: bytes, length: int, size: int) -> Finding:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Finding("safetensors", "is damaged in its header")
     places = sorted(tensors)
-    # They lie one behind the other, as the format says: no byte belongs to two.
+    # Tensors follow each other without gaps, as the format requires: no byte belongs to two.
     if any(place[0] != before[1] for before, place in pairwise([(0, 0), *places])):
         return Finding("safetensors", "is damaged in its header")
     end = 8 + length + max((stop for _, stop in places), default=0)
@@ -223,10 +226,13 @@ def _safetensors(header: bytes, length: int, size: int) -> Finding:
 
 
 def _tensor(entry: Mapping[str, Any]) -> tuple[int, int]:
-    """Where a tensor of a safetensors header begins and ends. Raises ValueError, KeyError or TypeError."""
+    """Returns where a tensor of a safetensors header begins and ends.
+
+    Raises ValueError, KeyError or TypeError.
+    """
     start, stop = entry["data_offsets"]
     sizes = [start, stop, *entry["shape"]]
-    # A number takes half a byte at least.
+    # The smallest dtype takes half a byte.
     if not isinstance(entry["dtype"], str) or any(type(size) is not int or size < 0 for size in sizes):
         raise ValueError
     if start > stop or prod(entry["shape"]) > 2 * (stop - start):
@@ -235,7 +241,7 @@ def _tensor(entry: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _zip(path: Path) -> Finding:
-    """The table of contents of a zip is its end."""
+    """Returns the finding for a zip, whose table of contents is at its end."""
     again = "save it again with torch.save, or as safetensors"
     try:
         with zipfile.ZipFile(path) as archive:
@@ -271,7 +277,7 @@ def _named(folder: Path, ending: str) -> list[Path]:
 
 
 def _check_numbers(folder: Path, files: list[Path]) -> None:
-    """Raises BackendUnavailable where a file is one of several and not all of those are there."""
+    """Raises BackendUnavailable if a file is numbered as one of several and some of those are missing."""
     numbers: dict[tuple[str, int], set[int]] = {}
     for file in files:
         if found := _NUMBERED.fullmatch(file.name):
@@ -283,7 +289,7 @@ def _check_numbers(folder: Path, files: list[Path]) -> None:
 
 
 def _stays_inside(name: str) -> bool:
-    """Whether a path leads no further than the folder it is written in, on any system."""
+    """Returns whether a path stays inside the folder it is relative to, on any system."""
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     rooted = posix.is_absolute() or windows.drive or windows.root
     return bool(posix.name) and not rooted and ".." not in (*posix.parts, *windows.parts)

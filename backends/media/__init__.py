@@ -1,1 +1,1 @@
-"""Pictures and videos as files: the one reader and the one writer of the page and of the command lines."""
+"""Readers and writers of pictures and videos, shared by the page and the command lines."""

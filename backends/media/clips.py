@@ -1,7 +1,7 @@
 """The last frames of a video file as a player shows them: upright, with square pixels, at a given rate.
 
-A file is read twice: first its packets, which say how long it is and what must be decoded for its end; then
-that part, frame by frame, each frame scaled down before the next one is decoded.
+A file is read twice: first its packets, which give its length and the part to decode for its end; then that
+part, frame by frame, each frame scaled down before the next one is decoded.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from av.video.stream import VideoStream
 
 from backends.media import decoding, hdr, video
 
-_PREROLL_S = 1.0  # decoded before the first frame that is kept: a key frame may need some time to be whole
-_LONGEST_GAP_S = 10.0  # in a broadcast's timestamps; beyond, the clock was set anew
-_TS_DISCONT = 0x0200  # AVFMT_TS_DISCONT, of formats whose clock may be set anew
+_PREROLL_S = 1.0  # decoded before the first kept frame: some files have damaged frames after a key frame
+_LONGEST_GAP_S = 10.0  # in a broadcast's timestamps; a longer gap means that the clock was reset
+_TS_DISCONT = 0x0200  # AVFMT_TS_DISCONT: formats whose clock may be reset
 _PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
 class ClipError(ValueError):
-    """The clip cannot be used; the message is a sentence for the user."""
+    """Raised for a clip that cannot be used; the message is a sentence for the user."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is read of a file; more is refused before anything is decoded."""
+    """Limits of a file; a larger one is refused before anything is decoded."""
 
     frame_pixels: int = video.MOST_PIXELS
     frames: int = 30_000  # beyond, reading takes minutes
@@ -45,17 +45,17 @@ class Limits:
 def read_clip(
     path: Path, fps: int, size: tuple[int, int], keep: int, limits: Limits | None = None
 ) -> np.ndarray:
-    """Returns the last frames, `keep` at most, as uint8 [T, H, W, 3] at `fps`.
+    """Returns at most the last `keep` frames, as uint8 [T, H, W, 3] at `fps`.
 
     They cover `size` (width, height), and are never enlarged. At most two pictures and clips are decoded at a
-    time in a process; others wait here. Raises ClipError.
+    time in a process; other calls wait. Raises ClipError.
     """
     with decoding.turn:
         try:
             return _read(path, fps, size, keep, limits or Limits())
         except ClipError:
             raise
-        # FFmpeg fails in many ways, and so does what reads its tags and formats; to a user they are one.
+        # FFmpeg raises many types of errors, and so do the parsers of its tags and formats; a user gets one.
         except Exception as error:
             raise ClipError(
                 "This file is not a video that can be read here. Use mp4, webm or mov."
@@ -75,7 +75,7 @@ def _read(path: Path, fps: int, size: tuple[int, int], keep: int, limits: Limits
         frames = _decoded(container, stream, survey, limits)
         for frame, first, end in _ticks(frames, container, stream, survey, fps):
             look = look or _Look(frame, stream, size)
-            # Only what is kept is worth the time to scale it.
+            # Scaling takes most of the time, so only frames that are kept are scaled.
             if end > survey.kept_from_s * fps - 1:
                 last.add(look.pixels(frame), end - first)
     if not last.count:
@@ -84,7 +84,7 @@ def _read(path: Path, fps: int, size: tuple[int, int], keep: int, limits: Limits
 
 
 class _Last:
-    """The last `keep` frames of any number, each of them in memory once."""
+    """A ring buffer of the last `keep` frames, each in memory once."""
 
     def __init__(self, keep: int) -> None:
         self._keep = keep
@@ -93,18 +93,18 @@ class _Last:
 
     def add(self, frame: np.ndarray, times: int) -> None:
         if not self.count:
-            # The system gives memory to what is written, and no earlier.
+            # The system provides memory only as it is written to.
             self._frames = np.empty((self._keep, *frame.shape), np.uint8)
         for _ in range(min(times, self._keep)):
             self._frames[self.count % self._keep] = frame
             self.count += 1
 
     def in_order(self) -> np.ndarray:
-        """The first one first; to be called once."""
+        """Returns the frames, the oldest first. Callable once, since it reorders them in place."""
         if self.count <= self._keep:
             return self._frames[: self.count]
         oldest = self.count % self._keep
-        # Turned around in place: both parts, and then the whole.
+        # Rotated in place: both parts are reversed, and then the whole.
         for part in (self._frames[:oldest], self._frames[oldest:], self._frames):
             for number in range(len(part) // 2):
                 part[[number, -1 - number]] = part[[-1 - number, number]]
@@ -112,7 +112,10 @@ class _Last:
 
 
 def _stream_of(container: InputContainer) -> VideoStream:
-    """The stream that a player shows. Cover art is none; one that cannot be decoded here has no codec."""
+    """Returns the stream that a player shows, never cover art.
+
+    Its codec is None if it cannot be decoded here.
+    """
     readable = [
         stream
         for stream in container.streams.video
@@ -125,21 +128,21 @@ def _stream_of(container: InputContainer) -> VideoStream:
 
 @dataclass(frozen=True)
 class _Survey:
-    """What the packets of a file say of its video."""
+    """Facts about a video stream, collected from its packets."""
 
     stream: int
-    first_s: float  # when the first frame is shown
-    kept_from_s: float  # the earliest time to keep, after `first_s`; 0 where the clock cannot be trusted
+    first_s: float  # time of the first frame
+    kept_from_s: float  # the earliest time to keep, after `first_s`; 0 if the clock is unreliable
     skipped: int  # packets before the key frame at which decoding begins
 
 
 def _survey(container: InputContainer, stream: VideoStream, keep_s: float, limits: Limits) -> _Survey:
-    """Raises ClipError for more than is allowed."""
+    """Reads all packets. Raises ClipError for a file beyond the limits."""
     pixels = stream.codec_context.width * stream.codec_context.height
     if pixels > limits.frame_pixels:
         raise ClipError(f"This video has {pixels / 1e6:.0f} megapixels a frame: scale it down first.")
     most = min(limits.frames, limits.pixels // max(pixels, 1))
-    shown: list[float | None] = []  # when, by packet in the order of decoding
+    shown: list[float | None] = []  # display times, by packet in decoding order
     keys: list[int] = []
     decoded_at = -math.inf
     trusted = True
@@ -170,7 +173,7 @@ def _survey(container: InputContainer, stream: VideoStream, keep_s: float, limit
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
-    """Ends where the file does, in the middle of it or not."""
+    """Yields packets to the end of the file, even if it is cut off."""
     try:
         yield from (packet for packet in container.demux(stream) if packet.size)
     except FFmpegError:
@@ -178,14 +181,14 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Pack
 
 
 def _is_jump(container: InputContainer, gap_s: float) -> bool:
-    """Whether the clock was set anew, by the rule of FFmpeg's own programs."""
+    """Returns whether the clock was reset, by the rule of FFmpeg's own programs."""
     return gap_s > _LONGEST_GAP_S and bool(container.format.flags & _TS_DISCONT)
 
 
 def _decoded(
     container: InputContainer, stream: VideoStream, survey: _Survey, limits: Limits
 ) -> Iterator[av.VideoFrame]:
-    """Frames from the key frame on that `survey` found; packets that are damaged are left out."""
+    """Yields frames from the key frame that `survey` found; damaged packets are skipped."""
     decoder = _decoder(stream)
     decoder.options = {"max_pixels": str(limits.frame_pixels)}
     for number, packet in enumerate(_packets(container, stream)):
@@ -195,7 +198,7 @@ def _decoded(
 
 
 def _decoder(stream: VideoStream) -> VideoCodecContext:
-    """FFmpeg's own decoders of VP8 and VP9 do not know transparency; libvpx does."""
+    """Returns a decoder. VP8 and VP9 use libvpx: FFmpeg's own decoders do not support transparency."""
     context = stream.codec_context
     if stream.metadata.get("alpha_mode") == "1" and context.name in ("vp8", "vp9"):
         name = "libvpx" if context.name == "vp8" else "libvpx-vp9"
@@ -214,9 +217,9 @@ def _frames(decoder: VideoCodecContext, packet: av.Packet | None) -> list[av.Vid
 def _ticks(
     frames: Iterator[av.VideoFrame], container: InputContainer, stream: VideoStream, survey: _Survey, fps: int
 ) -> Iterator[tuple[av.VideoFrame, int, int]]:
-    """Yields frames with the ticks of `fps` they are shown for: from the one to before the other.
+    """Yields frames with the half-open range of ticks of `fps` at which they are shown.
 
-    At a tick a player shows the last frame whose time has come. The last one of all is shown once, if a tick
+    At a tick a player shows the last frame whose time has come. The very last frame is shown once, if a tick
     comes while it lasts.
     """
     rate = float(stream.average_rate or stream.guessed_rate or fps)
@@ -230,7 +233,7 @@ def _ticks(
         if frame.pts is not None and stream.time_base is not None:
             time = float(frame.pts * stream.time_base) - survey.first_s + shift
         if shown is None:
-            # Also the first one there is, where those before it are missing.
+            # The first frame there is begins at 0 at the earliest, also if frames before it are missing.
             time = max(time or 0.0, 0.0)
         elif time is None or time <= shown_s or _is_jump(container, time - shown_s):
             expected = shown_s + 1 / rate
@@ -249,7 +252,7 @@ def _ticks(
 
 
 class _Look:
-    """How frames are turned into pictures, as the first one says."""
+    """The conversion of frames to pixels, configured by the first frame."""
 
     def __init__(self, frame: av.VideoFrame, stream: VideoStream, size: tuple[int, int]) -> None:
         self._turned, self._mirrored, self._upended = _orientation(frame)
@@ -263,7 +266,7 @@ class _Look:
         self._colors = int(context.color_primaries or 0), int(context.color_trc or 0)
 
     def pixels(self, frame: av.VideoFrame) -> np.ndarray:
-        """uint8 [H, W, 3], upright."""
+        """Returns uint8 [H, W, 3], upright."""
         width, height = self._size
         if any(component.is_alpha for component in frame.format.components):
             deep = video.to_rgb(frame, format="rgba", width=width, height=height).astype(np.uint16)
@@ -285,11 +288,11 @@ class _Look:
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
-    """Whether to swap rows and columns, and then to reverse columns, and rows; by the nearest right angle."""
+    """Returns whether to transpose, then to flip columns, then rows; for the nearest right angle."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None or len(bytes(matrix)) != 36:
         return False, False, False
-    # x' = a x + c y and y' = b x + d y, in 16.16.
+    # x' = a x + c y and y' = b x + d y, in 16.16 fixed point.
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return False, a < 0, d < 0
@@ -297,7 +300,7 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
 
 
 def _scale(shown: tuple[float, float], size: tuple[int, int]) -> float:
-    """What covers `size`, both (width, height), but for very long pictures; never more than there is."""
+    """Returns the scale that covers `size` (both width, height); less for very long pictures, at most 1."""
     width, height = shown
     covering = max(size[0] / width, size[1] / height)
     return min(1.0, covering, math.sqrt(4 * size[0] * size[1] / (width * height)))

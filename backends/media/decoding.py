@@ -6,14 +6,14 @@ from pathlib import Path
 from threading import BoundedSemaphore
 
 AT_ONCE = 2
-MOST_BYTES = 64 << 20  # of a file; what the page lets upload
+MOST_BYTES = 64 << 20  # of a file; also the page's upload limit
 
-# Taken while a picture or a clip is decoded: one of them may need hundreds of megabytes.
+# Acquired while a picture or a clip is decoded: one of them may need hundreds of megabytes.
 turn = BoundedSemaphore(AT_ONCE)
 
 
 def too_many_bytes(path: Path, most: int) -> str:
-    """Returns a sentence for a file of more than `most` bytes, and nothing for others. Raises OSError."""
+    """Returns a sentence for a file of more than `most` bytes, and "" for others. Raises OSError."""
     size = path.stat().st_size
     if size <= most:
         return ""

@@ -1,7 +1,7 @@
-"""Wide and high-dynamic-range colors as an ordinary screen shows them: BT.709 primaries, a power of 2.2.
+"""Conversion of wide-gamut and HDR colors for an ordinary screen: BT.709 primaries, gamma 2.2.
 
-PQ and HLG as in ITU-R BT.2100, their white at the 203 cd/m² of BT.2408; brighter light is compressed. Phones
-record HLG, and P3 or BT.2020 primaries, without asking.
+PQ and HLG are those of ITU-R BT.2100, with white at the 203 cd/m² of BT.2408; brighter light is compressed.
+Phones record HLG, and P3 or BT.2020 primaries, by default.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _TO_BT709 = {
     _P3: np.array([[1.2249, -0.2247, 0.0], [-0.0420, 1.0419, 0.0], [-0.0197, -0.0786, 1.0979]], np.float32),
 }
 _WHITE = 203.0  # cd/m²
-_KNEE = 0.6  # of white: what is darker stays as it is
+_KNEE = 0.6  # of white: darker values are unchanged
 _STEPS = 4096
 
 
 def is_needed(primaries: int, transfer: int) -> bool:
-    """Whether colors with these tags are not shown right when they are taken for BT.709."""
+    """Returns whether colors with these tags look wrong when they are taken for BT.709."""
     return transfer in (PQ, HLG) or primaries in _TO_BT709
 
 
@@ -41,7 +41,7 @@ def to_bt709(pixels: np.ndarray, primaries: int, transfer: int) -> np.ndarray:
     if transfer in (PQ, HLG):
         peak = light.max(-1, keepdims=True)
         over = np.maximum(peak - _KNEE, 0)
-        # Rises from the knee with the same slope and never reaches 1.
+        # Leaves the knee with the same slope and never reaches 1.
         shown = np.minimum(peak, _KNEE) + (1 - _KNEE) * (1 - np.exp(-over / (1 - _KNEE)))
         light *= shown / np.maximum(peak, 1e-6)
     return _signal()[np.rint(np.clip(light, 0, 1) * _STEPS).astype(np.int32)]
@@ -49,7 +49,7 @@ def to_bt709(pixels: np.ndarray, primaries: int, transfer: int) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _light(transfer: int) -> np.ndarray:
-    """Linear light for each of 65,536 signal values; of a scene for HLG, of a display for the others."""
+    """Returns linear light for each of 65,536 signal values: of the scene for HLG, else of the display."""
     signal = np.linspace(0, 1, 1 << 16)
     if transfer == PQ:
         root = signal ** (1 / 78.84375)

@@ -1,6 +1,7 @@
-"""A picture file from anyone: judged by its content, bounded before it is decoded, as a viewer shows it.
+"""Untrusted picture files: identified by content, bounded before decoding, returned as a viewer shows them.
 
-Scaled down first and then converted, so that no more than the decoded picture itself is ever large.
+Pictures are scaled down first and converted afterwards, so that only the decoded picture itself is ever
+large.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin, Unid
 from backends.media import decoding
 
 MAX_PIXELS = 25_000_000
-MAX_JPEG_PIXELS = 110_000_000  # phones take 108 million; decoded at half, a quarter or an eighth of a side
-MAX_SCANS_PIXELS = 51_000_000  # of a JPEG in several scans: all its coefficients are held at once
-KEPT_SIDE = 2048  # no generator looks at more
+MAX_JPEG_PIXELS = 110_000_000  # phones take 108 million; decoded at 1/2, 1/4 or 1/8 of each side
+MAX_SCANS_PIXELS = 51_000_000  # of a progressive JPEG: all its coefficients are in memory at once
+KEPT_SIDE = 2048  # no generator uses more
 # Pillow knows dozens more, some of which start other programs.
 _FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
 _FLIPS = {
@@ -33,21 +34,22 @@ _FLIPS = {
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _LEAST, _MOST = 258, 262, 339, 340, 341
 _WHITE_IS_ZERO, _SIGNED = 0, 2
 
-# A picture may carry a workflow or a profile of megabytes, compressed; all texts together stay within 64 MB.
+# A picture may contain a workflow or a profile of megabytes, compressed; all texts together stay within 64
+# MB.
 PngImagePlugin.MAX_TEXT_CHUNK = max(PngImagePlugin.MAX_TEXT_CHUNK, 32 << 20)
-# Pillow warns of large pictures and of odd metadata. The limits here are ours; odd metadata is left unread.
-# For good and not around a call: filters are the whole process's, and pictures are read in several threads.
+# Pillow warns of large pictures and of odd metadata. The limits here are ours, and odd metadata is ignored.
+# The filter is set for good, not around a call: filters are global, and pictures are read in several threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class PictureError(ValueError):
-    """The picture cannot be used; the message is a sentence for the user."""
+    """Raised for a picture that cannot be used; the message is a sentence for the user."""
 
 
 def read_picture(path: Path, *, min_side: int, most_bytes: int = decoding.MOST_BYTES) -> np.ndarray:
     """Returns the first frame as uint8 sRGB [H, W, 3], upright; transparent parts become white.
 
-    At most two pictures and clips are decoded at once in a process; others wait here. Raises PictureError.
+    At most two pictures and clips are decoded at once in a process; other calls wait. Raises PictureError.
     """
     with decoding.turn:
         try:
@@ -55,7 +57,8 @@ def read_picture(path: Path, *, min_side: int, most_bytes: int = decoding.MOST_B
                 raise PictureError("This file is empty (0 bytes). Pick another picture.")
             if refusal := decoding.too_many_bytes(path, most_bytes):
                 raise PictureError(refusal)
-            # Not by its name: Pillow would map a TIFF into memory, with the sides of a turned one exchanged.
+            # Opened as a file, not by name: Pillow would map a TIFF into memory, with the sides of a rotated
+            # one swapped.
             with path.open("rb") as file, Image.open(file, formats=_FORMATS) as opened:
                 return _pixels(opened, min_side)
         except PictureError:
@@ -68,7 +71,7 @@ def read_picture(path: Path, *, min_side: int, most_bytes: int = decoding.MOST_B
             raise PictureError(
                 "This picture has far more than 100 megapixels. Scale it down first."
             ) from None
-        # Decoders fail as they like, with `struct.error` or AttributeError too; to a user that is one thing.
+        # Decoders raise errors of many types, `struct.error` and AttributeError too; a user gets one.
         except Exception as error:
             raise PictureError(
                 "This picture is damaged or cut short: it could not be read to its end."
@@ -84,13 +87,14 @@ def _pixels(opened: Image.Image, min_side: int) -> np.ndarray:
         raise PictureError(_too_large(width * height, most))
     if min(width, height) < min_side:
         raise PictureError(f"This picture is {width} x {height} pixels; it needs at least {min_side} a side.")
-    # By the longer side: of a long strip Pillow would otherwise decode all.
+    # By the longer side: otherwise Pillow would decode a long strip in full.
     shrink = max(1, max(width, height) // KEPT_SIDE)
     opened.draft("RGB", (max(1, width // shrink), max(1, height // shrink)))
     if isinstance(opened, TiffImagePlugin.TiffImageFile):
         _leave_only_orientation(opened)
     opened.load()
-    # After loading: some formats keep it behind the pixels, and a TIFF has been turned by now.
+    # After loading: some formats store the orientation behind the pixels, and Pillow has rotated a TIFF by
+    # now.
     flip = _FLIPS.get(_orientation(opened))
     profile = opened.info.get("icc_profile")
     picture = _in_eight_bits(opened)
@@ -102,7 +106,7 @@ def _pixels(opened: Image.Image, min_side: int) -> np.ndarray:
 
 
 def _leave_only_orientation(opened: TiffImagePlugin.TiffImageFile) -> None:
-    """Pillow turns a TIFF as it loads it, and then fails on any other metadata that it cannot parse."""
+    """Removes a TIFF's other metadata: Pillow rotates while loading and fails on what it cannot parse."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = _orientation(opened)
     opened.getexif = lambda: exif
@@ -110,22 +114,22 @@ def _leave_only_orientation(opened: TiffImagePlugin.TiffImageFile) -> None:
 
 
 def _orientation(opened: Image.Image) -> int:
-    """1 to 8; 1, upright, where it cannot be read."""
+    """Returns the EXIF orientation, 1 to 8; 1, upright, if it cannot be read."""
     try:
         found = opened.getexif().get(ExifTags.Base.Orientation, 1)
-    # Metadata is no part of the picture: however it is broken, the picture is whole.
+    # Broken metadata does not matter: the pixels are complete.
     except Exception:
         return 1
     return found if isinstance(found, int) else 1
 
 
 def _in_eight_bits(opened: Image.Image) -> Image.Image:
-    """A mode of gray, RGB or CMYK, with or without alpha, that can be scaled and has a color profile."""
+    """Converts to a mode of gray, RGB or CMYK, perhaps with alpha, that supports scaling and profiles."""
     if opened.mode.startswith("I") or opened.mode == "F":
         return _gray(opened)
     key = opened.info.get("transparency")
     if opened.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
-        # Of 16 bits a channel, of which Pillow keeps the upper half.
+        # Given in 16 bits per channel, of which Pillow keeps the upper half.
         opened.info["transparency"] = tuple(value >> 8 for value in key)
     if opened.has_transparency_data:
         return opened if opened.mode in ("LA", "RGBA") else opened.convert("RGBA")
@@ -135,12 +139,12 @@ def _in_eight_bits(opened: Image.Image) -> Image.Image:
 
 
 def _gray(opened: Image.Image) -> Image.Image:
-    """Deep grays by the range of their format, whatever is in the picture."""
+    """Scales deep grays by the range of their format, whatever values the picture has."""
     low, high = _range(opened)
     values = np.empty((opened.height, opened.width), np.uint8)
     key = opened.info.get("transparency")
     alpha = None if key is None else np.empty_like(values)
-    # In strips: as numbers of 32 bits all of it would be four times as large.
+    # In strips: in 32-bit numbers the whole picture would be four times as large.
     for top in range(0, opened.height, 256):
         strip = np.asarray(opened.crop((0, top, opened.width, min(top + 256, opened.height))))
         if max(low, high) > 1 << 31:
@@ -156,10 +160,10 @@ def _gray(opened: Image.Image) -> Image.Image:
 
 
 def _range(opened: Image.Image) -> tuple[float, float]:
-    """The values of black and of white."""
+    """Returns the values of black and of white."""
     tags = getattr(opened, "tag_v2", None)
     if tags is None:
-        return 0, 65_535  # of PNG
+        return 0, 65_535  # PNG's
     if opened.mode == "F":
         low, high = (_number(tags.get(tag), usual) for tag, usual in ((_LEAST, 0.0), (_MOST, 1.0)))
         if not low < high:
@@ -172,14 +176,17 @@ def _range(opened: Image.Image) -> tuple[float, float]:
 
 
 def _number(value: object, usual: float) -> float:
-    """The first one of a TIFF tag."""
+    """Returns the first value of a TIFF tag."""
     if isinstance(value, tuple) and value:
         value = value[0]
     return float(value) if isinstance(value, (int, float)) and np.isfinite(value) else usual
 
 
 def _in_srgb(picture: Image.Image, profile: object) -> Image.Image:
-    """RGB or RGBA; a profile that is broken, or of other colors than the picture's, is left out."""
+    """Converts to RGB or RGBA.
+
+    A profile that is broken, or of another color space than the picture, is ignored.
+    """
     alpha = picture.getchannel("A") if picture.mode in ("LA", "RGBA") else None
     colors = picture.convert(picture.mode.removesuffix("A")) if alpha else picture
     if isinstance(profile, bytes):

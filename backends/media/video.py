@@ -1,7 +1,7 @@
-"""The H.264 writer, and how a video file from anywhere is opened.
+"""H.264 writer, and safe opening of untrusted video files.
 
-Everything is written as BT.709 in limited range and tagged so: untagged video is BT.601 in one player and
-BT.709 in the next.
+Videos are written in BT.709, limited range, and tagged so: players disagree whether untagged video is BT.601
+or BT.709.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ TICKS = 1000  # time base units per frame, so that any frame rate divides evenly
 _BT709, _UNSPECIFIED = 1, 2
 _SMALL_PIXELS = 320 * 240  # below this, starting threads costs more than they save
 _HD_WIDTH, _SD_HEIGHT = 1280, 576
-# By content, whatever the name: a playlist would have FFmpeg open other files, local or remote.
+# Formats are identified by content, whatever the name: a playlist would make FFmpeg open other files, local
+# or remote.
 _UNTRUSTED = {
     "format_whitelist": "mov,mp4,matroska,webm,avi,ogg,mpegts,flv,gif,apng",
     "protocol_whitelist": "file",
@@ -31,7 +32,7 @@ _UNTRUSTED = {
 
 
 class VideoWriter:
-    """An mp4 of uint8 RGB frames, encoded as they come. Leaving its context completes the file."""
+    """An mp4 of uint8 RGB frames, encoded as they are added. Leaving its context completes the file."""
 
     def __init__(
         self,
@@ -43,9 +44,9 @@ class VideoWriter:
         encoder: Mapping[str, str] | None = None,
         comment: str = "",
     ) -> None:
-        """`container` and `encoder` are FFmpeg's options for the mp4 muxer and for libx264, `crf` apart.
+        """Creates the file. `container` and `encoder` are FFmpeg's options for the mp4 muxer and for libx264.
 
-        Raises OSError where the file cannot be created.
+        `crf` is libx264's constant rate factor. Raises OSError if the file cannot be created.
         """
         destination = str(target) if isinstance(target, Path) else target
         self._container = av.open(destination, "w", format="mp4", options=dict(container))
@@ -83,7 +84,7 @@ class VideoWriter:
 
     @property
     def header(self) -> bytes:
-        """The encoder's parameter sets; empty before the first frame."""
+        """Returns the encoder's parameter sets; empty before the first frame."""
         return bytes(self._context.extradata or b"")
 
     def close(self) -> None:
@@ -101,17 +102,17 @@ class VideoWriter:
 
 
 def open_untrusted(path: Path, max_pixels: int = MOST_PIXELS) -> InputContainer:
-    """Opens a video file whose content may be anything, also tags that are no UTF-8.
+    """Opens a video file whose content may be anything, including tags that are not UTF-8.
 
-    `max_pixels` bounds the frames that FFmpeg decodes to find out what the streams are. Raises FFmpegError,
-    OSError or ValueError.
+    `max_pixels` bounds the frames that FFmpeg decodes to identify the streams. Raises FFmpegError, OSError or
+    ValueError.
     """
     options = {**_UNTRUSTED, "max_pixels": str(max_pixels)}
     return av.open(str(path), options=options, metadata_errors="replace")
 
 
 def to_rgb(frame: av.VideoFrame, **options: Any) -> np.ndarray:
-    """Returns a decoded frame as an array, of `format="rgb24"` by default, its matrix guessed as players do.
+    """Returns a decoded frame as an array, by default "rgb24", with the color matrix that players guess.
 
     Without a tag that is BT.709 for HD and BT.601 below.
     """

@@ -1,4 +1,4 @@
-"""Arguments of `python -m backends.report`. What is heavy is imported once they are understood."""
+"""Command line of `python -m backends.report`. Heavy modules are imported once the arguments are valid."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ USER_ERROR, INTERRUPTED = 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Makes a report. Returns the exit status: 0, 2 for what a sentence on stderr says, 130 for Ctrl-C."""
+    """Writes a report. Returns the exit status: 0, 2 after an error message on stderr, 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(arguments)
     try:
@@ -62,7 +62,7 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
     blocks = options.blocks or spec.default_blocks
     length = tasks.Length(blocks, options.mode, tuple(map(_option, options.option)))
-    # Before any prompt: how long a default path is depends on it.
+    # Validated before any prompt: the length of a default path depends on it.
     tasks.request(tasks.Task(""), spec, length)
     if options.prompts:
         wanted = tasks.read(options.prompts, spec, length, options.seed)
@@ -76,14 +76,14 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     backend = None
     if options.random_weights:
         backend = bench.load(spec.id, device, True, options.tiny)
-        spec = backend.spec  # a tiny one is described otherwise
+        spec = backend.spec  # the loaded spec: a tiny model has another one
     cases = {
         codec: bench.parse_case(spec, codec, options.policy, options.mode) for codec in dict.fromkeys(codecs)
     }
     weights = "its own" if not options.random_weights else "random, tiny" if options.tiny else "random"
     work = Work(spec, cases, wanted, length, device, weights)
     folder = Folder(out, [task.folder(number) for number, task in enumerate(wanted)])
-    # Before minutes of loading.
+    # Fails early, before minutes of loading.
     folder.claim(settings(work), options.fresh)
     _introduce(work, out)
     backend = backend or registry.load(spec.id, device, _say)
@@ -122,7 +122,7 @@ def _check_here(spec: BackendSpec) -> None:
 
 
 def _codec(text: str) -> str:
-    """Returns the preset of a name, however it is joined: `qvg-plus-int2` is QVG-Plus INT2."""
+    """Returns the preset of a name in any punctuation: `qvg-plus-int2` is QVG-Plus INT2."""
 
     def plain(name: str) -> str:
         return name.casefold().replace("-", " ").replace("_", " ").strip()

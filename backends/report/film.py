@@ -1,4 +1,4 @@
-"""Frames to mp4 and back, for a report."""
+"""Video files of a report: frames to mp4 and back."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from av.error import FFmpegError
 
 from backends.media.video import VideoWriter, to_rgb
 
-_CRF = 16  # nothing to be seen of the encoding: the videos are there to be compared
+_CRF = 16  # visually lossless: the videos are for comparing
 
 
 def write(path: Path, frames: Iterable[np.ndarray], fps: int, settings: Mapping[str, Any]) -> None:
     """Encodes frames uint8 [H, W, 3] with even sides as mp4, `settings` in its comment.
 
-    Raises OSError where it cannot be written.
+    Raises OSError if the file cannot be written.
     """
     options = {"container": {"movflags": "faststart"}, "encoder": {"preset": "veryfast"}}
     comment = json.dumps(settings, ensure_ascii=False)
@@ -31,7 +31,7 @@ def write(path: Path, frames: Iterable[np.ndarray], fps: int, settings: Mapping[
 
 
 def read(path: Path) -> Iterator[np.ndarray]:
-    """Yields frames uint8 [H, W, 3]. Raises OSError for what is no video."""
+    """Yields frames uint8 [H, W, 3]. Raises OSError for a file that is not a video."""
     try:
         with av.open(str(path)) as container:
             for frame in container.decode(video=0):

@@ -1,7 +1,7 @@
-"""The folder of a report: what is finished in it, and how something is finished.
+"""The folder of a report: its finished parts, and atomic writing of others.
 
-A file is written under another name and renamed once it is whole, the JSON of a pair last: what a run that
-was ended by anything left behind is either whole or made again.
+A file is written under another name and renamed once complete, the JSON of a pair last: after an interruption
+every file is either complete or generated again.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ PLOTS = "plots"
 
 
 class Refused(ValueError):
-    """The folder cannot take this report; the message is a sentence."""
+    """Raised if the folder cannot take this report; the message is a sentence."""
 
 
 class Folder:
-    """Where a report is made. `names` are the folders of its prompts."""
+    """The folder of a report. `names` are the folders of its prompts."""
 
     def __init__(self, path: Path, names: Sequence[str]) -> None:
         self.path = path
         self.names = tuple(names)
 
     def claim(self, settings: Mapping[str, Any], fresh: bool) -> None:
-        """Makes the folder this report's. Raises Refused where it holds something else, OSError."""
+        """Claims the folder for this report. Raises OSError, and Refused if it contains something else."""
         found = self._settings()
         if found is None and self.path.is_dir() and any(self.path.iterdir()):
             raise Refused(f"{self.path} is not empty and holds no report: choose another folder with --out.")
@@ -54,25 +54,25 @@ class Folder:
                 left.unlink()
 
     def _settings(self) -> dict[str, Any] | None:
-        """What was asked of the report that is here."""
+        """Returns the settings of the report that is here."""
         found = self.read_json(SETTINGS)
         return found if found is not None and found.get("kind") == KIND else None
 
     def _clear(self, settings: Mapping[str, Any]) -> None:
-        """Deletes what reports write, and nothing else."""
+        """Deletes the files that reports write, and nothing else."""
         for name in [*settings.get("folders", ()), PLOTS]:
-            # Only what can be one of ours: a name is no way out of the folder.
+            # Only names that a report gives: a crafted name must not lead out of the folder.
             if re.fullmatch(r"\d\d+(-[a-z0-9]+)*|" + PLOTS, name) and (self.path / name).is_dir():
                 shutil.rmtree(self.path / name)
         for name in _OWN_FILES:
             (self.path / name).unlink(missing_ok=True)
 
     def pair(self, task: int, codec: str, kind: str) -> Path:
-        """Returns a file of a prompt and a codec."""
+        """Returns the path of a file of a prompt and a codec."""
         return self.path / self.names[task] / f"{slug(codec)}.{kind}"
 
     def finished(self, task: int, codec: str) -> dict[str, Any] | None:
-        """Returns the row of a pair; None where it is not there, or its video is not."""
+        """Returns the row of a pair; None if it or its video is missing."""
         file = self.pair(task, codec, "json")
         row = self.read_json(str(file.relative_to(self.path)))
         if row is None or (row.get("video") and not (self.path / row["video"]).is_file()):
@@ -80,7 +80,7 @@ class Folder:
         return row
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """Returns an object of the folder; None where there is none, or it cannot be read."""
+        """Returns an object of the folder; None if it is missing or unreadable."""
         with suppress(OSError, ValueError):
             found = json.loads((self.path / name).read_text(encoding="utf-8"))
             return found if isinstance(found, dict) else None
@@ -92,12 +92,12 @@ class Folder:
 
 
 def slug(codec: str) -> str:
-    """Returns a codec's name as part of a file's: `qvg-plus-int2`."""
+    """Returns a codec's name as part of a file name: `qvg-plus-int2`."""
     return codec.lower().replace(" ", "-")
 
 
 def whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Has `write` write a file under another name, and gives it its own once that is done."""
+    """Calls `write` with a temporary path, and renames the file once it is complete."""
     part = part_of(path)
     try:
         write(part)
@@ -108,7 +108,7 @@ def whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def part_of(path: Path) -> Path:
-    """Returns the name of a file that is not whole yet."""
+    """Returns the name of an incomplete file."""
     return path.with_name(path.name + _PART)
 
 

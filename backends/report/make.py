@@ -1,4 +1,4 @@
-"""One video with one codec: its frames to a file, and what it took to make them."""
+"""Measured videos: one video with one codec, its frames to a file, and its time and memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NOTHING = CacheStats(
 
 
 class _Figures:
-    """What is measured of every block."""
+    """Measurements of every block of a video."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -46,7 +46,7 @@ class _Figures:
 
     @property
     def held(self) -> int:
-        """Bytes of the cache after the last block."""
+        """Returns the bytes of the cache after the last block."""
         return self._stats[-1].stored_bytes if self._stats else 0
 
     def add(self, segment: Segment, stats: CacheStats, ms: float) -> None:
@@ -55,7 +55,7 @@ class _Figures:
         self._frames.append(len(segment.frames) + (self._frames[-1] if self._frames else 0))
 
     def finish(self, last: CacheStats | None) -> Row:
-        """Returns the row; `last` are the cache's figures once the device has done all it was given."""
+        """Returns the row; `last` are the cache's figures after the device has finished all work."""
         last = last or _NOTHING
         on_gpu = self._device.type == "cuda"
         return {
@@ -75,14 +75,14 @@ class _Figures:
         }
 
     def _means(self, last: CacheStats) -> dict[str, float]:
-        """Milliseconds of a block. The first one also reads the prompt, and builds kernels still missing."""
+        """Returns ms per block without the first, which also encodes the prompt and compiles kernels."""
         if not self._blocks:
             return {}
         later = self._blocks[1:] or self._blocks
         first = self._stats[0] if len(self._blocks) > 1 else None
         names = dict.fromkeys(name for block in later for name in block)
         means = {name: statistics.mean(block.get(name, 0.0) for block in later) for name in names}
-        # Counted over all of them: a GPU is behind with telling what a block took.
+        # A total over all blocks: a GPU reports the times of a block late.
         means["read"] = (last.read_ms - (first.read_ms if first else 0.0)) / len(later)
         means["encode"] = (last.encode_ms - (first.encode_ms if first else 0.0)) / len(later)
         return means
@@ -96,9 +96,9 @@ def make(
     keep: Callable[[np.ndarray], None],
     tell: Callable[[int], None] = lambda block: None,
 ) -> Row:
-    """Makes a video, hands the frames of each block to `keep`, and returns what was measured.
+    """Generates a video, passes the frames of each block to `keep`, and returns the measurements.
 
-    Out of memory, or frames that are no numbers, end it with what was made so far; `state` and `said` tell.
+    Running out of memory, or frames that are not finite, end it early; `state` and `said` say so.
     """
     measured = _Figures(device)
     cache: KVCache | None = None
@@ -109,7 +109,7 @@ def make(
         rollout = backend.open(request, cache, lambda step, steps: None)
         while (segment := rollout.step()) is not None:
             ms = 1e3 * (time.perf_counter() - began)
-            # What a rollout has given the device for its next block is not waited for.
+            # The rollout may have launched work for its next block: do not wait for it.
             measured.add(segment, cache.stats(wait=False), ms)
             keep(segment.frames)
             tell(measured.blocks)
@@ -136,11 +136,11 @@ def not_made(said: str, device: torch.device) -> Row:
 
 
 def warm(backend: Backend, case: Case, device: torch.device) -> None:
-    """Builds the kernels that encode, so that the first video's times are those of the others."""
+    """Compiles the encoding kernels, so that the first video's times are comparable to the others'."""
     if device.type != "cuda":
         return
     spec = backend.spec
-    # One layer, and as many blocks as it takes to encode one span.
+    # One layer, and as many blocks as one encoded span takes.
     policy, _, length = spec.committed(case.policy, 2)
     geometry = dataclasses.replace(spec.geometry, layers=1)
     cache = KVCache(geometry, case.codec, policy, frames_per_block=length, device=device)

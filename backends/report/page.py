@@ -1,6 +1,6 @@
-"""report.html: all of a report on one page, for a screen of any width, light or dark.
+"""The page report.html: the whole report, for a screen of any width, light or dark.
 
-Jinja escapes whatever stands in the values; the plots are inside, videos beside it by relative path.
+Jinja escapes all values; plots are embedded, videos linked by relative path.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NONE = "–"
 
 
 def render(report: Mapping[str, Any], folder: Path) -> str:
-    """Returns the page of what `report.json` holds; `folder` is where its plots are."""
+    """Returns the page for the content of `report.json`; its plots are in `folder`."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -52,7 +52,7 @@ def _prompt(report: Mapping[str, Any], number: int) -> dict[str, Any]:
 
 
 def _identical(report: Mapping[str, Any]) -> str:
-    """Returns a sentence: from which frame on a codec differs from BF16."""
+    """Returns a sentence: from which frame on each codec differs from BF16."""
     counts = [row["quality"]["identical_frames"] for row in report["pairs"] if row["quality"]]
     if not counts:
         return ""
@@ -62,7 +62,7 @@ def _identical(report: Mapping[str, Any]) -> str:
 
 
 def _memory_parts(report: Mapping[str, Any]) -> list[str]:
-    """What generators that make their memory anew call that."""
+    """Returns the measured stages in which generators rebuild their history."""
     return [name for name in ("context", "condition") if _measured(report, name)]
 
 
@@ -71,7 +71,7 @@ def _measured(report: Mapping[str, Any], name: str) -> bool:
 
 
 def _plot(folder: Path, name: str, title: str) -> dict[str, str] | None:
-    """A plot as data addresses, light and dark; None where it was not drawn."""
+    """Returns a plot as data URLs, light and dark; None if it was not drawn."""
     plot = {"title": title}
     for theme, suffix in (("light", ""), ("dark", "-dark")):
         file = folder / PLOTS / f"{name}{suffix}.svg"

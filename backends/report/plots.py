@@ -1,4 +1,4 @@
-"""The pictures of a report: bytes held against the length of the video, PSNR against time."""
+"""Plots of a report: cache bytes against the length of the video, PSNR against time."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from qvg.metrics import psnr_of_mse
 
 Row = dict[str, Any]
 NO_PLOTS = "The plots are left out: pip install matplotlib, and the same command adds them."
-# Lines and text on white and on the page's dark ground.
+# Lines and text on white and on the page's dark background.
 _THEMES: Mapping[str, dict[str, str]] = {
     "": {"ink": "#2b2d31", "grid": "#e3e4e8"},
     "-dark": {"ink": "#c9ccd3", "grid": "#34363b"},
 }
 _COLORS = ("#8a8f98", "#2a9d8f", "#e07b00", "#5b7fff", "#c2417c", "#8a6d3b", "#7cb342", "#9c6ade")
-_HIGHEST = 60.0  # dB: what is equal is drawn there
+_HIGHEST = 60.0  # dB: equal frames are drawn there
 
 
 def draw(folder: Path, pairs: Sequence[Row], codecs: Sequence[str]) -> str:
-    """Writes the plots, light and dark. Returns a sentence where there are none."""
+    """Writes the plots, light and dark. Returns a sentence saying why there are none, or ""."""
     try:
         matplotlib = importlib.import_module("matplotlib")
     except ImportError:
@@ -55,7 +55,7 @@ def draw(folder: Path, pairs: Sequence[Row], codecs: Sequence[str]) -> str:
 
 
 def _bytes(axes: Any, pairs: Sequence[Row], codecs: Sequence[str]) -> None:
-    """Of the first prompt: what a history holds does not depend on what is seen."""
+    """Plots bytes of the first prompt: they do not depend on the content of a video."""
     scale = 2**30 if max((max(row["kv_bytes"], default=0) for row in pairs), default=0) >= 2**30 else 2**20
     for color, codec in zip(_colors(codecs), codecs, strict=True):
         row = next((row for row in pairs if row["codec"] == codec and row["kv_bytes"]), None)
@@ -69,7 +69,7 @@ def _bytes(axes: Any, pairs: Sequence[Row], codecs: Sequence[str]) -> None:
 
 
 def _psnr(axes: Any, pairs: Sequence[Row], codecs: Sequence[str]) -> None:
-    """Of the mean squared error of a block, over all prompts."""
+    """Plots the PSNR of a block, from its mean squared error over all prompts."""
     for color, codec in zip(_colors(codecs), codecs, strict=True):
         rows = [row for row in pairs if row["codec"] == codec and row["quality"]]
         if PRESETS[codec] == BF16 or not rows:

@@ -1,7 +1,7 @@
-"""How far a video is from BF16's, frame by frame and in windows of time.
+"""Difference of a video from BF16's, frame by frame and in time windows.
 
-Two videos from one seed part for good once their histories differ: late PSNR says how far they have drifted,
-not how good either is. So the windows are short and early.
+Two videos from one seed diverge for good once their histories differ: late PSNR says how far they have
+drifted, not how good either is. So the windows are short and early.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ WINDOWS: Mapping[str, tuple[float, float | None] | None] = {
     ALL: (0, None),
 }
 NO_LPIPS = "LPIPS is left out: pip install lpips, and start again with --fresh."
-_BATCH = 8  # frames LPIPS looks at together
+_BATCH = 8  # frames in one LPIPS call
 Perceptual = Callable[[np.ndarray, np.ndarray], list[float]]
 
 
 class Quality(TypedDict):
-    """Of one video against BF16's, over the frames that both have."""
+    """Figures of one video against BF16's, over the frames that both have."""
 
     identical_frames: int  # from the beginning
-    mse: list[float]  # by frame, of values 0 to 255
+    mse: list[float]  # by frame, for values 0 to 255
     ssim: list[float]
     lpips: list[float] | None
     windows: dict[str, dict[str, Any] | None]
@@ -47,7 +47,7 @@ def compare(
 ) -> Quality:
     """Returns the figures of two videos uint8 [T, H, W, 3], over the frames that both have.
 
-    `frames_by_block` are how many frames there are after every block.
+    `frames_by_block` is the number of frames after every block.
     """
     count = min(len(frames), len(reference))
     mse, similar, perceived = [], [], []
@@ -75,7 +75,7 @@ def compare(
 
 
 def spans(quality: Quality, frames_by_block: Sequence[int], fps: int) -> dict[str, tuple[int, int]]:
-    """Returns the frames, from and up to, of every window; empty where the video does not reach it."""
+    """Returns the frames [first, end) of every window; an empty range if the video does not reach it."""
     count = len(quality["mse"])
     starts = [0, *frames_by_block]
     blocks = list(zip(starts, frames_by_block, strict=False))
@@ -93,7 +93,7 @@ def spans(quality: Quality, frames_by_block: Sequence[int], fps: int) -> dict[st
 
 
 def figures(parts: Iterable[tuple[Quality, tuple[int, int]]]) -> dict[str, Any] | None:
-    """Returns the figures of some frames of several videos taken together; None where there are none."""
+    """Returns the figures of some frames of several videos taken together; None if there are none."""
     mse: list[float] = []
     similar: list[float] = []
     perceived: list[float] = []
@@ -112,7 +112,7 @@ def figures(parts: Iterable[tuple[Quality, tuple[int, int]]]) -> dict[str, Any] 
 
 
 def decibels(mse: float) -> Any:
-    """Returns the PSNR of a mean squared error of values 0 to 255; JSON has no infinity, so "equal" there."""
+    """Returns the PSNR of a mean squared error of values 0 to 255; "equal" for 0, as JSON has no infinity."""
     return round(psnr_of_mse(mse, 255), 2) if mse else "equal"
 
 
@@ -125,7 +125,7 @@ def find_lpips(device: Any) -> tuple[Perceptual | None, str]:
     import torch
 
     try:
-        # Its weights are fetched when it is made for the first time.
+        # The package downloads its weights at the first construction.
         network = package.LPIPS(net="alex", verbose=False).to(device).eval()
     except (OSError, RuntimeError) as error:
         return None, f"LPIPS is left out: its network could not be loaded ({error})."

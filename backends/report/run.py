@@ -1,4 +1,4 @@
-"""Making a report: every pair of prompt and codec that is missing, then the pages."""
+"""The report generator: every pair of prompt and codec that is missing, then the pages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PACKAGES = ("torch", "triton", "diffusers", "transformers", "gradio", "av")
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What to make, and how."""
+    """The contents of a report: what to generate, and how."""
 
     spec: BackendSpec
     cases: Mapping[str, Case]  # by preset, BF16 first
@@ -64,7 +64,7 @@ def settings(work: Work) -> Row:
 
 
 class Report:
-    """A report that is being made in `folder`."""
+    """A report being generated in `folder`."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Report:
         self._warmed: set[str] = set()
 
     def make(self) -> None:
-        """Makes what is missing. Raises OSError where it cannot be written, ValueError for a bad request."""
+        """Generates what is missing. Raises OSError if it cannot be written, ValueError for a bad request."""
         for note in (self._no_lpips, *self._nothing_encoded()):
             if note:
                 self._on_status(note)
@@ -96,7 +96,7 @@ class Report:
         first = next(iter(work.cases))
         reference = folder.pair(task, first, "frames")
         if missing and not reference.exists() and first not in missing and self._row(task, first)["frames"]:
-            missing.insert(0, first)  # its frames are needed again, to compare with
+            missing.insert(0, first)  # the other codecs are compared with its frames
         for codec in missing:
             row = self._make_pair(task, codec, reference)
             self._on_status(f"Prompt {task + 1} of {len(work.tasks)}, {codec}: {described(row)}")
@@ -116,7 +116,7 @@ class Report:
         reference.unlink(missing_ok=True)
 
     def _make_pair(self, task: int, codec: str, reference: Path) -> Row:
-        """Makes a video and everything known of it; its JSON is written last."""
+        """Generates and measures a video; its JSON is written last."""
         work, folder = self._work, self._folder
         case, spec = work.cases[codec], work.spec
         asked = request(work.tasks[task], spec, work.length)
@@ -161,7 +161,7 @@ class Report:
         return quality.compare(frames, theirs, row["frames_by_block"], row["fps"], self._perceptual)
 
     def _too_large(self, case: Case) -> Row | None:
-        """Of a run that this machine cannot hold: without a GPU, the system would end the program."""
+        """Returns the row of a run too large for this machine: without a GPU, it would be killed."""
         if self._work.device.type != "cpu":
             return None
         spec, blocks = self._work.spec, self._work.length.blocks
@@ -169,7 +169,7 @@ class Report:
         return None if planned.fits else not_made(planned.sentence, self._work.device)
 
     def _nothing_encoded(self) -> Iterator[str]:
-        """Of codecs that these videos are too short for."""
+        """Yields a note on each codec for which these videos are too short."""
         spec, blocks = self._work.spec, self._work.length.blocks
         for name, case in self._work.cases.items():
             stored, dense = cache_after(spec, case.codec, case.policy, blocks)
@@ -199,7 +199,7 @@ class Report:
         return sides
 
     def write(self) -> None:
-        """Writes report.json, the plots and report.html of what there is so far."""
+        """Writes report.json, the plots and report.html from the finished pairs."""
         pairs = [row for task in range(len(self._work.tasks)) for row in self._rows(task)]
         no_plots = plots.draw(self._folder.path, pairs, list(self._work.cases)) if pairs else ""
         value = {
@@ -264,7 +264,7 @@ def about_machine(device: torch.device) -> Row:
 
 
 def versions() -> Row:
-    """Returns the versions of what computes and shows; None for what is not installed."""
+    """Returns the versions of the libraries that compute and draw; None if not installed."""
     found: Row = {}
     for name in PACKAGES:
         found[name] = None
@@ -274,7 +274,7 @@ def versions() -> Row:
 
 
 def _driver() -> str | None:
-    """Returns the NVIDIA driver's version, which torch does not tell."""
+    """Returns the NVIDIA driver's version, which torch does not expose."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     with suppress(OSError, subprocess.SubprocessError):
         lines = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split(
@@ -285,5 +285,5 @@ def _driver() -> str | None:
 
 
 def _frames(path: Path, row: Row) -> np.ndarray:
-    """Returns the frames in a file, uint8 [T, H, W, 3], read as they are looked at."""
+    """Returns the frames in a file, uint8 [T, H, W, 3], memory-mapped."""
     return np.memmap(path, np.uint8, "r", shape=(row["frames"], row["height"], row["width"], 3))

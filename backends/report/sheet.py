@@ -95,7 +95,7 @@ def _scaled(frame: np.ndarray, width: int, height: int) -> Image.Image:
 
 
 def _label(side: Side, width: int) -> Image.Image:
-    """The strip over a video: its name, and its figures in one line."""
+    """Returns the strip above a video: its name, and its figures in one line."""
     sizes = max(15, width // 24), max(11, width // 36)
     large, small = (ImageFont.load_default(size) for size in sizes)
     head, line = int(sizes[0] * 1.35), int(sizes[1] * 1.3)

@@ -1,4 +1,4 @@
-"""What to make: prompts with their camera paths, pictures and seeds, from a file or a generator's own."""
+"""Tasks of a report: prompts with camera paths, pictures and seeds, from a file or a generator's own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KEYS = {"prompt": str, "path": str, "picture": str, "seed": int}
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One video to make with every codec. `path` is a camera path as text, "" where there is none."""
+    """One video to generate with every codec. `path` is a camera path as text, "" for none."""
 
     prompt: str
     path: str = ""
@@ -30,7 +30,7 @@ class Task:
     seed: int = 0
 
     def described(self) -> dict[str, Any]:
-        """Returns it as JSON; a picture by its name and its content's SHA-256."""
+        """Returns the task as JSON; a picture by its name and its content's SHA-256."""
         picture = None
         if self.picture is not None:
             content = hashlib.sha256(self.picture.read_bytes()).hexdigest()
@@ -38,14 +38,14 @@ class Task:
         return {"prompt": self.prompt, "path": self.path, "picture": picture, "seed": self.seed}
 
     def folder(self, number: int) -> str:
-        """Returns the name of its folder in a report; `number` counts from 0."""
+        """Returns the name of the task's folder in a report; `number` counts from 0."""
         words = re.sub(r"[^a-z0-9]+", "-", self.prompt.lower())[:40].strip("-")
         return f"{number + 1:02d}-{words}".rstrip("-")
 
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """How all videos are made."""
+    """Length and manner of all videos."""
 
     blocks: int
     mode: str = ""
@@ -53,7 +53,7 @@ class Length:
 
 
 def request(task: Task, spec: BackendSpec, length: Length) -> Request:
-    """Returns what a generator is given. Raises ValueError with a sentence for what it cannot make."""
+    """Returns the request for a generator. Raises ValueError with a sentence if it is invalid."""
     moves = parse_path(task.path, spec.metres_per_latent, spec.degrees_per_latent)
     made = Request(
         prompt=task.prompt,
@@ -69,7 +69,7 @@ def request(task: Task, spec: BackendSpec, length: Length) -> Request:
 
 
 def usual(spec: BackendSpec, blocks: int, seeds: Sequence[int]) -> tuple[Task, ...]:
-    """Returns the generator's own examples; where it has a camera it turns away and comes back."""
+    """Returns the generator's own examples; a camera, if it has one, turns away and comes back."""
     return tuple(
         Task(prompt, there_and_back(spec, blocks), None, seed) for prompt in spec.examples for seed in seeds
     )
@@ -84,11 +84,11 @@ def there_and_back(spec: BackendSpec, blocks: int) -> str:
 
 
 def read(path: Path, spec: BackendSpec, length: Length, seeds: Sequence[int]) -> tuple[Task, ...]:
-    """Returns what a prompts file asks for, in its order, each prompt with every seed.
+    """Returns the tasks in a prompts file, in its order, each prompt with every seed.
 
-    A line is a prompt, `prompt | camera path`, or JSON with "prompt" and perhaps "path", "picture" (a file,
-    looked for beside this one) and "seed" (in place of `seeds`). Empty lines and lines that begin with # are
-    left out. Raises ValueError with the line's number and what is wrong with it.
+    A line is a prompt, `prompt | camera path`, or JSON with "prompt" and optionally "path", "picture" (a
+    file, relative to this one) and "seed" (in place of `seeds`). Empty lines and lines that begin with # are
+    skipped. Raises ValueError with the line's number and what is wrong with it.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -1,4 +1,4 @@
-"""What went wrong, in a sentence for the user and a traceback for the log. Nothing here loads torch."""
+"""Error messages: a sentence for the user and a traceback for the log. Nothing here loads torch."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import traceback
 from backends.base import BackendUnavailable
 from backends.events import Failed
 
-# A CPU allocation that fails is a plain RuntimeError: c10/core/impl/alloc_cpu.cpp.
+# A failed CPU allocation is a plain RuntimeError: c10/core/impl/alloc_cpu.cpp.
 _ALLOCATION_WORDS = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
 _OWN_WORDS = (LookupError, ValueError)
-_LONGEST = 300  # characters of a foreign message that a page can show
+_LONGEST = 300  # characters of a foreign message that fit a page
 
 
 def explain(error: Exception, doing: str, held: str = "") -> Failed:
-    """`doing` says when ("in block 3 of 12"), `held` what took the memory ("3.1 GiB of KV cache")."""
+    """Describes `error` for a user.
+
+    `doing` says when it happened ("in block 3 of 12"), `held` what occupied the memory ("3.1 GiB of KV
+    cache").
+    """
     detail = "".join(traceback.format_exception(error))
     if is_out_of_memory(error) and doing.startswith("while loading"):
         return Failed(
@@ -32,7 +36,7 @@ def explain(error: Exception, doing: str, held: str = "") -> Failed:
         )
     text = " ".join(str(error).split())
     if isinstance(error, BackendUnavailable):
-        return Failed(text)  # expected, and the sentence says it all
+        return Failed(text)  # an expected error, whose sentence is complete
     if isinstance(error, _OWN_WORDS) and not isinstance(error, (KeyError, IndexError)):
         return Failed(text, detail)
     shown = text if len(text) <= _LONGEST else text[:_LONGEST].rstrip() + " ..."
@@ -43,7 +47,7 @@ def explain(error: Exception, doing: str, held: str = "") -> Failed:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """On any device. torch's own class is known by name, so that this works without torch."""
+    """Returns whether any device ran out of memory. torch's class is recognized by name, without torch."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError):

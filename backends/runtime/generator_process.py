@@ -1,6 +1,6 @@
-"""The process that owns a device: it keeps one generator loaded and does one job at a time.
+"""The worker process that owns a device: it keeps one generator loaded and runs one job at a time.
 
-Torch is imported once the process runs, so that the page may name `main` without loading it.
+Torch is imported inside `main`, so that the page can refer to `main` without loading it.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from backends.runtime.session import Session
 
 BEAT_S = 0.2
-KEEP_S = 600.0  # a finished video is kept this long, to go on with it
+KEEP_S = 600.0  # a finished video is kept this long, so that it can be extended
 NOTHING_MADE = Done(stopped=True, blocks=0, frames=0, seconds=0.0, peak_bytes=0)
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A job for the child. Numbers count up from 1 over the life of a worker."""
+    """A job for the process. Numbers count up from 1 over the life of a worker."""
 
     number: int
     job: Job
@@ -47,14 +47,17 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The process is up."""
+    """Report that the process is up."""
 
     info: DeviceInfo
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The run is over and holds nothing on the device. `usable` is False when the process must go."""
+    """Report that the run is over and has released the device.
+
+    If `usable` is False, the process must be replaced.
+    """
 
     event: Done | Failed
     usable: bool
@@ -64,11 +67,11 @@ Report = Ready | Ended | Event
 
 
 class Controls(NamedTuple):
-    """Shared memory the page writes and the process reads: without a lock, which a killed process would keep.
+    """Shared memory between page and process, without a lock: a killed process would keep one.
 
-    `stop.value` is the number of the order to stop, `steered.value` of the one that is steered. `held[i]` is
+    `stop.value` is the number of the order to stop, `steered.value` of the steered order. `held[i]` is
     whether the i-th of `KEYS` is down, `presses[i]` how often it went down: a short press between two blocks
-    still counts. `beats` is the other way round: the process counts it up for as long as it can answer.
+    still counts. In the other direction, the process counts `beats` up for as long as it can answer.
     """
 
     stop: Any
@@ -89,7 +92,7 @@ def make_controls(context: BaseContext) -> Controls:
 
 
 def hold(controls: Controls, number: int, keys: tuple[str, ...]) -> None:
-    """Holds `keys` down in order `number`, from the page."""
+    """Sets the pressed keys in order `number`, from the page."""
     for index, key in enumerate(KEYS):
         if key in keys and not controls.held[index]:
             controls.presses[index] += 1
@@ -98,8 +101,8 @@ def hold(controls: Controls, number: int, keys: tuple[str, ...]) -> None:
 
 
 def main(reports: Connection, device_name: str, loaders: str, controls: Controls) -> None:
-    """The process's main function."""
-    # Ctrl-C reaches every process of a terminal; the page closes this one.
+    """Runs the process until the page is gone."""
+    # Ctrl-C reaches every process of a terminal, but the page ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_the_page, daemon=True).start()
 
@@ -112,10 +115,10 @@ def main(reports: Connection, device_name: str, loaders: str, controls: Controls
     except Exception as error:
         reports.send(explain(error, f"while preparing device {device_name!r}"))
         return
-    # Whatever the main thread computes: a long denoising step is no silence.
+    # A thread of its own, so that a long denoising step is not taken for silence.
     threading.Thread(target=_beat, args=(controls,), daemon=True).start()
     runner = JobRunner(device, loaders, controls)
-    # Until the page is gone.
+    # Ends when the page does.
     with suppress(EOFError, BrokenPipeError):
         while True:
             if not reports.poll(KEEP_S):
@@ -124,38 +127,38 @@ def main(reports: Connection, device_name: str, loaders: str, controls: Controls
 
 
 class JobRunner:
-    """Keeps the generator of the last job loaded, and for a while its video, to go on with it."""
+    """Runner of jobs: keeps the last job's generator loaded, and for a while its video, to extend it."""
 
     def __init__(
         self, device: torch.device, loaders: str, controls: Controls, *, compiles: bool = True
     ) -> None:
-        """With `compiles`, a job's kernels are compiled before its first block."""
+        """Creates the runner. With `compiles`, a job's kernels are compiled before its first block."""
         self._device = device
         self._compiles = compiles
         self._loaders = loaders
         self._controls = controls
-        self._seen = [0] * len(KEYS)  # presses that have been followed
+        self._seen = [0] * len(KEYS)  # presses that moves have used
         self._backend: Backend | None = None
         self._backend_id = ""
-        self._video = ""  # the name of the one that is kept
+        self._video = ""  # the name of the video that is kept
         self._session: Session | None = None
 
     def listen(self, controls: Controls) -> None:
-        """To other controls, from now on."""
+        """Switches to other controls."""
         self._controls, self._seen = controls, list(controls.presses)
 
     def preload(self, backend_id: str, on_status: Callable[[str], None]) -> None:
-        """Loads a generator before it is asked for. Raises what its loader raises."""
+        """Loads a generator in advance. Raises the errors of its loader."""
         self._load(backend_id, on_status)
 
     def release(self) -> None:
-        """Lets go of the video."""
+        """Releases the kept video."""
         if self._session is not None:
             self._session.close()
             self._session = None
 
     def serve(self, order: Order, send: Callable[[Report], None]) -> None:
-        """Sends the job's events, the last one in Ended."""
+        """Runs the job and sends its events, the last one in Ended."""
         from backends.runtime.session import free_memory
 
         def stopping() -> bool:
@@ -195,7 +198,7 @@ class JobRunner:
         send(Ended(last, self._usable()))
 
     def _prepare(self, job: Job, on_status: Callable[[str], None]) -> Backend:
-        """The job's generator, loaded, and its kernels compiled meanwhile."""
+        """Returns the job's generator, loaded; its kernels are compiled meanwhile."""
         if not self._compiles:
             return self._load(job.backend_id, on_status)
         with Warmup(Use.of(job), self._device) as warmup:
@@ -214,7 +217,7 @@ class JobRunner:
         return kept
 
     def _steered(self, number: int) -> CameraMove | None:
-        """The keys held now or pressed since the last call; None while order `number` is not steered."""
+        """Returns the keys pressed now or since the last call; None while order `number` is not steered."""
         presses, seen = list(self._controls.presses), self._seen
         self._seen = presses
         if self._controls.steered.value != number:
@@ -227,7 +230,7 @@ class JobRunner:
 
         if self._backend is not None and self._backend_id == backend_id:
             return self._backend
-        # The old one first: two models rarely fit.
+        # The old one is released first: two models rarely fit.
         self.release()
         self._backend = None
         free_memory()
@@ -237,7 +240,7 @@ class JobRunner:
         return backend
 
     def _usable(self) -> bool:
-        """A failed kernel leaves a CUDA context that answers every later call with the same error."""
+        """Returns whether CUDA works: after a failed kernel every call in its context fails the same way."""
         import torch
 
         if self._device.type != "cuda":

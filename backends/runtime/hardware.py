@@ -1,4 +1,4 @@
-"""The device a worker computes on, as the page shows it. Only `inspect` loads torch."""
+"""Properties of the device a worker computes on, as the page shows them. Only `inspect` loads torch."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import torch
 
-HEAD_DIM = 128  # of every generator here; the attention that is chosen depends on it
+HEAD_DIM = 128  # of every generator here; the choice of attention depends on it
 _CPUS = Path("/sys/devices/system/cpu")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
-    """What a worker computes on, and what was chosen for it, with the reasons."""
+    """A device, and the choices made for it, with their reasons."""
 
     name: str
     kind: Literal["cpu", "cuda"]
     memory_bytes: int  # the GPU's, or the machine's (or container's) RAM
     threads: int  # CPU threads torch uses
-    dtype: str  # what spans are decoded to and attention computes in, such as "bfloat16"
+    dtype: str  # of decoded spans and of attention, such as "bfloat16"
     attention: str
     reasons: tuple[str, ...]
 
 
 def choose(device: str) -> torch.device:
-    """`auto` is the first GPU if there is one, else the CPU. Raises ValueError for a GPU that is not here."""
+    """Returns the torch device: `auto` is the first GPU, else the CPU.
+
+    Raises ValueError for a missing GPU.
+    """
     import torch
 
     if device == "auto":
@@ -45,7 +48,7 @@ def choose(device: str) -> torch.device:
 
 
 def inspect(device: torch.device) -> DeviceInfo:
-    """Describes `device` in the process that computes on it."""
+    """Returns a description of `device`, which this process computes on."""
     import torch
 
     from qvg import choose
@@ -68,7 +71,7 @@ def inspect(device: torch.device) -> DeviceInfo:
 
 
 def physical_cores() -> int:
-    """Cores this process may use: hyper-threads of a core count once, a container's CPU quota counts."""
+    """Returns the cores this process may use: one per hyper-threaded core, within a container's CPU quota."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     siblings = {_read(_CPUS / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in allowed}
     quota, _, period = _read(_CGROUP / "cpu.max").partition(" ")
@@ -77,14 +80,14 @@ def physical_cores() -> int:
 
 
 def not_writable(folder: Path) -> str:
-    """Returns why no file can be written to `folder`, which need not exist yet; empty where one can."""
+    """Returns why no file can be written to `folder`, which need not exist yet; empty if one can."""
     at = folder.absolute()
     while not os.path.lexists(at) and at != at.parent:
         at = at.parent
     if not at.is_dir():
         return f"{at} is not a folder"
     try:
-        # Asking for permission says nothing of a disk that is full or can only be read.
+        # Written for real: permissions say nothing of a full or read-only disk.
         with tempfile.TemporaryFile(dir=at):
             return ""
     except OSError as error:
@@ -92,7 +95,7 @@ def not_writable(folder: Path) -> str:
 
 
 def ram_bytes() -> int:
-    """Returns the machine's memory, or what its container may use of it; 0 where the system does not say."""
+    """Returns the machine's memory, or the part its container may use; 0 if the system does not report it."""
     if not hasattr(os, "sysconf"):
         return 0
     ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -16,15 +16,15 @@ from qvg.config import CodecConfig
 from qvg.policy import CachePolicy
 
 UNREAD_BYTES = 1 << 30
-_REPLACEABLE = (Queued, Loading, Progress)  # only the newest of these is worth reading
+_REPLACEABLE = (Queued, Loading, Progress)  # only the newest of these matters to a reader
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the videos that a job makes from the same request: they differ in how the KV cache is kept.
+    """One of a job's videos. All sides have the same request, and differ in how the KV cache is kept.
 
     `name` is the preset's, for the user. `ends_after` is the number of blocks that its memory budget allows,
-    None for all. `drops_from` is the block (from 0) that is the first to miss history, None where none does.
+    None for all. `drops_from` is the first block (from 0) that misses history, None if none does.
     """
 
     name: str
@@ -35,11 +35,11 @@ class Side:
 
     @property
     def cache(self) -> tuple[CodecConfig, CachePolicy]:
-        """What its KV cache is made from: a side of the same can continue its video."""
+        """Returns the settings of its KV cache: a side with equal settings can continue its video."""
         return self.codec, self.policy
 
     def blocks(self, requested: int) -> int:
-        """Returns how many of `requested` blocks it makes."""
+        """Returns how many of `requested` blocks the side generates."""
         return requested if self.ends_after is None else min(self.ends_after, requested)
 
 
@@ -66,8 +66,8 @@ class Job:
 class Run:
     """A submitted job, and its events for one reader.
 
-    A reader that leaves calls `stop()` in a `finally`. One that only stops reading counts as gone when 1 GiB
-    of frames is unread: then the run is stopped, so that it blocks neither memory nor the device.
+    A reader that leaves must call `stop()` in a `finally`. A reader that only stops reading counts as gone
+    when 1 GiB of frames is unread: the run is then stopped, to release memory and device.
     """
 
     def __init__(
@@ -90,19 +90,22 @@ class Run:
 
     @property
     def ended(self) -> bool:
-        """Whether the last event has been put, read or not."""
+        """Returns whether the last event has been put, read or not."""
         return self._ended
 
     def stop(self) -> None:
-        """Ends the run before its next denoising step, or at once while it is queued."""
+        """Ends the run before its next denoising step, or at once if it is queued."""
         self._stop(self)
 
     def move(self, place: int) -> None:
-        """Moves a queued run to `place`, counted from 1; beyond the end is last. Other runs stay."""
+        """Moves a queued run to `place`, counted from 1, or to the end if `place` is beyond it.
+
+        The order of the other runs stays.
+        """
         self._move(self, place)
 
     def steer(self, keys: tuple[str, ...]) -> None:
-        """Steers with `keys` from the next block on instead of the request's path; no keys stand still.
+        """Steers with `keys` from the next block on, not by the request's path; without keys it stands still.
 
         Raises ValueError for a key that is not in `backends.camera.KEYS`.
         """
@@ -123,7 +126,7 @@ class Run:
                 return
 
     def put(self, event: Event) -> None:
-        """Adds an event; for the worker. Events after Done or Failed are ignored."""
+        """Adds an event; called by the worker. Events after Done or Failed are ignored."""
         with self._changed:
             if self._ended:
                 return

@@ -1,4 +1,4 @@
-"""How large a run makes its process or its GPU allocator."""
+"""Peak memory of a run: of its process on a CPU, of torch's allocator on a GPU."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 _STATM = Path("/proc/self/statm")
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
-_RESET_HIGH_WATER = "5"  # proc(5): sets VmHWM to the present resident size
+_RESET_HIGH_WATER = "5"  # proc(5): sets VmHWM to the current resident size
 
 
 class PeakMemory:
-    """High-water mark since it was made: of torch's allocator on a GPU, of the resident process on a CPU.
+    """High-water mark since construction: of torch's allocator on a GPU, of the resident process on a CPU.
 
-    Where the kernel cannot reset the process's mark, it is the mark since the process started.
+    If the kernel cannot reset the process's mark, it is the mark since the process started.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -34,7 +34,7 @@ class PeakMemory:
                 _CLEAR_REFS.write_text(_RESET_HIGH_WATER)
 
     def read(self) -> int:
-        """Bytes; 0 where the system does not say."""
+        """Returns bytes; 0 if the system does not report them."""
         if self._device.type == "cuda":
             import torch
 
@@ -47,7 +47,7 @@ class PeakMemory:
 
 
 def memory_now(device: torch.device) -> int:
-    """Bytes of the resident process, or of torch's allocator on a GPU; 0 where the system does not say."""
+    """Returns bytes of torch's allocator on a GPU, else of the resident process; 0 if unknown."""
     if device.type == "cuda":
         import torch
 

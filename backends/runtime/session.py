@@ -1,8 +1,8 @@
-"""One video, from request to last frame, as a generator: for a worker process or a `@spaces.GPU` function.
+"""Session: one video, from request to last frame, as a generator of events.
 
-A video has one or more sides: the same request over caches of their own, a block of each in turn, from one
-model in memory. Progress cannot be yielded from inside the rollout that makes it, so it goes through `emit`
-as it happens; finished blocks are yielded.
+A worker process or a `@spaces.GPU` function iterates over it. A video has one or more sides: the same request
+over separate caches, a block of each in turn, from one loaded model. Progress is reported by a callback,
+`emit`, because it cannot be yielded from inside a rollout; finished blocks are yielded.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from backends.sizes import memory_size
 from backends.validation import check
 from qvg import CacheStats, KVCache, Snapshot, empty_host_cache, interruptible
 
-MARKS = 2  # blocks that can be taken back without making the video again
-MARK_BYTES = 256 << 20  # the largest copy of a cache's full-precision blocks that is worth that
+MARKS = 2  # blocks that can be undone without generating the video again
+MARK_BYTES = 256 << 20  # the largest copy of a cache's full-precision blocks that is worth it
 
 
 class Session:
-    """A video that may be gone on with, and what its sides hold meanwhile."""
+    """A video that can be extended, and the state of its sides between runs."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Session:
         device: torch.device | str = "cpu",
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`device` is where `backend` is; `clock` returns seconds."""
+        """Creates an empty session. `device` is the backend's; `clock` returns seconds."""
         self.sides = tuple(sides)
         self._backend = backend
         self._device = torch.device(device)
@@ -48,23 +48,23 @@ class Session:
         self._takes: list[_Take] = []
         self._stop: Callable[[], bool] = lambda: False
         self._emit: Callable[[Progress], None] = lambda progress: None
-        self._blocks = 0  # asked for
+        self._blocks = 0  # requested
         self._turn = 0
 
     @property
     def held_bytes(self) -> int:
-        """Of the caches."""
+        """Returns the bytes of all caches."""
         return sum(take.held_bytes for take in self._takes)
 
     def continue_as(self, sides: Sequence[Side]) -> bool:
-        """Lets the next run make `sides`, and returns True, if their caches are those that are here."""
+        """Makes `sides` the next run's, if their caches are the ones here. Returns whether they are."""
         if [side.cache for side in sides] != [side.cache for side in self.sides]:
             return False
         self.sides = tuple(sides)
         return True
 
     def close(self) -> None:
-        """Releases everything. Any number of times."""
+        """Releases everything. May be called several times."""
         for take in self._takes:
             take.cache.reset()
         self._takes.clear()
@@ -82,12 +82,12 @@ class Session:
     ) -> Iterator[Event]:
         """Yields an Update for each block of each side from `first_block` on, then Done or Failed.
 
-        The beginning of `request` up to `first_block` is what was made here, or in another session: what this
-        one cannot go on from it makes again, and yields none of it. Everything is released by the end, or
-        once closed; with `keep` it stays when the end comes by itself.
+        The blocks of `request` before `first_block` were generated here or in another session; those that are
+        no longer here are generated again without being yielded. Everything is released at the end or when
+        closed; with `keep`, state stays if the run ends by itself.
 
-        `stop` is asked before every denoising step and between the rounds of an encoding, `steer` before
-        every block for a move in place of the request's.
+        `stop` is called before every denoising step and between the rounds of an encoding; `steer` before
+        every block, and returns a move in place of the request's, or None.
         """
         started = self._clock()
         peak = PeakMemory(self._device)
@@ -106,12 +106,12 @@ class Session:
         except Exception as error:
             failed = self._explain(error)
         finally:
-            # Also of a run that is closed.
+            # Also when the run is closed.
             last = self._end(keep and whole, stopped, self._clock() - started, peak)
         yield failed or last
 
     def _go_back(self, request: Request, first_block: int) -> None:
-        """Leaves every side with the blocks before `first_block`, or with none."""
+        """Rewinds every side to the blocks before `first_block`, or to none."""
         if not (self._takes and all(take.go_back(first_block) for take in self._takes)):
             self.close()
             for turn, side in enumerate(self.sides):
@@ -134,7 +134,7 @@ class Session:
         while waiting := [take for take in self._takes if not take.over]:
             block = min(take.blocks for take in waiting)
             seen = block >= first_block
-            # Every side goes the same way, whatever is pressed between their turns.
+            # Every side takes the same move, whatever is pressed between their turns.
             move = steer() if seen else None
             for turn, take in enumerate(self._takes):
                 if take.over or take.blocks != block:
@@ -171,7 +171,7 @@ class Session:
             return _Take(cache, self._backend.open(request, cache, self._tick))
 
     def _check(self) -> None:
-        """Raises Stopped where the run is to end."""
+        """Raises Stopped if the run must end."""
         if self._stop():
             raise Stopped
 
@@ -179,7 +179,7 @@ class Session:
     def _tick(self) -> Tick:
         def tick(step: int, steps: int) -> None:
             self._check()
-            # A rollout may ask while it is being opened.
+            # A rollout may call this while it is being opened.
             block = self._takes[self._turn].blocks if self._turn < len(self._takes) else 0
             self._emit(Progress(block, self._blocks, step, steps, self._turn))
 
@@ -210,7 +210,7 @@ class Session:
 
 
 class _Mark:
-    """Where a side was before one of its blocks."""
+    """The state of a side before one of its blocks."""
 
     def __init__(self, take: _Take, cache: Snapshot, rollout: object) -> None:
         self.blocks, self.frames = take.blocks, take.frames
@@ -219,7 +219,7 @@ class _Mark:
 
 @dataclass(slots=True)
 class _Take:
-    """A side being made."""
+    """A side being generated."""
 
     cache: KVCache
     rollout: Rollout
@@ -241,7 +241,7 @@ class _Take:
         return self.stats.stored_bytes + self.stats.scratch_bytes + copies
 
     def step(self, move: CameraMove | None, reseed: int | None) -> Segment | None:
-        """Its next block; None where it has no more."""
+        """Returns the side's next block; None at the end."""
         if isinstance(self.rollout, Resumable):
             snapshot = self.cache.snapshot()
             if snapshot.copied_bytes <= MARK_BYTES:
@@ -257,12 +257,15 @@ class _Take:
         return segment
 
     def measure(self) -> CacheStats:
-        # A rollout may have given the device its next work: waiting for that would hold the frames up.
+        # Does not wait: a rollout may have launched its next work, and waiting would delay the frames.
         self.stats = self.cache.stats(wait=False)
         return self.stats
 
     def go_back(self, blocks: int) -> bool:
-        """To its first `blocks` blocks, or to all it ever made where that is fewer; whether it could."""
+        """Rewinds to the first `blocks` blocks, or fewer if it never had as many.
+
+        Returns whether it could.
+        """
         if not isinstance(self.rollout, Resumable):
             return False
         if self.blocks <= blocks:
@@ -279,10 +282,10 @@ class _Take:
 
 
 def free_memory() -> None:
-    """Collects what is no longer referred to and gives unused memory of the GPU, and pinned for it, back."""
+    """Collects garbage, and returns unused GPU memory and pinned memory."""
     gc.collect()
     if torch.cuda.is_initialized():
-        # After a failed kernel every call raises its error again; whoever owns the process then replaces it.
+        # After a failed kernel every call raises its error again; the owner of the process then replaces it.
         with suppress(RuntimeError):
             torch.cuda.empty_cache()
             empty_host_cache()

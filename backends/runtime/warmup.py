@@ -1,9 +1,9 @@
-"""Kernels compiled before a video needs them, and kept on disk: the first use of each takes a second or more.
+"""Kernel warm-up: kernels compiled before a video needs them, and kept on disk.
 
-A job's launches are found without a GPU, by the generator's own `launches` on tensors without memory. Where
-the GPU is here they are compiled in threads while the model is read from disk, for compilers let go of
-Python; for a GPU that is lent only later, in a process of its own. What cannot be compiled ahead is compiled,
-or done without, when it is launched.
+The first use of a kernel takes a second or more. A job's launches are found without a GPU, by the generator's
+own `launches` on tensors without memory. On a GPU that is here they are compiled in threads while the model
+is read from disk, since compilers release the GIL; for a GPU that is lent only later, in a separate process.
+A kernel that cannot be compiled in advance is compiled, or replaced, at its launch.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
     from qvg.ops.ahead import Compiled, Launch
     from qvg.ops.card import Card
 
-PRESET = "QVG INT2"  # that the page begins with
+PRESET = "QVG INT2"  # the page's default
 MOST_THREADS = 8
-LOOK_S = 0.25  # how often a job that waits for kernels is asked whether it goes on
+LOOK_S = 0.25  # interval at which a job that waits for kernels is checked for Stop
 LOWEST_PRIORITY = 19  # nice
 OnStatus = Callable[[str], None]
 _log = logging.getLogger(__name__)
 
 
 class Use(NamedTuple):
-    """What decides which kernels a job launches."""
+    """The settings that determine which kernels a job launches."""
 
     backend_id: str
     sides: tuple[Side, ...]
@@ -56,7 +56,7 @@ class Use(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The presets in words, such as `QVG INT2 and BF16`."""
+        """Returns the presets in words, such as `QVG INT2 and BF16`."""
         spec = registry.find(self.backend_id) if self.backend_id in registry.IDS else None
         known = {codec_for(spec, name) if spec else config: name for name, config in PRESETS.items()}
         names = dict.fromkeys(known.get(side.codec, "this KV cache") for side in self.sides)
@@ -64,28 +64,28 @@ class Use(NamedTuple):
 
 
 def usual(backend_id: str) -> Use:
-    """What a visitor gets who changes nothing."""
+    """Returns the use of a job with all defaults."""
     spec = registry.find(backend_id)
     return Use(backend_id, (Side(PRESET, codec_for(spec, PRESET), spec.policy),))
 
 
 def possible() -> bool:
-    """Whether kernels can be compiled here at all."""
+    """Returns whether kernels can be compiled here at all."""
     return find_spec("triton") is not None and os.environ.get("TRITON_INTERPRET") != "1"
 
 
 def cache_folder() -> Path:
-    """Where Triton keeps what it compiled."""
+    """Returns the folder of Triton's compiled kernels."""
     if named := os.environ.get("TRITON_CACHE_DIR"):
         return Path(named)
     return Path(os.environ.get("TRITON_HOME") or os.path.expanduser("~/")) / ".triton" / "cache"
 
 
 def keep_kernels(outputs: Path) -> None:
-    """Makes Triton keep kernels beside the videos where its own folder cannot be written to.
+    """Sets Triton's cache folder beside the videos if its own cannot be written to.
 
-    Where `outputs` cannot either, they are kept until the machine restarts, in a folder nobody else can write
-    to: what lies there is run.
+    If `outputs` cannot be written to either, kernels are kept until the machine restarts, in a folder that
+    nobody else can write to: its content is executed.
     """
     if not not_writable(cache_folder()):
         return
@@ -96,7 +96,7 @@ def keep_kernels(outputs: Path) -> None:
 
 
 def launches(use: Use, card: Card) -> list[Launch]:
-    """Returns what a job launches on `card`, each once; nothing for a generator that does not say."""
+    """Returns a job's launches on `card`, each once; nothing for a generator without `launches`."""
     name = f"backends.{use.backend_id}.launches"
     if use.backend_id not in registry.IDS or find_spec(name) is None:
         return []
@@ -110,12 +110,12 @@ def launches(use: Use, card: Card) -> list[Launch]:
 class Warmup:
     """The kernels of one job, compiled in the background on the card that is here.
 
-    Several threads compile; launches of one kernel in the same thread, for most differ in nothing that is
-    compiled in.
+    Several threads compile. Launches of one kernel go to one thread, because most of them give the same
+    binary.
     """
 
     def __init__(self, use: Use, device: torch.device) -> None:
-        """Returns at once. On anything but a GPU nothing is done."""
+        """Starts compiling and returns at once. Does nothing on anything but a GPU."""
         self._name = use.name
         self._problems: list[str] = []
         self._done = self._total = 0
@@ -129,12 +129,12 @@ class Warmup:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Compiles no more than what is being compiled."""
+        """Cancels compilations that have not started."""
         self._stopped = True
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def wait(self, on_status: OnStatus) -> None:
-        """Returns when all is compiled, saying how far it is. Raises what `say` raises."""
+        """Waits until all are compiled, reporting how many are. Raises the errors of `on_status`."""
         while running := [future for future in tuple(self._futures) if not future.done()]:
             if self._total:
                 count = min(self._done + 1, self._total)
@@ -151,7 +151,7 @@ class Warmup:
         card = card_of(device)
         try:
             found = [launch for launch in launches(use, card) if (launch, card.capability) not in _ready]
-        except Exception as error:  # whatever is wrong shows, as a sentence, when the job uses it
+        except Exception as error:  # any fault will show, as a sentence, when the job uses the kernel
             self._problems.append(_words(error))
             return
         groups = _by_kernel(found)
@@ -175,12 +175,12 @@ _ready: set[tuple[Launch, tuple[int, int]]] = set()  # compiled in this process
 
 
 def compile_one(launch: Launch, capability: tuple[int, int]) -> tuple[Compiled | None, str]:
-    """Compiles one kernel. Returns it, or None and why not, in words."""
+    """Compiles one kernel. Returns it, or None and the reason in words."""
     from qvg.ops.ahead import compile_for
 
     try:
         compiled = compile_for(launch, capability)
-    except Exception as error:  # compilers have classes of their own
+    except Exception as error:  # compilers have error classes of their own
         return None, f"{launch.name}: {_words(error)}"
     _ready.add((launch, capability))
     return compiled, ""
@@ -189,8 +189,8 @@ def compile_one(launch: Launch, capability: tuple[int, int]) -> tuple[Compiled |
 def compiled_for(card: str, uses: Iterable[Use] = ()) -> tuple[list[Compiled], list[str]]:
     """Compiles for `card`, such as sm_120 or 12.0, which need not be here, one kernel after another.
 
-    `uses` are those of every generator unless given. Returns the different kernels, and problems in words.
-    Raises ValueError for a card that is none.
+    `uses` defaults to those of every generator. Returns the different kernels, and problems in words. Raises
+    ValueError for an unknown card.
     """
     from qvg.ops.card import kind_of_card
 
@@ -202,7 +202,7 @@ def compiled_for(card: str, uses: Iterable[Use] = ()) -> tuple[list[Compiled], l
     for use in tuple(uses) or tuple(map(usual, registry.IDS)):
         try:
             found |= dict.fromkeys(launches(use, kind_of_card(capability)))
-        except Exception as error:  # of one use, and the others are still compiled
+        except Exception as error:  # one use fails, and the others are still compiled
             problems.append(f"{use.name} of {use.backend_id}: {_words(error)}")
     compiled: dict[str, Compiled] = {}
     for launch in found:
@@ -215,7 +215,7 @@ def compiled_for(card: str, uses: Iterable[Use] = ()) -> tuple[list[Compiled], l
 
 
 def capability_of(card: str) -> tuple[int, int]:
-    """(12, 0) of sm_120 or 12.0. Raises ValueError."""
+    """Returns the capability, such as (12, 0) for sm_120 or 12.0. Raises ValueError."""
     digits = card.lower().removeprefix("sm_").replace(".", "").rstrip("af")
     if not digits.isdigit() or len(digits) < 2:
         raise ValueError(f"{card!r} is no compute capability: write it as sm_120, or as 12.0.")
@@ -243,7 +243,7 @@ def start_process(uses: Sequence[Use], cards: Sequence[str]) -> subprocess.Popen
 
 
 def _written(uses: Iterable[Use]) -> str:
-    """Returns `uses` as JSON, as far as kernels depend on them."""
+    """Returns as JSON the fields of `uses` that kernels depend on."""
     return json.dumps(
         [
             [

@@ -1,9 +1,9 @@
-"""The background worker: one process a device, jobs in, events out, with Stop and recovery from a crash.
+"""Background worker: one process per device, jobs in, events out, with Stop and recovery from crashes.
 
-The page never touches the device: a CUDA error or the out-of-memory killer ends the process and not the page.
-A process that does not answer is ended, too: one that is stopped or starved, and one whose run does not end
-when it is asked to, as on a GPU that hangs.
-The next job starts only when the process says that the last one holds nothing any more.
+The page never touches the device: a CUDA error or the out-of-memory killer ends the process, not the page. A
+process that does not answer is ended too: one that is suspended or starved, and one whose run does not end
+when stopped, as on a GPU that hangs. The next job starts only when the process reports that the last one has
+released everything.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ __all__ = ["DeviceInfo", "Job", "Run", "Side", "Worker"]
 LOADERS = "backends.registry:load"
 _ROOT = str(Path(__file__).resolve().parents[2])  # the folder this package is imported from
 _GRACE_S = 3.0  # for a process or a thread to end
-SILENCE_S = 10.0  # without an answer a process is ended
-_LOADING = 6  # times that while it loads: a large library is read from a slow disk without a beat between
-_LOOKS = 40  # at a process, in the time of its silence
+SILENCE_S = 10.0  # a process is ended after this long without an answer
+_LOADING = 6  # a factor on that while it loads: reading a large library from a slow disk delays the beats
+_LOOKS = 40  # checks of a process per silence period
 _STARTING = "Starting the generator process."
 _OFTEN = {9: "often out of memory", 11: "a crash in native code", 7: "often shared memory that ran out"}
 _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """One device and its queue. Making one starts nothing; the first job, or `start`, does.
+    """One device and its queue. Constructing it starts nothing; the first job, or `start`, does.
 
     `device` is `auto`, `cpu` or `cuda`. `loaders` is `module:function` of `load(id, device, on_status)` in
-    the process, which is ended when it does not answer for `silence_s` seconds.
+    the process, which is ended if it does not answer for `silence_s` seconds.
     """
 
     def __init__(self, device: str = "auto", loaders: str = LOADERS, silence_s: float = SILENCE_S) -> None:
@@ -66,15 +66,18 @@ class Worker:
         self._info: DeviceInfo | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._gone_silent = False  # the last process, and no other has been started
+        self._gone_silent = False  # the last process fell silent, and no other has been started
 
     @property
     def info(self) -> DeviceInfo | None:
-        """What it computes on; None until its process is up."""
+        """Returns the device's description; None until the process is up."""
         return self._info
 
     def start(self) -> None:
-        """Starts the process in the background, so that the first job need not wait. Any number of times."""
+        """Starts the process in the background, so that the first job need not wait.
+
+        May be called several times.
+        """
         with self._changed:
             if self._closed:
                 raise RuntimeError("this worker is closed: make another one")
@@ -84,7 +87,7 @@ class Worker:
                 self._thread.start()
 
     def about(self, outputs: Path) -> list[Part]:
-        """What works on this machine, looked at in a process of its own. Takes seconds or a minute."""
+        """Returns a report on this machine from a separate process. Takes seconds or a minute."""
         return checkup.elsewhere(self._device, outputs)
 
     def submit(self, job: Job) -> Run:
@@ -103,7 +106,7 @@ class Worker:
         return run
 
     def close(self) -> None:
-        """Ends the process and every run. Any number of times."""
+        """Ends the process and every run. May be called several times."""
         with self._changed:
             self._closed = True
             process, self._process = self._process, None
@@ -146,9 +149,9 @@ class Worker:
             generator_process.hold(self._process.controls, self._number, keys)
 
     def _serve(self) -> None:
-        """The worker's thread: brings the process up, then gives it one run after another."""
+        """Runs in the worker's thread: starts the process, then gives it one run after another."""
         if hasattr(signal, "pthread_sigmask"):
-            # Inherited by the process, which would otherwise die of a Ctrl-C while it is still importing.
+            # Inherited by the process, which a Ctrl-C would otherwise kill while it is still importing.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         last = self._bring_up()
         while True:
@@ -158,7 +161,7 @@ class Worker:
                     last = None
                 restart = self._gone_silent and self._active is None and not self._closed
             if restart:
-                # In time for the next run, which says what goes wrong if it does again.
+                # Restarted in advance for the next run, which reports the error if there is another.
                 self._bring_up()
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or self._active is not None)
@@ -168,7 +171,7 @@ class Worker:
             last = self._drive(run)
 
     def _end_active(self, last: Done | Failed) -> None:
-        """Makes way before it tells: a viewer that answers with a new job does not queue behind itself."""
+        """Clears the active run, then reports its end: a job submitted in response must not queue behind it."""
         if isinstance(last, Failed) and not self._closed:
             _log.error("%s", "\n".join(filter(None, (last.message, last.detail))))
         ended, self._active = self._active, self._waiting.popleft() if self._waiting else None
@@ -180,7 +183,7 @@ class Worker:
         self._tell_places()
 
     def _drive(self, run: Run) -> Done | Failed:
-        """Does one run; returns its last event when the device is free again."""
+        """Executes one run. Returns its last event once the device is free again."""
         if not run.ended and (self._process is None or not self._process.alive):
             run.put(Loading(_STARTING))
             problem = self._bring_up()
@@ -201,7 +204,7 @@ class Worker:
                 process.heard(report)
                 run.put(report)
         except (EOFError, OSError):
-            # Before it is discarded, which would end it by another signal.
+            # Described before it is discarded, which would end it by another signal.
             failed = Failed(self._describe_end(process))
             self._discard()
             return failed
@@ -215,7 +218,7 @@ class Worker:
         return report.event
 
     def _bring_up(self) -> Failed | None:
-        """Starts a process and waits for its first word. Returns what went wrong."""
+        """Starts a process and waits for its first report. Returns the error, or None."""
         self._discard()
         self._gone_silent = False
         try:
@@ -260,24 +263,24 @@ class Worker:
 
 @dataclass(slots=True, eq=False)
 class _Process:
-    """A started process, the page's end of its pipe, and the memory they share."""
+    """A started process, the page's end of its pipe, and their shared memory."""
 
     process: BaseProcess
     pipe: Connection
     controls: Controls
     silent_s: float = 0.0  # how long it had not answered when it was ended for that
-    _order: int = 0  # the number of the one it has; 0 for none
+    _order: int = 0  # the number of its current order; 0 for none
     _denoises: bool = False  # it is past loading
-    _made: bool = False  # a block
+    _made: bool = False  # it has finished a block
     _heard_at: float = 0.0
-    _longest_s: float = 0.0  # between two reports of a run that is past loading
+    _longest_s: float = 0.0  # the longest time between two reports of a run past loading
 
     def begin(self, order: int) -> None:
-        """It has been given an order, or none."""
+        """Notes the number of its new order, 0 for none."""
         self._order, self._denoises, self._made = order, False, False
 
     def heard(self, report: object) -> None:
-        """Notes a report of its run, and how long it had let wait for it."""
+        """Notes a report of its run, and the time since the one before."""
         now = time.monotonic()
         if self._denoises:
             self._longest_s = max(self._longest_s, now - self._heard_at)
@@ -286,13 +289,13 @@ class _Process:
         self._heard_at = now
 
     def watch(self, silence_s: float) -> None:
-        """Ends the process once it does not answer; returns when it has ended, in whatever way.
+        """Ends the process if it stops answering. Returns when it has ended, for any reason.
 
-        Its beats stop when it is stopped, or starved of memory or time. A GPU that hangs stops no beat, but
-        the run does not end when it is asked to: it has twice as long as its longest step so far. While a
-        library is loaded, or kernels are compiled for the first block, both take longer.
+        Its beats stop when it is suspended, or starved of memory or time. A hanging GPU does not stop the
+        beats, but a stopped run does not end: it is given twice its longest step so far. Both limits are
+        longer while a library is loaded, or kernels are compiled for the first block.
 
-        Looks are counted, and not the time: while this program is stopped, too, nobody is silent.
+        Checks are counted instead of time: if this program is suspended as well, silence does not count.
         """
         look_s = silence_s / _LOOKS
         beats, silent_s, stopping_s = -1, 0.0, 0.0
@@ -307,17 +310,17 @@ class _Process:
             elif stopping_s >= max(silence_s * (1 if self._made else _LOADING), 2 * self._longest_s):
                 self.silent_s = stopping_s
             if self.silent_s:
-                # A process that is stopped takes no other signal.
+                # A suspended process takes no other signal.
                 self.process.kill()
                 return
 
     @property
     def alive(self) -> bool:
-        # One that was killed takes a moment to die.
+        # A killed process takes a moment to exit.
         return not self.silent_s and self.process.is_alive()
 
     def exit_code(self) -> int | None:
-        """Of a process whose pipe has closed."""
+        """Returns the exit code of a process whose pipe has closed."""
         self.process.join(_GRACE_S)
         return self.process.exitcode
 
@@ -343,7 +346,7 @@ def _launch(device: str, loaders: str) -> _Process:
     )
     with _without_main():
         process.start()
-    # Only the process holds it now, so that its death closes the pipe.
+    # Leaves the process as its only owner, so that its death closes the pipe.
     childs_end.close()
     return _Process(process, pipe, controls)
 
@@ -352,14 +355,14 @@ def _launch(device: str, loaders: str) -> _Process:
 def _without_main() -> Iterator[None]:
     """Hides the program's main module from `multiprocessing`, which would run it again in the new process.
 
-    A script that ends in `demo.launch()` would open a second page there and never generate. Adds this
-    package's folder to `sys.path`, which the process inherits: the path of a program that changed its working
-    directory, as a notebook does, may name the folder relative to the new one only.
+    A script that ends in `demo.launch()` would open a second page there and never generate. Also adds this
+    package's folder to `sys.path`, which the process inherits: after a change of the working directory, as in
+    a notebook, a relative path there may be wrong.
     """
     if _ROOT not in sys.path:
         sys.path.append(_ROOT)
     main = sys.modules["__main__"]
-    # Neither a file nor a spec: there is nothing to run again.
+    # Without a file and a spec there is nothing to run again.
     sys.modules["__main__"] = ModuleType("__main__")
     try:
         yield

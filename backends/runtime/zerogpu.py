@@ -1,12 +1,12 @@
-"""The worker of a Hugging Face Space with ZeroGPU: a process that has a GPU is lent for one run at a time.
+"""Worker for a Hugging Face Space with ZeroGPU: each run is lent a process with a GPU.
 
-`spaces` forks such a process from the page and calls the decorated generator in it. A whole run happens in
+`spaces` forks such a process from the page and calls the decorated generator in it. A whole run happens
 there, on the same `JobRunner` as in the process of a `Worker`. Its state is lost when the Space takes the GPU
 back: to extend a video, its beginning is generated again. Each run counts against the quota of the visitor
 who started it, so it is driven in the context of that visitor's request. Stop and steering go through memory
 that is shared before the fork.
 
-Import this before anything that imports torch.
+Import this module before anything that imports torch.
 """
 
 from __future__ import annotations
@@ -56,18 +56,18 @@ LENT = DeviceInfo(
     attention="chosen on the GPU",
     reasons=("a GPU is lent for every run, and looked at then",),
 )
-CARDS = ("sm_120",)  # compute capabilities of what may be lent: kernels are compiled for them ahead
-ON_THE_GPU = ("device", "attention", "kernels")  # parts of the report on a machine
-_SPARE = 1.4  # a run that takes longer than was asked for is cut off
+CARDS = ("sm_120",)  # compute capabilities of GPUs that may be lent; kernels are compiled for them in advance
+ON_THE_GPU = ("device", "attention", "kernels")  # parts of the report that need the GPU
+_SPARE = 1.4  # factor on the estimate: a run that takes longer than requested is cut off
 _LEAST_S, _START_S = 20.0, 8.0
-_READ_BYTES_S = 4e8  # weights from a Space's disk, before any were timed
-_SMALL_BYTES, _SMALL_BLOCK_S, _LARGE_BLOCK_S = 4 << 30, 1.0, 12.0  # before any block was timed
+_READ_BYTES_S = 4e8  # weights from a Space's disk, until measured
+_SMALL_BYTES, _SMALL_BLOCK_S, _LARGE_BLOCK_S = 4 << 30, 1.0, 12.0  # until measured
 _log = logging.getLogger(__name__)
 
 _CONTROLS: tuple[Controls, ...] = tuple(
     make_controls(multiprocessing.get_context("fork")) for _ in range(SLOTS)
 )
-_runners: dict[str, JobRunner] = {}  # by loaders; a lent process begins with those of the page
+_runners: dict[str, JobRunner] = {}  # by loaders; a lent process starts with the page's
 
 
 def _runner(loaders: str) -> JobRunner:
@@ -83,7 +83,7 @@ def _duration(order: Order, slot: int, seconds: int, loaders: str) -> int:
 
 @spaces.GPU(duration=_duration)
 def on_gpu(order: Order, slot: int, seconds: int, loaders: str) -> Iterator[Report]:
-    """A whole run, in the process lent for it: what it computes on, then events, the last one in Ended."""
+    """Runs a job in the process lent for it. Yields the device's description, then events, at last Ended."""
     import torch
 
     torch.set_num_threads(hardware.physical_cores())
@@ -91,7 +91,7 @@ def on_gpu(order: Order, slot: int, seconds: int, loaders: str) -> Iterator[Repo
     runner, controls = _runner(loaders), _CONTROLS[slot]
     runner.listen(controls)
     reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
-    # A generator cannot yield out of the denoising that it is called from.
+    # A generator cannot yield from inside the denoising it calls.
     thread = threading.Thread(target=runner.serve, args=(order, reports.put), daemon=True)
     thread.start()
     try:
@@ -111,10 +111,10 @@ class _Active(NamedTuple):
 
 
 class ZeroWorker:
-    """As many runs at once as the Space lends GPUs for; the others wait here."""
+    """Worker that runs as many jobs at once as the Space lends GPUs for; the others wait here."""
 
     def __init__(self, loaders: str = LOADERS, preload: Iterable[str] = ()) -> None:
-        """`preload`: generators to load into the page's process, for every process forked from it."""
+        """Preloads the generators `preload` into the page's process, for every process forked from it."""
         self._loaders = loaders
         self._info = LENT
         self._lock = threading.RLock()
@@ -124,30 +124,30 @@ class ZeroWorker:
         self._numbers = itertools.count(1)
         self._block_s: dict[str, float] = {}  # measured, by generator
         self._load_s: dict[str, float] = {}
-        self._compiling: dict[Use, subprocess.Popen[bytes]] = {}  # or compiled, by a process that has ended
+        self._compiling: dict[Use, subprocess.Popen[bytes]] = {}  # the process may have ended
         for backend_id in preload:
             self._preload(backend_id)
         self._compile([warmup.usual(entry.spec.id) for entry in registry.entries() if entry.missing is None])
 
     @property
     def info(self) -> DeviceInfo:
-        """What runs compute on: what is usually lent, until one was."""
+        """Returns the description of the last GPU lent, or of the usual one before any was."""
         return self._info
 
     def start(self) -> None:
-        """There is nothing to start before a run."""
+        """Does nothing: there is nothing to start before a run."""
 
     def about(self, outputs: Path) -> list[Part]:
-        """What works on the Space's own machine, and what is lent to it."""
+        """Returns the report on the Space's own machine and on the GPU lent to it."""
         lent = Part(
             "device", "Device", (f"{self._info.name}: a GPU is lent for every run, and looked at then.",)
         )
-        # The others are about a GPU that is not here.
+        # The parts left out are about a GPU that is not here.
         own = [part for part in checkup.elsewhere("cpu", outputs) if part.id not in ON_THE_GPU]
         return [lent, *own]
 
     def submit(self, job: Job) -> Run:
-        """Called in the context of the request that the run is for."""
+        """Queues a job. Must be called in the context of the request that the run is for."""
         run = Run(job, self._stop, self._steer, self._reorder)
         with self._lock:
             self._waiting.append((run, contextvars.copy_context()))
@@ -155,7 +155,7 @@ class ZeroWorker:
         return run
 
     def seconds(self, backend_id: str, blocks: int) -> int:
-        """GPU time to ask for: so many blocks of all sides at the pace of the last run, and loading."""
+        """Returns the GPU seconds to request: loading, and `blocks` blocks of all sides at the last pace."""
         spec = registry.find(backend_id)
         guess = _SMALL_BLOCK_S if spec.working_bytes < _SMALL_BYTES else _LARGE_BLOCK_S
         block_s = self._block_s.get(backend_id, guess)
@@ -165,7 +165,7 @@ class ZeroWorker:
     def _preload(self, backend_id: str) -> None:
         import torch
 
-        # A process forked from one that computes in threads would wait for threads it does not have.
+        # A process forked from one with compute threads would wait for threads it does not have.
         torch.set_num_threads(1)
         try:
             _runner(self._loaders).preload(backend_id, _log.info)
@@ -193,12 +193,12 @@ class ZeroWorker:
         seconds = self.seconds(job.backend_id, blocks)
         self._wait_for_kernels(active)
         run.put(Loading(f"Asking the Space for {seconds} s of its GPU."))
-        # What a lent process keeps, another one lacks.
+        # Videos kept by one lent process are not in another.
         order = Order(active.number, replace(job, video=""))
         last: Done | Failed = NOTHING_MADE
         lent = time.monotonic()
         try:
-            # Of one that was stopped meanwhile, nothing is to be made.
+            # A run stopped meanwhile generates nothing.
             stopped = _CONTROLS[active.slot].stop.value == active.number
             for report in () if stopped else on_gpu(order, active.slot, seconds, self._loaders):
                 match report:
@@ -232,7 +232,7 @@ class ZeroWorker:
         self._compiling |= dict.fromkeys(uses, process)
 
     def _wait_for_kernels(self, active: _Active) -> None:
-        """Compiles what a run needs and is not there yet: on the GPU it would count as the visitor's time."""
+        """Compiles missing kernels for a run: on the GPU this would count as the visitor's time."""
         use = Use.of(active.run.job)
         with self._lock:
             if use not in self._compiling:

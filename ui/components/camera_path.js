@@ -1,5 +1,6 @@
-// Camera path as text, as moves and as poses. Accepts the same text as backends/camera.py; tests/ui/components/test_camera.py
-// compares the two. KEYS, MOST, MOST_TEXT, MOST_MOVE_TEXT and PLAIN are constants from Python:
+// Camera path as text, as moves and as poses. Accepts the same text as backends/camera.py;
+// tests/ui/components/test_camera.py compares the two. KEYS, MOST, MOST_TEXT, MOST_MOVE_TEXT and PLAIN are constants
+// of Python:
 // ui/form/camera_path.py.
 const EDGES = " \n'\"`";
 
