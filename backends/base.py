@@ -57,11 +57,6 @@ class BlockHistory:
         """Returns the contents of a cache after `blocks` blocks."""
         return Committed(policy, blocks, latents_per_block)
 
-    def spare_blocks(self, policy: CachePolicy, blocks: int) -> int:
-        """Returns how many full-precision blocks have an empty buffer after `blocks` blocks."""
-        layout = policy.layout(blocks)
-        return policy.capacity - len(layout.sink) - len(layout.recent)
-
 
 @dataclass(frozen=True, slots=True)
 class WindowHistory:
@@ -79,10 +74,6 @@ class WindowHistory:
         return Committed(
             CachePolicy(every=1, device_bytes=policy.device_bytes), int(blocks > 1), self.latents
         )
-
-    def spare_blocks(self, policy: CachePolicy, blocks: int) -> int:
-        """Returns 0: the span is written at once."""
-        return 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -246,12 +246,14 @@ def parse_case(spec: BackendSpec, preset: str, policy: str, mode: str = "") -> C
             codec = with_clusters(codec, int(number))
         elif name in ("every", "sink", "recent", "window", "attention_bits"):
             changes[name] = int(number)
+        elif name in ("grows", "fine"):
+            changes[name] = bool(int(number))
         elif name == "device_gib":
             changes["device_bytes"] = int(float(number) * GIB)
         else:
             raise ValueError(
                 f"{part!r} is not one of every=, sink=, recent=, window=, device_gib=, attention_bits=, "
-                "clusters="
+                "grows=, fine=, clusters="
             )
     name = " ".join(filter(None, (preset, mode, policy)))
     return Case(name, codec, dataclasses.replace(usual, **changes), mode)

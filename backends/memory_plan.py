@@ -16,7 +16,7 @@ from backends.runtime.hardware import DeviceInfo
 from backends.runtime.jobs import Side
 from backends.sizes import file_size, memory_size
 from qvg.config import BF16, PRESETS, BF16Config, CodecConfig, with_clusters
-from qvg.policy import CachePolicy, cache_bytes, host_bytes
+from qvg.policy import CachePolicy, cache_bytes, host_bytes, unused_bytes
 
 MIB = 1 << 20
 WhenFull = Literal["drop", "stop"]
@@ -90,20 +90,21 @@ def plan(
 def most_bytes(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> int:
     """Returns the most bytes in a cache at any time of a video of `blocks` blocks.
 
-    The bytes follow from the number of spans, which grows as spans are encoded until a window begins to drop
-    others, and repeats from there on: the maximum is right after the last encoding.
+    The bytes grow as blocks are encoded, until a window begins to drop spans, and repeat from there on with
+    every span: the maximum is after one of the last blocks, as many as a span has.
     """
-    waiting = blocks - policy.sink - policy.recent
-    last_encoded = blocks - waiting % policy.every if waiting >= policy.every else blocks
-    return held_bytes(spec, codec, policy, last_encoded) if blocks else 0
+    last = range(max(1, blocks - policy.every + 1), blocks + 1)
+    return max((held_bytes(spec, codec, policy, made) for made in last), default=0)
 
 
 def held_bytes(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> int:
-    """Returns the bytes of a cache after `blocks` blocks: spans, and buffers for full-precision blocks."""
+    """Returns the bytes of a cache after `blocks` blocks: spans, and buffers for what comes."""
     stored, _ = cache_after(spec, codec, policy, blocks)
     on_host, to_read_it = _host_bytes(spec, codec, policy, blocks)
     stored += to_read_it - on_host
-    return stored + spec.history.spare_blocks(policy, blocks) * block_bytes(spec)
+    if spec.history.grows:
+        stored += unused_bytes(spec.geometry, codec, policy, blocks, spec.latents_per_block)
+    return stored
 
 
 def cache_after(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> tuple[int, int]:
@@ -228,14 +229,14 @@ def _windowed(
     spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int, budget: int
 ) -> CachePolicy | None:
     """Returns `policy` with the widest window that fits; None if none does."""
-    fits, too_wide = policy.every + policy.recent - 1, blocks
+    fits, too_wide = policy.shortest_window - 1, blocks
     while too_wide - fits > 1:
         middle = (fits + too_wide) // 2
         if most_bytes(spec, codec, replace(policy, window=middle), blocks) <= budget:
             fits = middle
         else:
             too_wide = middle
-    return replace(policy, window=fits) if fits >= policy.every + policy.recent else None
+    return replace(policy, window=fits) if fits >= policy.shortest_window else None
 
 
 def _needs(spec: BackendSpec, count: int) -> str:

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from qvg.codecs import build_codec
+from qvg.codecs.base import Growth
 from qvg.config import BF16, QVG, CacheGeometry, CodecConfig
 from qvg.device import choose
+from qvg.growing import Growing, started
 from qvg.layer import LayerCache, encode_pair
 from qvg.offload import Offload
 from qvg.ops.eight_bit import supports as eight_bit_support
-from qvg.payload import Payload, joined_codebooks
+from qvg.payload import GROWING, joined_codebooks
 from qvg.payload import split as payload_split
 from qvg.policy import CachePolicy, Layout
 from qvg.resources import CacheResources, CacheSettings
@@ -29,17 +31,35 @@ TOKENS_TOGETHER = 1 << 20  # over all heads
 HEADS_TOGETHER = 64
 
 
+class GrowingSpan(NamedTuple):
+    """The newest span of neighbouring layers, while it is not full: their batches one after another."""
+
+    layers: range
+    k: Growing
+    v: Growing
+
+    @property
+    def unused_bytes(self) -> int:
+        return self.k.unused_bytes + self.v.unused_bytes
+
+
 class Snapshot(NamedTuple):
     """A cache's history after some commit, to come back to. `copied_bytes` is what it takes of its own."""
 
     context_frames: int
     blocks: int
     encoded: int
+    growing: tuple[GrowingSpan, ...]
     layers: tuple[LayerSnapshot, ...]
 
     @property
     def copied_bytes(self) -> int:
-        return sum(x.nbytes for layer in self.layers for x in (layer.k, layer.v) if x is not None)
+        """Copies of blocks in full precision, and what the newest span has that does not only grow."""
+        copies = [x for layer in self.layers for x in (layer.k, layer.v) if x is not None]
+        for span in (layer.spans[-1] for layer in self.layers if layer.spans and self.growing):
+            parts = (*span.k.parts.items(), *span.v.parts.items())
+            copies += [part for name, part in parts if name not in GROWING]
+        return sum(x.nbytes for x in copies)
 
 
 class KVCache:
@@ -97,10 +117,12 @@ class KVCache:
             LayerCache(self._settings, index, self._resources) for index in range(geometry.layers)
         )
         self._context_frames = self._blocks = self._encoded = 0
+        self._growing: tuple[GrowingSpan, ...] = ()
 
     def reset(self) -> None:
         """Forgets everything, frees its memory and sets the clocks to zero."""
         self._context_frames = self._blocks = self._encoded = 0
+        self._growing = ()
         self._resources = CacheResources.new(self._settings)
         for layer in self._layers:
             layer.reset(self._resources)
@@ -152,28 +174,60 @@ class KVCache:
         due = self.policy.due(self._blocks, self._encoded)
         layout = self.policy.layout(self._blocks)
         with self._resources.encode_clock.running():
-            for layers in self._together(due):
-                pairs = [None] * len(layers) if due is None else self._encode(layers, due, layout)
-                for index, pair in zip(layers, pairs, strict=True):
-                    self._layers[index].commit(due, layout, pair)
-        self._encoded += due is not None
+            if due is None:
+                for layer in self._layers:
+                    layer.commit(None, layout, None)
+            else:
+                self._encode(due, layout)
 
-    def _together(self, due: range | None) -> Iterator[range]:
-        """Neighbouring layers whose blocks `due` are encoded in the same launches."""
-        layers, heads = self.geometry.layers, self.batch * self.geometry.heads
-        tokens = len(due or ()) * self._settings.tokens_per_block
-        size = max(1, min(HEADS_TOGETHER // heads, TOKENS_TOGETHER // max(1, heads * tokens)))
-        for first in range(0, layers, size):
-            yield range(first, min(first + size, layers))
+    def _encode(self, due: range, layout: Layout) -> None:
+        """Encodes the blocks `due` of all layers, behind what their spans already hold."""
+        span = self.policy.span_of(due.start)
+        unfinished = []
+        for layers, growing in self._together(due):
+            spans = self._extended(layers, growing, due, layout)
+            if due.stop < span.stop:
+                unfinished.append(GrowingSpan(layers, *spans))
+            split = (payload_split(each.payload, len(layers)) for each in spans)
+            for index, k, v in zip(layers, *split, strict=True):
+                self._layers[index].commit(due, layout, (k, v))
+        self._growing = tuple(unfinished)
+        self._encoded += len(due)
 
-    def _encode(self, layers: range, due: range, layout: Layout) -> list[tuple[Payload, Payload]]:
-        block = self._settings.tokens_per_block
+    def _extended(
+        self, layers: range, growing: GrowingSpan | None, due: range, layout: Layout
+    ) -> tuple[Growing, Growing]:
+        """The spans of neighbouring layers, keys and values, once the blocks `due` are encoded."""
+        policy, block = self.policy, self._settings.tokens_per_block
+        span = policy.span_of(due.start)
         first = len(layout.sink) * block
         k, v = self._resources.staging.some(layers, slice(first, first + len(due) * block))
+        filled = policy.filled(due.stop - span.start)
+        fine = len(due) * block if policy.fine else 0
+        tokens = len(span) * block
+        if growing is not None:
+            before = (growing.k, growing.v)
+            growth = [Growth(filled, each.payload, fine) for each in before]
+            pair = encode_pair(self.codecs, k, v, growth=growth)
+            grown = [each.appended(more, tokens) for each, more in zip(before, pair, strict=True)]
+            return grown[0], grown[1]
         starts = [self._layers[index].start() for index in layers]
-        start_k, start_v = (joined_codebooks(some) for some in zip(*starts, strict=True))
-        pair = encode_pair(self.codecs, k, v, start_k, start_v)
-        return list(zip(*(payload_split(x, len(layers)) for x in pair), strict=True))
+        warm = [joined_codebooks(some) for some in zip(*starts, strict=True)]
+        pair = encode_pair(self.codecs, k, v, warm, [Growth(filled, None, fine)] * 2)
+        if due.stop == span.stop:
+            return Growing(pair[0]), Growing(pair[1])
+        return started(pair[0], tokens), started(pair[1], tokens)
+
+    def _together(self, due: range) -> Iterator[tuple[range, GrowingSpan | None]]:
+        """Neighbouring layers whose blocks `due` are encoded in the same launches, and their spans."""
+        if due.start > self.policy.span_of(due.start).start:
+            yield from ((growing.layers, growing) for growing in self._growing)
+            return
+        layers, heads = self.geometry.layers, self.batch * self.geometry.heads
+        tokens = len(due) * self._settings.tokens_per_block
+        size = max(1, min(HEADS_TOGETHER // heads, TOKENS_TOGETHER // max(1, heads * tokens)))
+        for first in range(0, layers, size):
+            yield range(first, min(first + size, layers)), None
 
     def rewrite(self, index: int, k: Tensor, v: Tensor) -> None:
         """Replaces everything in layer `index`, preloaded and staged frames included, by k, v [B, H, S, D].
@@ -184,13 +238,24 @@ class KVCache:
         """
         layer = self._layers[index]
         blocks = layer.whole_blocks(k, v)
-        spans = 0
-        while self.policy.due(blocks, spans) is not None:
-            spans += 1
+        encoded = 0
+        while self.policy.due(blocks, encoded) is not None:
+            encoded += self.policy.together
         with self._resources.encode_clock.running():
             layer.rewrite(k, v, self.policy.layout(blocks))
         self._context_frames = 0
-        self._blocks, self._encoded = blocks, spans
+        self._blocks, self._encoded = blocks, encoded
+        self._separate(index)
+
+    def _separate(self, index: int) -> None:
+        """Lets the newest span of layer `index`, and of those that it grew with, grow by itself."""
+        beside = next((some.layers for some in self._growing if index in some.layers), ())
+        spans = [some for some in self._growing if index not in some.layers]
+        for each in {index, *beside}:
+            pair = self._layers[each].growing
+            if pair is not None:
+                spans.append(GrowingSpan(range(each, each + 1), Growing(pair[0]), Growing(pair[1])))
+        self._growing = tuple(sorted(spans, key=lambda some: some.layers.start))
 
     def _commit_context(self) -> None:
         counts = [layer.preloaded for layer in self._layers]
@@ -205,6 +270,7 @@ class KVCache:
         self._resources.staging.free()
         self._context_frames = counts[0]
         self._blocks = self._encoded = 0
+        self._growing = ()
 
     def snapshot(self) -> Snapshot:
         """Returns the committed history for `restore`; the staged block is not part of it.
@@ -214,19 +280,20 @@ class KVCache:
         if any(layer.preloaded for layer in self._layers):
             raise ValueError("preloaded frames are not committed yet: commit, then take a snapshot")
         layers = tuple(layer.snapshot() for layer in self._layers)
-        return Snapshot(self._context_frames, self._blocks, self._encoded, layers)
+        return Snapshot(self._context_frames, self._blocks, self._encoded, self._growing, layers)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Goes back to a snapshot of this cache, as often as wanted. Clocks run on."""
         self._context_frames = snapshot.context_frames
         self._blocks, self._encoded = snapshot.blocks, snapshot.encoded
+        self._growing = snapshot.growing
         for layer, saved in zip(self._layers, snapshot.layers, strict=True):
             layer.restore(saved)
 
     def stats(self, wait: bool = True) -> CacheStats:
         """What the history takes now. Without `wait` for the device, times are those of what it has done."""
         parts: Counter[str] = Counter()
-        scratch = on_host = 0
+        scratch, on_host = sum(span.unused_bytes for span in self._growing), 0
         for layer in self._layers:
             parts.update(layer.parts())
             scratch += layer.scratch_bytes

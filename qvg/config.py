@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 BF16_BYTES = 2
 MAX_CLUSTERS = 256  # labels are stored as uint8
@@ -35,6 +35,16 @@ class CacheGeometry:
         for name in ("layers", "heads", "head_dim", "tokens_per_frame"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
+
+class Filled(NamedTuple):
+    """How much of a span is encoded: `blocks` of the `of` it has when it is full."""
+
+    blocks: int = 1
+    of: int = 1
+
+
+WHOLE = Filled()
 
 
 def _check_bits(bits: int) -> None:
@@ -124,20 +134,52 @@ class PRQConfig:
         """Channels of a group of heads of this size."""
         return min(self.group, head_dim)
 
+    @property
+    def refined(self) -> bool:
+        """Whether what is newest may be held in two bits more; four are as good as all."""
+        return self.code != "int4"
+
+    def centroids_of(self, tokens: int, filled: Filled = WHOLE) -> int:
+        """Centroids per stage and head of a span of which `tokens` are encoded.
+
+        The first block of a span that grows brings half of them, the later ones the others in equal parts.
+        """
+        blocks, of = filled
+        share = self.clusters if blocks >= of else -(-self.clusters * (of - 2 + blocks) // (2 * of - 2))
+        return min(share, tokens)
+
     def stored_bytes(
-        self, batch: int, heads: int, tokens: int, head_dim: int, tensor: TensorName = "k"
+        self,
+        batch: int,
+        heads: int,
+        tokens: int,
+        head_dim: int,
+        tensor: TensorName = "k",
+        filled: Filled = WHOLE,
     ) -> int:
         """Bytes of one encoded tensor [B, H, S, D]: codes, scales, uint8 labels, centroids."""
         self.check_head_dim(head_dim)
         bits = CODES[self.code]
-        codes = tokens * head_dim * bits // 8 if bits else -(-tokens // TRITS_PER_BYTE) * head_dim
+        rows = filled.blocks * -(-tokens // (filled.blocks * TRITS_PER_BYTE))
+        codes = tokens * head_dim * bits // 8 if bits else rows * head_dim
         scales = tokens * (head_dim // self.group_of(head_dim))
         labels = self.stages * tokens
-        count = self.stages * min(self.clusters, tokens) * head_dim
+        shared = self.shared_bytes(batch, heads, tokens, head_dim, filled)
+        return batch * heads * (codes + scales + labels) + shared
+
+    def shared_bytes(self, batch: int, heads: int, tokens: int, head_dim: int, filled: Filled = WHOLE) -> int:
+        """Of `stored_bytes` those of centroids and channel scales, which all tokens share."""
+        count = self.stages * self.centroids_of(tokens, filled) * head_dim
         # Of FP8 centroids the power of two takes two bytes.
         centroids = count * BF16_BYTES if self.centroids == "bf16" else count + self.stages * BF16_BYTES
         channels = head_dim * BF16_BYTES if self.channel_scales else 0
-        return batch * heads * (codes + scales + labels + centroids + channels)
+        return batch * heads * (centroids + channels)
+
+    def fine_bytes(self, batch: int, heads: int, tokens: int, head_dim: int) -> int:
+        """Bytes of the two bits more, and their FP8 scales, of the newest tokens."""
+        if not self.refined:
+            return 0
+        return batch * heads * tokens * (head_dim // 4 + head_dim // self.group_of(head_dim))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,6 +311,12 @@ PRESETS: Mapping[str, CodecConfig] = MappingProxyType(
         "QuaRot INT4": QUAROT_INT4,
     }
 )
+
+
+def prq_of(config: CodecConfig, tensor: TensorName) -> PRQConfig | None:
+    """What codes keys ("k") or values ("v"), where that has codebooks."""
+    config = config.of(tensor) if isinstance(config, SplitConfig) else config
+    return config if isinstance(config, PRQConfig) else None
 
 
 def with_clusters(config: CodecConfig, most: int) -> CodecConfig:

@@ -42,7 +42,8 @@ def launches_of_blocks(
     """
     with noted(card) as launches:
         cache = KVCache(geometry, codec, policy, frames_per_block=frames_per_block, device=META)
-        last = policy.sink + policy.recent + SPANS * policy.every
+        first = policy.sink + policy.recent
+        last = first + SPANS * policy.every
         if policy.window is not None:
             last = max(last, policy.window + policy.every)
         k, v, q = (_tokens(geometry, frames_per_block) for _ in "kvq")
@@ -50,8 +51,8 @@ def launches_of_blocks(
             for index in range(geometry.layers):
                 layer = cache.layer(index)
                 layer.stage(k, v)
-                # What is read changes with the number of spans only.
-                if number in (0, last - policy.every, last):
+                # What is read changes with the spans, and with the blocks of one that grows.
+                if number in (0, last - policy.every, last) or (policy.grows and number <= first + 2):
                     attend(q, layer, rotate) if read is None else read(layer, q)
             if number < last:
                 cache.commit()

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from qvg.clock import Clock
-from qvg.codecs.base import Codec
+from qvg.codecs.base import Codec, Growth
+from qvg.growing import encode_part
 from qvg.offload import HostSpan
 from qvg.ops.rotate import rotate
-from qvg.payload import Payload, some_heads
+from qvg.payload import Payload, some_heads, without_fine
 from qvg.policy import Layout
 from qvg.resources import CacheResources, CacheSettings
 from qvg.rope import Rope
@@ -26,6 +27,7 @@ from qvg.spans import DecodedSlice, EncodedSpan, HistorySlice, LayerSnapshot, Pr
 from qvg.streams import on, two_streams
 
 EVERY = slice(None)
+WHOLE_SPAN = Growth()
 
 
 class LayerCache:
@@ -113,8 +115,10 @@ class LayerCache:
             self._settle([])
         self.preloaded = frames
 
-    def _encode(self, k: Tensor, v: Tensor, near: EncodedSpan | Prefix | None) -> tuple[Payload, Payload]:
-        return encode_pair(self._codecs, k, v, *self._start(near))
+    def _encode(
+        self, k: Tensor, v: Tensor, near: EncodedSpan | Prefix | None, growth: Growth = WHOLE_SPAN
+    ) -> tuple[Payload, Payload]:
+        return encode_pair(self._codecs, k, v, self._start(near), (growth, growth))
 
     @torch.no_grad()
     def stage(self, k: Tensor, v: Tensor) -> None:
@@ -135,11 +139,19 @@ class LayerCache:
 
     @torch.no_grad()
     def commit(self, due: range | None, layout: Layout, pair: tuple[Payload, Payload] | None) -> None:
-        """Makes the staged block history, holds the blocks `due` as `pair`, drops what `layout` hides."""
+        """Makes the staged block history, and drops what `layout` hides.
+
+        The blocks `due` have been encoded: `pair` is the whole span that they are the last of.
+        """
         assert self._buffers is not None
         if due is not None and pair is not None:
             first = len(layout.sink)
-            self._spans.append(EncodedSpan(due, *pair))
+            began = self._policy.span_of(due.start).start
+            before = self._spans[: -1 if due.start > began else None]
+            if before:
+                last = before.pop()
+                before.append(last._replace(k=without_fine(last.k), v=without_fine(last.v)))
+            self._spans = [*before, EncodedSpan(range(began, due.stop), *pair)]
             # Block by block: source and destination of one copy never overlap.
             for slot in range(first, first + len(layout.recent)):
                 for buffer in self._buffers:
@@ -157,8 +169,11 @@ class LayerCache:
         for blocks in layout.spans:
             # What stood in the same place is the best start for k-means: keys change little when made anew.
             near = [*self._spans[len(spans) : len(spans) + 1], *spans[-1:]]
+            near = [span for span in near if len(span.blocks) >= len(blocks)]
             part = slice(blocks.start * self._block, blocks.stop * self._block)
-            pair = self._encode(k[:, :, part], v[:, :, part], near[0] if near else None)
+            fine = self._block if self._policy.fine and blocks == layout.spans[-1] else 0
+            growth = Growth(self._policy.filled(len(blocks)), fine=fine)
+            pair = self._encode(k[:, :, part], v[:, :, part], near[0] if near else None, growth)
             spans = self._settle([*spans, EncodedSpan(blocks, *pair)])
         if self._buffers is None:
             self._buffers = self._resources.staging.of(self._index)
@@ -173,6 +188,12 @@ class LayerCache:
     def next_frame(self) -> int:
         """The number of the first frame after the history."""
         return self._context_frames + self._layout.recent.stop * self._frames_per_block
+
+    @property
+    def growing(self) -> tuple[Payload, Payload] | None:
+        """Keys and values of the span that the next block is appended to, if there is one."""
+        last = self._spans[-1] if self._spans else None
+        return (last.k, last.v) if last and len(last.blocks) < self._policy.every else None
 
     def snapshot(self) -> LayerSnapshot:
         k = v = None
@@ -402,15 +423,18 @@ class LayerCache:
 
 @torch.no_grad()
 def encode_pair(
-    codecs: Sequence[Codec[Any]], k: Tensor, v: Tensor, start_k: Payload | None, start_v: Payload | None
+    codecs: Sequence[Codec[Any]],
+    k: Tensor,
+    v: Tensor,
+    warm: Sequence[Payload | None] = (None, None),
+    growth: Sequence[Growth] = (WHOLE_SPAN, WHOLE_SPAN),
 ) -> tuple[Payload, Payload]:
     """Both [B, H, S, D], side by side: placing centroids keeps little of a GPU busy."""
-    codec_k, codec_v = codecs
     with two_streams(k.device) as (stream_k, stream_v):
         with on(stream_k):
-            encoded_k = codec_k.encode(k, start_k)
+            encoded_k = encode_part(codecs[0], k, warm[0], growth[0])
         with on(stream_v):
-            encoded_v = codec_v.encode(v, start_v)
+            encoded_v = encode_part(codecs[1], v, warm[1], growth[1])
     return encoded_k, encoded_v
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -12,8 +13,11 @@ from torch import Tensor
 
 from qvg.config import GroupwiseConfig, PRQConfig
 from qvg.ops.e4m3 import codebooks_of
+from qvg.ops.reconstruct import Fine
 
 P = TypeVar("P", bound="Payload")
+# Which dimension of a part grows with the tokens. All other parts are of a whole span, or of what is newest.
+GROWING: Mapping[str, int] = MappingProxyType({"values": 2, "codes": 2, "scales": 2, "zeros": 2, "labels": 3})
 # Views of some heads, by first and last: they are read with every attention to a span.
 _views: WeakKeyDictionary[Payload, dict[tuple[int | None, int | None], Any]] = WeakKeyDictionary()
 
@@ -67,7 +71,8 @@ class BF16Payload:
 class PRQPayload:
     """A value is the sum over stages of its token's centroid, plus level times the scale of its group.
 
-    That product is also times the scale of its channel, where there are `channels`.
+    That product is also times the scale of its channel, where there are `channels`. Codes of different runs
+    of `run` tokens share no byte. The last tokens may be refined by two bits more.
     """
 
     codes: Tensor  # uint8, see `qvg.ops.pack`
@@ -77,7 +82,10 @@ class PRQPayload:
     powers: Tensor | None  # bf16 [N, B, H, 1, 1], what e4m3 centroids are times
     channels: Tensor | None  # bf16 [B, H, D], powers of two
     config: PRQConfig
+    run: int
     dtype: torch.dtype
+    fine_codes: Tensor | None = None  # see `Fine`
+    fine_scales: Tensor | None = None
 
     @property
     def parts(self) -> Mapping[str, Tensor]:
@@ -87,13 +95,24 @@ class PRQPayload:
             "labels": self.labels,
             "centroids": self.centroids,
         }
-        optional = {"powers": self.powers, "channels": self.channels}
+        optional = {
+            "powers": self.powers,
+            "channels": self.channels,
+            "fine_codes": self.fine_codes,
+            "fine_scales": self.fine_scales,
+        }
         return parts | {name: part for name, part in optional.items() if part is not None}
 
     @property
     def codebooks(self) -> Tensor:
         """The centroids as BF16 numbers, exactly."""
         return codebooks_of(self.centroids, self.powers)
+
+    @property
+    def fine(self) -> Fine | None:
+        """The refinement of the last tokens."""
+        codes, scales = self.fine_codes, self.fine_scales
+        return None if codes is None or scales is None else Fine(codes, scales)
 
     @property
     def shape(self) -> torch.Size:
@@ -116,6 +135,7 @@ class GroupwisePayload:
     zeros: Tensor  # e4m3, as scales
     config: GroupwiseConfig
     axis: Literal["channels", "tokens"]
+    run: int  # groups along tokens begin anew with every so many
     dtype: torch.dtype
 
     @property
@@ -167,6 +187,13 @@ def joined_codebooks(payloads: Sequence[Payload | None]) -> Payload | None:
         if name in first.parts
     }
     return first.with_parts(books)
+
+
+def without_fine(payload: P) -> P:
+    """`payload` without the refinement of its last tokens."""
+    if isinstance(payload, PRQPayload) and payload.fine is not None:
+        return replace(payload, fine_codes=None, fine_scales=None)
+    return payload
 
 
 def total_bytes(parts: Mapping[str, Tensor]) -> int:

@@ -27,17 +27,24 @@ from qvg.ops.finite import largest, largest_reference
 from qvg.ops.hadamard import hadamard, hadamard_reference
 from qvg.ops.kmeans import Clusters, kmeans, kmeans_reference
 from qvg.ops.pack.reference import Bits, Code
-from qvg.ops.reconstruct import reconstruct, reconstruct_reference
+from qvg.ops.reconstruct import Fine, reconstruct, reconstruct_reference
 from qvg.ops.residual import (
     channel_scales,
     channel_scales_reference,
     quantize_residual,
     quantize_residual_reference,
+    refine,
+    refine_reference,
     subtract,
     subtract_reference,
 )
 from qvg.ops.rotate import rotate, rotate_reference
-from qvg.ops.seeding import seed_centroids, seed_centroids_reference
+from qvg.ops.seeding import (
+    more_centroids,
+    more_centroids_reference,
+    seed_centroids,
+    seed_centroids_reference,
+)
 from qvg.rope import grid_rope
 
 LENGTHS = (1, 63, 1561)
@@ -52,6 +59,7 @@ CODES: tuple[tuple[Code, int, int], ...] = (
     ("trit", 128, 1),
     ("sign", 128, 2),
 )
+FEW_LEVELS = ("int2", "sign", "trit", "quad")
 AXES: tuple[Literal["channels", "tokens"], ...] = ("channels", "tokens")
 BITS: tuple[Bits, ...] = (2, 4)
 
@@ -165,6 +173,13 @@ def _kernels(device: torch.device, count: int) -> Iterator[tuple[str, Comparison
         "kmeans",
         lambda: no_worse(kmeans(x, size, 2, 3).centroids, kmeans_reference(x, size, 2, 3).centroids, 0.02),
     )
+    kept = _tokens(size, device) + 2
+    yield (
+        "more_centroids",
+        lambda: no_worse(
+            more_centroids(x, kept, size + 4, 7), more_centroids_reference(x, kept, size + 4, 7), 0.1
+        ),
+    )
     yield "subtract", lambda: (_apart(subtract(x, clusters), subtract_reference(x, clusters)), 4e-3)
     for code, group, stages in CODES:
         for name, compare in _residuals(x, code, group, stages):
@@ -192,6 +207,16 @@ def _residuals(x: Tensor, code: Code, group: int, stages: int) -> Iterator[tuple
 
     yield "quantize_residual", quantized
     yield "reconstruct", lambda: (_apart(reconstruct(*right, *rest, channels=channels), expected), 1e-5)
+    if code in FEW_LEVELS:
+        fine = refine_reference(x, labels, centroids, *right, code, None, channels)
+        finer = reconstruct_reference(*right, *rest, channels=channels, fine=Fine(*fine))
+
+        def refined() -> tuple[float, float]:
+            found = Fine(*refine(x, labels, centroids, *right, code, None, channels))
+            decoded = reconstruct(*right, *rest, channels=channels, fine=found)
+            return abs(_apart(decoded, x) - _apart(finer, x)), 1e-3
+
+        yield "refine", refined
     if channels is not None:
         # A root in the middle between two powers may become either.
         yield "channel_scales", lambda: (_apart(channel_scales(x, labels, centroids), channels), 0.1)

@@ -68,7 +68,7 @@ class Codecs:
 
     def encode(self, pair: Pair, warm: tuple[Any, Any] | None = None) -> tuple[Any, Any]:
         """Side by side, as the cache does."""
-        return encode_pair((self._k, self._v), *pair, *(warm or (None, None)))
+        return encode_pair((self._k, self._v), *pair, warm or (None, None))
 
     def decode(self, payloads: tuple[Any, Any], out: Pair, rope: Rope | None = None) -> Pair:
         k = self._k.decode(payloads[0], rope=rope, out=out[0])

@@ -121,7 +121,7 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
 # What the authors of Quant VideoGen encode at once: Self-Forcing 37,440 tokens, LongCat 29,640 (73 frames).
 SPANS: Mapping[str, int] = MappingProxyType({"self-forcing": 24, "worldplay": 8, "longcat": 19, "pocket": 24})
 
-POLICY = ("every", "sink", "recent", "window", "device_bytes", "attention_bits")
+POLICY = ("every", "sink", "recent", "window", "device_bytes", "attention_bits", "grows", "fine")
 
 
 def chosen(names: list[str] | None, device: torch.device, usual: tuple[str, ...]) -> dict[str, Setting]:
@@ -135,8 +135,8 @@ def chosen(names: list[str] | None, device: torch.device, usual: tuple[str, ...]
 
 
 def parse_policy(text: str, usual: CachePolicy) -> CachePolicy:
-    """`every=1,sink=1,recent=1,window=8` in blocks, `device_bytes=0`, `attention_bits=8`:
-    `usual` with these changes.
+    """`every=1,sink=1,recent=1,window=8` in blocks, `device_bytes=0`, `attention_bits=8`, `grows=1`,
+    `fine=1`: `usual` with these changes.
 
     Raises SystemExit for anything else.
     """
@@ -145,7 +145,7 @@ def parse_policy(text: str, usual: CachePolicy) -> CachePolicy:
         name, _, value = part.partition("=")
         if name not in POLICY or not value.isdigit():
             raise SystemExit(f"{part!r} is not one of {', '.join(f'{each}=N' for each in POLICY)}")
-        changes[name] = int(value)
+        changes[name] = bool(int(value)) if name in ("grows", "fine") else int(value)
     try:
         return replace(usual, **changes)
     except ValueError as error:
@@ -155,5 +155,14 @@ def parse_policy(text: str, usual: CachePolicy) -> CachePolicy:
 def policy_name(policy: CachePolicy) -> str:
     """`every=6`: what is not off, as `parse_policy` takes it."""
     values = {name: getattr(policy, name) for name in POLICY}
-    off = {"sink": 0, "recent": 0, "window": None, "device_bytes": None, "attention_bits": 16}
-    return ",".join(f"{name}={value}" for name, value in values.items() if (name, value) not in off.items())
+    off = {
+        "sink": 0,
+        "recent": 0,
+        "window": None,
+        "device_bytes": None,
+        "attention_bits": 16,
+        "grows": False,
+        "fine": False,
+    }
+    changed = {name: value for name, value in values.items() if (name, value) not in off.items()}
+    return ",".join(f"{name}={int(value)}" for name, value in changed.items())

@@ -37,7 +37,7 @@ class GroupwiseCodec:
         config.check_head_dim(x.shape[-1])
         values, limit = finite(x)
         parts = quantize_affine(values, config.group, config.bits, self.axis, limit)
-        return GroupwisePayload(*parts, config, self.axis, x.dtype)
+        return GroupwisePayload(*parts, config, self.axis, x.shape[2], x.dtype)
 
     def decode(
         self,
@@ -59,6 +59,7 @@ class GroupwiseCodec:
             payload.axis,
             dtype or payload.dtype,
             start,
+            run=payload.run,
             rope=rope,
             first_frame=first_frame,
             out=out,

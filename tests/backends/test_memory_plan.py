@@ -42,6 +42,8 @@ def test_bytes_are_those_of_the_policy():
         CachePolicy(every=3, sink=1, recent=1, window=6),
         CachePolicy(every=2, device_bytes=0),
         CachePolicy(every=1, device_bytes=200_000),
+        CachePolicy(every=3, grows=True, fine=True),
+        CachePolicy(every=3, sink=1, recent=1, window=4, grows=True),
     ],
 )
 @pytest.mark.parametrize("blocks", [1, 5, 8])
@@ -73,7 +75,9 @@ def test_the_most_is_that_of_every_block():
             recent=recent,
             window=numbers.choice([None, every + recent + numbers.randint(0, 12)]),
             device_bytes=numbers.choice([None, 0, 300_000]),
+            grows=numbers.choice([False, True]),
         )
+        policy = dataclasses.replace(policy, fine=policy.grows and numbers.choice([False, True]))
         spec = numbers.choice([SPEC, POCKET, LONGCAT])
         held = [held_bytes(spec, FEW, policy, block) for block in range(1, blocks + 1)]
         assert most_bytes(spec, FEW, policy, blocks) == max(held), (spec.id, policy, blocks)

@@ -47,6 +47,20 @@ def test_noting_takes_no_memory_and_finds_what_a_preset_launches(preset: str) ->
     assert ("hadamard._hadamard" in found) == preset.startswith("QuaRot")
 
 
+def test_spans_that_grow_launch_what_they_need() -> None:
+    policy = CachePolicy(every=3, grows=True, fine=True)
+    launches = launches_of_blocks(
+        GEOMETRY,
+        with_clusters(QVG_MAX, 64),
+        policy,
+        CARD,
+        frames_per_block=3,
+        rotate=rope_like(64, 35, 128, 22),
+    )
+    found = names(launches)
+    assert {"seeding._near", "seeding._kept", "residual._refine", "residual._energy"} <= found
+
+
 @pytest.mark.parametrize("codec", [QVG, QVG_MAX, KIVI], ids=str)
 def test_every_way_to_use_a_cache_can_be_noted(codec: CodecConfig) -> None:
     policy = CachePolicy(every=1, device_bytes=0, attention_bits=8)

@@ -28,17 +28,24 @@ from qvg.ops.hadamard import hadamard, hadamard_reference
 from qvg.ops.kmeans import Clusters, assigned, kmeans, kmeans_reference
 from qvg.ops.pack import unpack
 from qvg.ops.pack.reference import Bits, Code
-from qvg.ops.reconstruct import reconstruct, reconstruct_reference
+from qvg.ops.reconstruct import Fine, reconstruct, reconstruct_reference
 from qvg.ops.residual import (
     channel_scales,
     channel_scales_reference,
     quantize_residual,
     quantize_residual_reference,
+    refine,
+    refine_reference,
     subtract,
     subtract_reference,
 )
 from qvg.ops.rotate import rotate, rotate_reference
-from qvg.ops.seeding import seed_centroids, seed_centroids_reference
+from qvg.ops.seeding import (
+    more_centroids,
+    more_centroids_reference,
+    seed_centroids,
+    seed_centroids_reference,
+)
 from qvg.ops.triton import launch
 from qvg.payload import some_heads
 from qvg.rope import grid_rope
@@ -191,6 +198,27 @@ def test_k_means_from_given_centroids() -> None:
         kmeans(x, CLUSTERS + 1, 1, 0, start)
 
 
+@pytest.mark.parametrize("count", [1, LENGTHS[1], LENGTHS[-1]])
+def test_centroids_that_stay_beside_new_ones(count: int) -> None:
+    # Far from all prototypes but some: new centroids are worth much.
+    x = tokens(count)
+    kept = tokens(40)[:, :, :13].contiguous() + 2
+    drawn, expected = more_centroids(x, kept, CLUSTERS, 7), more_centroids_reference(x, kept, CLUSTERS, 7)
+    assert torch.equal(drawn[:, :, :13], kept) and drawn.isfinite().all()
+    assert potential(x, drawn) < 1.1 * potential(x, expected) + 1e-6
+    assert torch.equal(more_centroids(x, kept, 13, 7), kept)
+    for clusters in (CLUSTERS, 13):
+        found = kmeans(x, clusters, 2, seed=3, kept=kept)
+        again = kmeans(x, clusters, 2, seed=3, kept=kept)
+        expected = kmeans_reference(x, clusters, 2, seed=3, kept=kept)
+        assert torch.equal(found.centroids[:, :, :13], kept)
+        assert torch.equal(found.labels, again.labels) and torch.equal(found.centroids, again.centroids)
+        assert found.centroids.shape == expected.centroids.shape
+        assert error(x, found) < 1.02 * error(x, expected) + 1e-6
+    with pytest.raises(ValueError, match="kept is"):
+        kmeans(x, 12, 2, seed=3, kept=kept)
+
+
 @pytest.mark.parametrize("count", LENGTHS)
 def test_subtracting_centroids(count: int) -> None:
     x = tokens(count)
@@ -279,6 +307,43 @@ def test_decoding(count: int, code: Code, group: int, stages: int, head_dim: int
     assert beyond.shape == (1, HEADS, 0, head_dim)
 
 
+# Of the last tokens, whole runs are refined; a run of "trit" begins with a byte of its own.
+@pytest.mark.parametrize(
+    ("code", "group", "stages", "run", "runs"),
+    [("quad", 64, 1, 63, 3), ("trit", 128, 1, 43, 3), ("sign", 128, 2, 20, 2), ("int2", 64, 1, 130, 1)],
+)
+def test_refining_the_last_tokens(code: Code, group: int, stages: int, run: int, runs: int) -> None:
+    x = tokens(run * runs)
+    labels, centroids = clusters_of(x, stages)
+    x = (x.float() - 3 + centroids[0].float().mean(2, keepdim=True)).bfloat16()
+    channels = None if code == "int2" else channel_scales_reference(x, labels, centroids)
+    codes, scales = quantize_residual(x, labels, centroids, group, code, None, channels, run)
+    right = quantize_residual_reference(x, labels, centroids, group, code, None, channels, run)
+    assert codes.shape == right[0].shape
+    assert (codes == right[0]).float().mean() > 0.95
+    codes, scales = right
+    last = slice(-run, None)
+    rows = codes.shape[2] // runs
+    parts = (x[:, :, last], labels[..., last], centroids, codes[:, :, -rows:], scales[:, :, last], code)
+    found = refine(*parts, None, channels, run)
+    expected = refine_reference(*parts, None, channels, run)
+    for part, wanted in zip(found, expected, strict=True):
+        assert (part.shape, part.dtype) == (wanted.shape, wanted.dtype)
+    encoded = (codes, scales, labels, centroids, code, torch.float32)
+    rest = {"channels": channels, "run": run, "fine": Fine(*expected)}
+    decoded, plain = (
+        reconstruct_reference(*encoded, **rest),
+        reconstruct_reference(*encoded, channels=channels, run=run),
+    )
+    assert torch.equal(decoded[:, :, :-run], plain[:, :, :-run])
+    assert relative(decoded[:, :, last], x[:, :, last]) < 0.5 * relative(plain[:, :, last], x[:, :, last])
+    other = reconstruct_reference(*encoded, **{**rest, "fine": Fine(*found)})
+    assert abs(relative(other, x) - relative(decoded, x)) < 1e-3
+    for start in (0, run * runs - run // 2):
+        part = reconstruct(*encoded, start, **rest)
+        torch.testing.assert_close(part, decoded[:, :, start:], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("rows", [1, 3, ROWS])
 def test_decoding_with_rotation_into_a_given_place(rows: int) -> None:
     rope = grid_rope(40, rows, 26, (22, 21, 21), device=DEVICE)
@@ -320,6 +385,23 @@ def test_groups_with_a_zero_point(count: int, bits: Bits, axis: Any) -> None:
     assert relative(decoded, dequantize_affine_reference(*expected, *settings)) < 0.02
     assert abs(relative(decoded, x) - relative(dequantize_affine(*expected, *settings), x)) < 2e-3
     assert torch.equal(dequantize_affine(*found, *settings, count // 2), decoded[:, :, count // 2 :])
+
+
+def test_groups_of_tokens_begin_anew_with_every_run() -> None:
+    x = tokens(3 * 70) + 2
+    found, expected = (
+        function(x, 16, 2, "tokens", None, 70) for function in (quantize_affine, quantize_affine_reference)
+    )
+    settings = (16, 2, "tokens", torch.float32)
+    assert [part.shape for part in found] == [part.shape for part in expected]
+    alone = quantize_affine(x[:, :, 70:140], 16, 2, "tokens")
+    decoded = dequantize_affine(*found, *settings, run=70)
+    assert torch.equal(decoded[:, :, 70:140], dequantize_affine(*alone, *settings))
+    torch.testing.assert_close(
+        decoded, dequantize_affine_reference(*found, *settings, run=70), atol=1e-5, rtol=1e-5
+    )
+    assert relative(decoded, dequantize_affine_reference(*expected, *settings, run=70)) < 0.02
+    assert torch.equal(dequantize_affine(*found, *settings, 100, run=70), decoded[:, :, 100:])
 
 
 @pytest.mark.parametrize(("count", "head_dim"), [*((count, 128) for count in LENGTHS), (63, 64)])

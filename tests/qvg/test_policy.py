@@ -11,7 +11,14 @@ from qvg.policy import CachePolicy, cache_bytes, host_bytes
 from qvg.stats import CacheStats
 
 POLICIES = [
-    CachePolicy(every=every, sink=sink, recent=recent, window=window and every + recent + window - 1)
+    CachePolicy(
+        every=every,
+        sink=sink,
+        recent=recent,
+        window=window and (1 if grows else every) + recent + window - 1,
+        grows=grows,
+    )
+    for grows in (False, True)
     for every in (1, 3)
     for sink in (0, 2)
     for recent in (0, 2)
@@ -26,7 +33,12 @@ def play(policy: CachePolicy, commits: int) -> tuple[list[list[int]], list[int],
     waiting: list[int] = []
     for block in range(commits):
         (sinks if block < policy.sink else waiting).append(block)
-        if len(waiting) - policy.recent >= policy.every:
+        if policy.grows and len(waiting) > policy.recent:
+            first = waiting.pop(0)
+            if (first - policy.sink) % policy.every == 0:
+                spans.append([])
+            spans[-1].append(first)
+        elif not policy.grows and len(waiting) - policy.recent >= policy.every:
             spans.append(waiting[: policy.every])
             waiting = waiting[policy.every :]
         if policy.window is not None:
@@ -48,15 +60,19 @@ def test_layout_follows_the_rules(policy: CachePolicy) -> None:
         assert len(sinks) + len(waiting) <= policy.capacity
         due = policy.due(commits, encoded)
         if due is not None:
-            assert list(due) == spans[-1]
-            encoded += 1
+            assert list(due) == spans[-1][-policy.together :]
+            assert policy.span_of(due.start).start == spans[-1][0]
+            encoded += len(due)
 
 
 def test_due_waits_for_whole_spans_beyond_the_recent() -> None:
     policy = CachePolicy(every=2, sink=1, recent=1)
     assert [policy.due(committed, 0) for committed in range(6)] == [None] * 4 + [range(1, 3)] * 2
-    assert policy.due(5, 1) is None
-    assert policy.due(6, 1) == range(3, 5)
+    assert policy.due(5, 2) is None
+    assert policy.due(6, 2) == range(3, 5)
+    growing = CachePolicy(every=2, sink=1, recent=1, grows=True)
+    assert [growing.due(committed, 0) for committed in range(4)] == [None] * 3 + [range(1, 2)]
+    assert growing.due(4, 1) == range(2, 3)
 
 
 @pytest.mark.parametrize(

@@ -32,11 +32,18 @@ from qvg.ops.residual import (
     channel_scales_reference,
     quantize_residual,
     quantize_residual_reference,
+    refine,
+    refine_reference,
     subtract,
     subtract_reference,
 )
 from qvg.ops.rotate import rotate, rotate_reference
-from qvg.ops.seeding import seed_centroids, seed_centroids_reference
+from qvg.ops.seeding import (
+    more_centroids,
+    more_centroids_reference,
+    seed_centroids,
+    seed_centroids_reference,
+)
 from qvg.rope import grid_rope
 
 triton = pytest.importorskip("triton")
@@ -164,6 +171,18 @@ OPS: list[tuple[str, str, Callable[[], Any], Callable[[], Any]]] = [
         "_subtract",
         lambda: subtract(tokens(), clusters()),
         lambda: subtract_reference(tokens(), clusters()).bfloat16(),
+    ),
+    (
+        "qvg.ops.seeding.triton",
+        "_near",
+        lambda: more_centroids(tokens(), start(), CLUSTERS + 2, 7),
+        lambda: more_centroids_reference(tokens(), start(), CLUSTERS + 2, 7).bfloat16(),
+    ),
+    (
+        "qvg.ops.residual.triton",
+        "_refine",
+        lambda: refine(tokens(), *(encoded()[i] for i in (2, 3, 0, 1)), "int2"),
+        lambda: refine_reference(tokens(), *(encoded()[i] for i in (2, 3, 0, 1)), "int2"),
     ),
     (
         "qvg.ops.residual.triton",

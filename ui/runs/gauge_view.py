@@ -20,6 +20,7 @@ _GROUPS = (
     ("scales", "scales", ("scales", "zeros", "powers", "channels")),
     ("centroids", "centroids + labels", ("centroids", "labels")),
     ("recent", "recent, BF16", ("recent", "sink")),
+    ("fine", "newest, finer", ("fine_codes", "fine_scales")),
     ("values", "BF16 history", ("values",)),
 )
 _STAGES = (
@@ -125,8 +126,8 @@ def measured(
 
 
 def _whole(side: Side) -> str:
-    every = 1 if isinstance(side.codec, BF16Config) else side.policy.every
-    return text.FULL_PRECISION if every == 1 else text.not_encoded_yet(every)
+    together = 1 if isinstance(side.codec, BF16Config) else side.policy.together
+    return text.FULL_PRECISION if together == 1 else text.not_encoded_yet(together)
 
 
 def ended(view: dict[str, Any]) -> dict[str, Any]:

@@ -21,17 +21,17 @@ __all__ = [
 
 
 def quantize_affine(
-    x: Tensor, group: int, bits: Bits, axis: Axis, limit: Tensor | None = None
+    x: Tensor, group: int, bits: Bits, axis: Axis, limit: Tensor | None = None, run: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `quantize_affine_reference`."""
     if x.ndim == 4 and use_kernels(x, x.shape[-1], group):
         from qvg.ops.affine.triton import quantize_affine as kernel
 
         return or_reference(
-            lambda: kernel(x, group, bits, axis, limit),
-            lambda: quantize_affine_reference(x, group, bits, axis, limit),
+            lambda: kernel(x, group, bits, axis, limit, run),
+            lambda: quantize_affine_reference(x, group, bits, axis, limit, run),
         )
-    return quantize_affine_reference(x, group, bits, axis, limit)
+    return quantize_affine_reference(x, group, bits, axis, limit, run)
 
 
 def dequantize_affine(
@@ -44,13 +44,14 @@ def dequantize_affine(
     dtype: torch.dtype,
     start: int = 0,
     *,
+    run: int | None = None,
     rope: Rope | None = None,
     first_frame: int = 0,
     out: Tensor | None = None,
 ) -> Tensor:
     """See `dequantize_affine_reference`."""
     encoded = (codes, scales, zeros, group, bits, axis, dtype, start)
-    place: dict[str, Any] = {"rope": rope, "first_frame": first_frame, "out": out}
+    place: dict[str, Any] = {"run": run, "rope": rope, "first_frame": first_frame, "out": out}
     if codes.ndim == 4 and use_kernels(codes, codes.shape[-1] * 8 // bits, group) and start < codes.shape[2]:
         from qvg.ops.affine.triton import dequantize_affine as kernel
 

@@ -22,18 +22,24 @@ Axis = Literal["channels", "tokens"]
 
 
 def quantize_affine_reference(
-    x: Tensor, group: int, bits: Bits, axis: Axis, limit: Tensor | None = None
+    x: Tensor, group: int, bits: Bits, axis: Axis, limit: Tensor | None = None, run: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x: [B, H, S, D], finite or with a `limit` -> codes uint8 [B, H, S, D * bits / 8], scales, zeros.
 
-    Scales and zeros are E4M3: [B, H, S, D / group] along channels, [B, H, ceil(S / group), D] along tokens,
-    where the last group may be of fewer tokens. Levels are -t..t + 1 with t = 1 or 7, and a level steps a
+    Scales and zeros are E4M3: [B, H, S, D / group] along channels, [B, H, S / run * ceil(run / group), D]
+    along tokens: groups begin anew with every run of `run` tokens (None: S), and its last may be of fewer.
+    Levels are -t..t + 1 with t = 1 or 7, and a level steps a
     (2 * t + 1)-th of the range. Where the rounding of the zero point moves the levels by more than half a
     step (values far from zero in a narrow range), the scale grows until they reach both ends again. Both
     saturate at 448.
     """
     top = 2 ** (bits - 1) - 1
     x = cleaned(x, limit)
+    if axis == "tokens" and run is not None:
+        runs = x.unflatten(-2, (-1, run))
+        parts = quantize_affine_reference(runs, group, bits, axis)
+        codes, scales, zeros = (part.flatten(-3, -2) for part in parts)
+        return codes, scales, zeros
     dim, groups = _grouped(x, group, axis)
     low, high = groups.amin(dim=dim), groups.amax(dim=dim)
     step = (high - low) / (2 * top + 1)
@@ -58,13 +64,15 @@ def dequantize_affine_reference(
     dtype: torch.dtype,
     start: int = 0,
     *,
+    run: int | None = None,
     rope: Rope | None = None,
     first_frame: int = 0,
     out: Tensor | None = None,
 ) -> Tensor:
     """[B, H, S - start, D] in `dtype`: zero plus level times scale, without the first `start` tokens.
 
-    `rope`, `first_frame` and `out` are those of `reconstruct_reference`.
+    `run` is that of `quantize_affine_reference`, and `rope`, `first_frame` and `out` are those of
+    `reconstruct_reference`.
     """
     # Zero points, levels and scales are exact in BF16 and their sum is rounded once either way.
     work = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
@@ -74,7 +82,9 @@ def dequantize_affine_reference(
         scale, zero = (from_e4m3(part[..., start:, :], work).unsqueeze(-1) for part in (scales, zeros))
         x = torch.addcmul(zero, levels, scale).flatten(-2)
     else:
-        rows = torch.arange(start, codes.shape[-2], device=codes.device) // group
+        run = run or codes.shape[-2]
+        token = torch.arange(start, codes.shape[-2], device=codes.device)
+        rows = token // run * -(-run // group) + token % run // group
         scale, zero = (from_e4m3(part, work).index_select(-2, rows) for part in (scales, zeros))
         x = torch.addcmul(zero, levels, scale)
     return rotate_reference(x.to(dtype), rope, first_frame, out)

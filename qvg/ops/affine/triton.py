@@ -30,21 +30,23 @@ BLOCK = 64  # tokens of a program where groups are of channels
 
 
 def quantize_affine(
-    x: Tensor, group: int, bits: Bits, axis: Axis, limit: Tensor | None = None
+    x: Tensor, group: int, bits: Bits, axis: Axis, limit: Tensor | None = None, run: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See the reference."""
     x = rows_contiguous(x)
     batch, heads, tokens, head_dim = x.shape
     along_tokens = axis == "tokens"
-    shape = (tiles(tokens, group), head_dim) if along_tokens else (tokens, head_dim // group)
+    run = run or tokens
+    groups = tokens // run * tiles(run, group)
+    shape = (groups, head_dim) if along_tokens else (tokens, head_dim // group)
     codes = torch.empty(batch, heads, tokens, head_dim * bits // 8, dtype=torch.uint8, device=x.device)
     scales, zeros = (torch.empty(batch, heads, *shape, dtype=torch.uint8, device=x.device) for _ in range(2))
     block = group if along_tokens else BLOCK
     launch(
         _quantize,
-        (tiles(tokens, block), batch * heads, 1),
+        (groups if along_tokens else tiles(tokens, block), batch * heads, 1),
         (x, limit, codes, scales, zeros),
-        (tokens, heads),
+        (tokens, run, heads),
         (*x.stride()[:3], head_dim, group, bits, along_tokens, limit is not None, block),
         4,
     )
@@ -61,6 +63,7 @@ def dequantize_affine(
     dtype: torch.dtype,
     start: int = 0,
     *,
+    run: int | None = None,
     rope: Rope | None = None,
     first_frame: int = 0,
     out: Tensor | None = None,
@@ -81,7 +84,7 @@ def dequantize_affine(
         _dequantize,
         (tiles(tokens - start, BLOCK), batch * heads, 1),
         (codes, scales.view(torch.uint8), zeros.view(torch.uint8), out, frame, place),
-        (tokens, start, heads, places, first_frame),
+        (tokens, start, run or tokens, heads, places, first_frame),
         (
             *codes.stride()[:2],
             *scales.stride()[:2],
@@ -113,7 +116,7 @@ def ends(low, high, TOP: tl.constexpr):
     return e4m3_bits(tl.where(reaching > 1.5 * step, reaching, step)), bits
 
 
-@triton.jit(do_not_specialize=["S", "H"])
+@triton.jit(do_not_specialize=["S", "T", "H"])
 def _quantize(
     p_x,
     p_limit,
@@ -121,6 +124,7 @@ def _quantize(
     p_scales,
     p_zeros,
     S,
+    T,
     H,
     s_b,
     s_h,
@@ -132,11 +136,15 @@ def _quantize(
     CLEAN: tl.constexpr,
     b_s: tl.constexpr,
 ):
-    """Grid (tiles of tokens, or groups of them; heads)."""
+    """Grid (tiles of tokens, or groups of them that begin anew with every run of T; heads)."""
     TOP: tl.constexpr = 2 ** (BITS - 1) - 1
     n = tl.program_id(1)
     tile = tl.program_id(0)
     rows = tile * b_s + tl.arange(0, b_s)
+    if ALONG_TOKENS:
+        run = (T + b_s - 1) // b_s
+        within = tile % run * b_s + tl.arange(0, b_s)
+        rows = tl.where(within < T, tile // run * T + within, S)
     x = load_tokens(p_x, p_limit, n, H, rows, S, s_b, s_h, s_s, D, CLEAN)
     row = n.to(tl.int64) * S + rows
     if ALONG_TOKENS:
@@ -161,7 +169,7 @@ def _quantize(
     store_codes(p_codes, row, rows < S, code, b_s, D, BITS)
 
 
-@triton.jit(do_not_specialize=["S", "start", "H", "P", "first_frame"])
+@triton.jit(do_not_specialize=["S", "start", "T", "H", "P", "first_frame"])
 def _dequantize(
     p_codes,
     p_scales,
@@ -171,6 +179,7 @@ def _dequantize(
     p_place,
     S,
     start,
+    T,
     H,
     P,
     first_frame,
@@ -203,7 +212,8 @@ def _dequantize(
     p_scales += b * g_b + h * g_h
     p_zeros += b * z_b + h * z_h
     if ALONG_TOKENS:
-        o_g = (tokens // G).to(tl.int64)[:, None] * D + tl.arange(0, D)[None, :]
+        group = tokens // T * ((T + G - 1) // G) + tokens % T // G
+        o_g = group.to(tl.int64)[:, None] * D + tl.arange(0, D)[None, :]
         scale = e4m3_value(tl.load(p_scales + o_g, mask=inside[:, None], other=0).to(tl.int32))
         zero = e4m3_value(tl.load(p_zeros + o_g, mask=inside[:, None], other=0).to(tl.int32))
         x = level * scale + zero

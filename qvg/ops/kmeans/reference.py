@@ -15,7 +15,7 @@ from torch.nn.functional import embedding, embedding_bag
 
 from qvg.ops.finite import cleaned
 from qvg.ops.interrupt import checkpoint
-from qvg.ops.seeding.reference import seed_centroids_reference
+from qvg.ops.seeding.reference import more_centroids_reference, seed_centroids_reference
 
 DISTANCES_PER_CHUNK = 1 << 24  # 64 MiB of FP32 at a time
 TOKENS_PER_CLUSTER = 32  # at least, on average, in a round
@@ -23,7 +23,7 @@ TOKENS_PER_CLUSTER = 32  # at least, on average, in a round
 
 class Clusters(NamedTuple):
     labels: Tensor  # uint8 [B, H, S]
-    centroids: Tensor  # bf16 [B, H, min(K, S), D]
+    centroids: Tensor  # bf16 [B, H, min(K, S), D], or with others that were kept [B, H, K, D]
 
 
 def kmeans_reference(
@@ -33,6 +33,7 @@ def kmeans_reference(
     seed: int,
     start: Tensor | None = None,
     limit: Tensor | None = None,
+    kept: Tensor | None = None,
 ) -> Clusters:
     """x: [B, H, S, D], finite or with a `limit` (see `finite`), magnitudes up to 2 ** 48.
 
@@ -41,23 +42,30 @@ def kmeans_reference(
     drawn as k-means++ does, with `seed`. A cluster that gets no token keeps its centroid. What is returned is
     the last round's: labels, and the means of the tokens that have them. Asks between rounds whether to go on
     (`qvg.ops.interrupt`).
+
+    `kept` bf16 [B, H, K, D] are centroids of tokens that came earlier: they come first and stay as they are.
+    Only the `clusters` - K others are drawn and move.
     """
     batch, heads, tokens, head_dim = x.shape
     x = cleaned(x, limit).contiguous()
-    count = min(clusters, tokens)
+    count = min(clusters, tokens) if kept is None else clusters
     check_start(x, count, start)
+    check_kept(x, clusters, kept)
     points = x.view(batch * heads, tokens, head_dim)
-    if start is None or iterations:
+    if kept is not None:
+        start = more_centroids_reference(x, kept, count, seed)
+    elif start is None or iterations:
         start = seed_centroids_reference(x, count, seed, start)
     centroids = start.reshape(batch * heads, count, head_dim).float()
+    stay = 0 if kept is None else kept.shape[2]
     stride = stride_of(tokens, count)
-    for number in range(iterations - 1):
+    for number in range(iterations - 1 if count > stay else 0):
         checkpoint()
         some = points[:, number % stride :: stride].contiguous()
-        centroids = _update(some, _assign(some, centroids), centroids)
+        centroids = _update(some, _assign(some, centroids), centroids, stay)
     labels = _assign(points, centroids)
     if iterations:
-        centroids = _update(points, labels, centroids)
+        centroids = _update(points, labels, centroids, stay)
     return Clusters(
         labels.to(torch.uint8).view(batch, heads, tokens),
         centroids.bfloat16().view(batch, heads, count, head_dim),
@@ -74,6 +82,14 @@ def check_start(x: Tensor, count: int, start: Tensor | None) -> None:
     needed = (*x.shape[:2], count, x.shape[3])
     if start is not None and start.shape != needed:
         raise ValueError(f"start is {tuple(start.shape)}, but these tokens need {needed}")
+
+
+def check_kept(x: Tensor, count: int, kept: Tensor | None) -> None:
+    """Raises ValueError unless `kept` are at most `count` centroids for every head of x."""
+    if kept is not None and (
+        kept.shape[:2] != x.shape[:2] or kept.shape[3] != x.shape[3] or kept.shape[2] > count
+    ):
+        raise ValueError(f"kept is {tuple(kept.shape)}, too many or not for tokens {tuple(x.shape)}")
 
 
 def assigned(clusters: Clusters, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -96,12 +112,15 @@ def _assign(points: Tensor, centroids: Tensor) -> Tensor:
     return torch.cat(labels, dim=1)
 
 
-def _update(points: Tensor, labels: Tensor, centroids: Tensor) -> Tensor:
-    """The mean of every cluster's tokens, [n, K, D]; an empty one keeps its centroid."""
+def _update(points: Tensor, labels: Tensor, centroids: Tensor, stay: int) -> Tensor:
+    """The mean of every cluster's tokens, [n, K, D]; an empty one, and the first `stay`, keep theirs."""
     heads, count, head_dim = centroids.shape
+    if stay == count:
+        return centroids
     first = torch.arange(0, heads * count, count, device=points.device)
     ordered, order = (labels + first.unsqueeze(1)).flatten().sort(stable=True)
     begins = torch.searchsorted(ordered, torch.arange(heads * count, device=points.device))
     means = embedding_bag(order, points.view(-1, head_dim), begins, mode="mean").view(heads, count, head_dim)
     ends = torch.cat([begins[1:], begins.new_tensor([len(ordered)])])
-    return torch.where((begins == ends).view(heads, count, 1), centroids, means)
+    means = torch.where((begins == ends).view(heads, count, 1), centroids, means)
+    return torch.cat([centroids[:, :stay], means[:, stay:]], dim=1) if stay else means

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from qvg.ops.card import card_of
 from qvg.ops.kmeans.reference import Clusters, stride_of
-from qvg.ops.seeding.triton import seed_centroids
+from qvg.ops.seeding.triton import more_centroids, seed_centroids
 from qvg.ops.triton import launch, load_tokens, rows_contiguous, tiles
 
 TILE = 64  # tokens a program looks at together
@@ -28,23 +28,32 @@ MEANS = 16  # centroids of a program that adds up
 
 
 def kmeans(
-    x: Tensor, clusters: int, iterations: int, seed: int, start: Tensor | None, limit: Tensor | None
+    x: Tensor,
+    clusters: int,
+    iterations: int,
+    seed: int,
+    start: Tensor | None,
+    limit: Tensor | None,
+    kept: Tensor | None = None,
 ) -> Clusters:
     """See `kmeans_reference`; between rounds too centroids are rounded to BF16."""
     x = rows_contiguous(x)
     tokens = x.shape[2]
-    count = min(clusters, tokens)
-    if start is None or iterations:
+    count = min(clusters, tokens) if kept is None else clusters
+    stay = 0 if kept is None else kept.shape[2]
+    if kept is not None:
+        centroids = more_centroids(x, kept, count, seed, limit)
+    elif start is None or iterations:
         centroids = seed_centroids(x, count, seed, start, limit)
     else:
         centroids = start.bfloat16().clone(memory_format=torch.contiguous_format)
     stride = stride_of(tokens, count)
-    for number in range(iterations - 1):
+    for number in range(iterations - 1 if count > stay else 0):
         some = x[:, :, number % stride :: stride]
-        update(some, assign(some, centroids, limit), limit, centroids)
+        update(some, assign(some, centroids, limit), limit, centroids, stay)
     labels = assign(x, centroids, limit)
-    if iterations:
-        update(x, labels, limit, centroids)
+    if iterations and count > stay:
+        update(x, labels, limit, centroids, stay)
     return Clusters(labels, centroids)
 
 
@@ -80,8 +89,9 @@ def assign(x: Tensor, centroids: Tensor, limit: Tensor | None) -> Tensor:
     return labels
 
 
-def update(x: Tensor, labels: Tensor, limit: Tensor | None, centroids: Tensor) -> None:
-    """Writes the mean of every cluster's tokens over its centroid; an empty one keeps its own."""
+def update(x: Tensor, labels: Tensor, limit: Tensor | None, centroids: Tensor, stay: int = 0) -> None:
+    """Writes the mean of every cluster's tokens over its centroid; an empty one, and the first `stay`, keep
+    their own."""
     batch, heads, tokens, head_dim = x.shape
     n, count = batch * heads, centroids.shape[2]
     block = max(16, triton.next_power_of_2(count))
@@ -103,7 +113,7 @@ def update(x: Tensor, labels: Tensor, limit: Tensor | None, centroids: Tensor) -
         _means,
         (tiles(block, MEANS), n, 1),
         (sums, sizes, centroids),
-        (parts, count),
+        (parts, count, stay),
         (head_dim, block, MEANS),
         4,
     )
@@ -248,8 +258,10 @@ def _sums(
     tl.store(p_sizes + slot, tl.max(size, axis=1).to(tl.int32))
 
 
-@triton.jit(do_not_specialize=["parts", "K"])
-def _means(p_sums, p_sizes, p_centroids, parts, K, D: tl.constexpr, b_k: tl.constexpr, b_m: tl.constexpr):
+@triton.jit(do_not_specialize=["parts", "K", "STAY"])
+def _means(
+    p_sums, p_sizes, p_centroids, parts, K, STAY, D: tl.constexpr, b_k: tl.constexpr, b_m: tl.constexpr
+):
     """Grid (tiles of centroids, heads)."""
     n = tl.program_id(1)
     o_k = tl.program_id(0) * b_m + tl.arange(0, b_m)
@@ -261,6 +273,6 @@ def _means(p_sums, p_sizes, p_centroids, parts, K, D: tl.constexpr, b_k: tl.cons
         total += tl.load(p_sums + slot[:, None] * D + columns[None, :])
         size += tl.load(p_sizes + slot)
     mean = total / tl.maximum(size, 1).to(tl.float32)[:, None]
-    keep = (o_k < K) & (size > 0)
+    keep = (o_k >= STAY) & (o_k < K) & (size > 0)
     o_c = (n * K + o_k).to(tl.int64)[:, None] * D + columns[None, :]
     tl.store(p_centroids + o_c, mean.to(tl.bfloat16), mask=keep[:, None])

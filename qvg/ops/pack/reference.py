@@ -30,6 +30,7 @@ LEVELS: Mapping[Code, tuple[float, ...]] = MappingProxyType(
         "quad": (-LLOYD_MAX[1], -LLOYD_MAX[0], LLOYD_MAX[0], LLOYD_MAX[1]),
     }
 )
+FINE: Code = "quad"  # of what the others lost, where that is kept too
 # So many BF16 levels are copied as one number of their size: four times as fast as copying them as a row.
 WHOLE = MappingProxyType({2: torch.int32, 4: torch.int64, 8: torch.complex128})
 TRITS = 5  # of as many tokens in a byte: 3 ** 5 = 243
@@ -65,19 +66,31 @@ def pack(numbers: Tensor, code: Code) -> Tensor:
     return packed
 
 
+def rows_of(tokens: int, run: int | None, code: Code) -> int:
+    """Rows of bytes that `tokens` take: of "trit", every `run` of them begins with a byte of its own."""
+    return tokens if code != "trit" else tokens // (run or tokens) * -(-(run or tokens) // TRITS)
+
+
 def unpack(
-    codes: Tensor, code: Code, dtype: torch.dtype = torch.float32, start: int = 0, tokens: int | None = None
+    codes: Tensor,
+    code: Code,
+    dtype: torch.dtype = torch.float32,
+    start: int = 0,
+    tokens: int | None = None,
+    run: int | None = None,
 ) -> Tensor:
     """What `pack` made -> levels [..., tokens - start, D] in `dtype`; without the first `start` tokens.
 
-    `tokens` is S; only "trit" needs it.
+    `tokens` is S, in runs of `run` that were packed one by one (None: all at once); only "trit" needs them.
     """
     if code != "trit":
         return _look_up(codes[..., start:, :], code, dtype).flatten(-2)
-    first = start // TRITS
-    levels = _look_up(codes[..., first:, :], code, dtype)[..., :TRITS]  # [..., ceil(S / 5), D, 5]
-    stop = None if tokens is None else tokens - first * TRITS
-    return levels.movedim(-1, -2).flatten(-3, -2)[..., start - first * TRITS : stop, :]
+    run = run or tokens or codes.shape[-2] * TRITS
+    runs = codes.unflatten(-2, (-1, -(-run // TRITS)))  # [..., runs, ceil(run / 5), D]
+    first = start // run
+    levels = _look_up(runs[..., first:, :, :], code, dtype)[..., :TRITS]
+    levels = levels.movedim(-1, -2).flatten(-3, -2)[..., :run, :]
+    return levels.flatten(-3, -2)[..., start - first * run :, :]
 
 
 def _look_up(codes: Tensor, code: Code, dtype: torch.dtype) -> Tensor:

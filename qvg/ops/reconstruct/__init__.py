@@ -9,10 +9,10 @@ from torch import Tensor
 
 from qvg.ops.kernels import or_reference, use_kernels
 from qvg.ops.pack.reference import Code
-from qvg.ops.reconstruct.reference import reconstruct_reference
+from qvg.ops.reconstruct.reference import Fine, reconstruct_reference
 from qvg.rope import Rope
 
-__all__ = ["reconstruct", "reconstruct_reference"]
+__all__ = ["Fine", "reconstruct", "reconstruct_reference"]
 
 
 def reconstruct(
@@ -26,6 +26,8 @@ def reconstruct(
     *,
     powers: Tensor | None = None,
     channels: Tensor | None = None,
+    run: int | None = None,
+    fine: Fine | None = None,
     rope: Rope | None = None,
     first_frame: int = 0,
     out: Tensor | None = None,
@@ -34,8 +36,14 @@ def reconstruct(
     head_dim = centroids.shape[-1]
     encoded = (codes, scales, labels, centroids, code, dtype, start)
     rest: dict[str, Any] = {
-        "powers": powers, "channels": channels, "rope": rope, "first_frame": first_frame, "out": out
-    }  # fmt: skip
+        "powers": powers,
+        "channels": channels,
+        "run": run,
+        "fine": fine,
+        "rope": rope,
+        "first_frame": first_frame,
+        "out": out,
+    }
     if use_kernels(codes, head_dim, head_dim // scales.shape[-1]) and start < labels.shape[-1]:
         from qvg.ops.reconstruct.triton import reconstruct as kernel
 

@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qvg.ops.pack.reference import LLOYD_MAX, TRITS, Code, bits_of
+from qvg.ops.pack.reference import FINE, LLOYD_MAX, TRITS, Code, bits_of
+from qvg.ops.reconstruct.reference import Fine
 from qvg.ops.rotate.reference import check_out
 from qvg.ops.rotate.triton import rotate_rows, turns
 from qvg.ops.triton import e4m3_value, launch, tiles
@@ -33,6 +34,8 @@ def reconstruct(
     *,
     powers: Tensor | None = None,
     channels: Tensor | None = None,
+    run: int | None = None,
+    fine: Fine | None = None,
     rope: Rope | None = None,
     first_frame: int = 0,
     out: Tensor | None = None,
@@ -55,8 +58,28 @@ def reconstruct(
     launch(
         _reconstruct,
         (tiles(tokens - start, block), tiles(heads, together), batch),
-        (codes, scales.view(torch.uint8), labels, centroids, powers, channels, out, frame, place),
-        (tokens, start, heads, places, first_frame),
+        (
+            codes,
+            scales.view(torch.uint8),
+            labels,
+            centroids,
+            powers,
+            channels,
+            None if fine is None else fine.codes,
+            None if fine is None else fine.scales.view(torch.uint8),
+            out,
+            frame,
+            place,
+        ),
+        (
+            tokens,
+            start,
+            run or tokens,
+            tokens - (0 if fine is None else fine.codes.shape[2]),
+            heads,
+            places,
+            first_frame,
+        ),
         (
             *codes.stride()[:2],
             *scales.stride()[:2],
@@ -64,6 +87,7 @@ def reconstruct(
             *centroids.stride()[:3],
             *((0, 0, 0) if powers is None else powers.stride()[:3]),
             *((0, 0) if channels is None else channels.stride()[:2]),
+            *((0, 0, 0, 0) if fine is None else (*fine.codes.stride()[:2], *fine.scales.stride()[:2])),
             *out.stride()[:3],
             head_dim,
             head_dim // scales.shape[-1],
@@ -72,11 +96,14 @@ def reconstruct(
             code,
             powers is not None,
             channels is not None,
+            fine is not None,
             turned,
             block,
             together,
             TRITS,
             *CURVE,
+            bits_of(FINE),
+            FINE,
         ),
         warps,
     )
@@ -85,7 +112,7 @@ def reconstruct(
 
 # The powers of a group of heads, and channels where there are few, begin anywhere: no other kernel for each.
 @triton.jit(
-    do_not_specialize=["S", "start", "H", "P", "first_frame"],
+    do_not_specialize=["S", "start", "T", "F", "H", "P", "first_frame"],
     do_not_specialize_on_alignment=["p_powers", "p_channels"],
 )
 def _reconstruct(
@@ -95,11 +122,15 @@ def _reconstruct(
     p_centroids,
     p_powers,
     p_channels,
+    p_fine,
+    p_ratios,
     p_out,
     p_frame,
     p_place,
     S,
     start,
+    T,
+    F,
     H,
     P,
     first_frame,
@@ -118,6 +149,10 @@ def _reconstruct(
     w_h,
     k_b,
     k_h,
+    f_b,
+    f_h,
+    r_b,
+    r_h,
     t_b,
     t_h,
     t_s,
@@ -128,17 +163,21 @@ def _reconstruct(
     CODE: tl.constexpr,
     E4M3: tl.constexpr,
     CHANNELS: tl.constexpr,
+    REFINED: tl.constexpr,
     A: tl.constexpr,
     b_s: tl.constexpr,
     HEADS: tl.constexpr,
     TRITS: tl.constexpr,
     SLOPE: tl.constexpr,
     BEND: tl.constexpr,
+    FINE_BITS: tl.constexpr,
+    FINE: tl.constexpr,
 ):
     """Grid (tiles of tokens, HEADS heads together, batch). A channels turn by frame; -1: none turns at all.
 
-    Strides are c_ of codes, g_ of scales, l_ of labels, m_ of centroids, w_ of powers, k_ of channels,
-    t_ of the result.
+    Runs of T tokens share no byte; tokens from F on are REFINED. Strides are c_ of codes, g_ of scales, l_ of
+    labels, m_ of centroids, w_ of powers, k_ of channels, f_ and r_ of the refinement's codes and scales, t_
+    of the result.
     """
     rows = tl.program_id(0) * b_s + tl.arange(0, b_s)
     tokens = start + rows
@@ -153,9 +192,15 @@ def _reconstruct(
             wide = h.to(tl.int64)
             p_head = p_codes + b * c_b + wide * c_h
             if CODE == "trit":
-                level = load_trits(p_head, tokens, inside, D, TRITS)
+                level = load_trits(p_head, tokens, inside, T, D, TRITS)
             else:
                 level = load_levels(p_head, tokens, inside, b_s, D, BITS, CODE, SLOPE, BEND)
+            if REFINED:
+                fine, refined = tokens - F, inside & (tokens >= F)
+                p_head = p_fine + b * f_b + wide * f_h
+                more = load_levels(p_head, fine, refined, b_s, D, FINE_BITS, FINE, SLOPE, BEND)
+                # Scales that are not there are 0, and so is what they scale.
+                level += scaled(more, p_ratios + b * r_b + wide * r_h, fine, refined, b_s, D, G)
             x = scaled(level, p_scales + b * g_b + wide * g_h, tokens, inside, b_s, D, G)
             if CHANNELS:
                 channel = tl.load(p_channels + b * k_b + wide * k_h + tl.arange(0, D))
@@ -205,11 +250,14 @@ def load_levels(
 
 
 @triton.jit
-def load_trits(p_codes, tokens, inside, D: tl.constexpr, TRITS: tl.constexpr):
-    """fp32 [len(tokens), D] levels -1, 0, 1: a digit of the byte that TRITS tokens share in every channel."""
-    o_b = (tokens // TRITS).to(tl.int64)[:, None] * D + tl.arange(0, D)[None, :]
+def load_trits(p_codes, tokens, inside, T, D: tl.constexpr, TRITS: tl.constexpr):
+    """fp32 [len(tokens), D] levels -1, 0, 1: a digit of the byte that TRITS tokens of a run of T share in
+    every channel."""
+    within = tokens % T
+    row = tokens // T * ((T + TRITS - 1) // TRITS) + within // TRITS
+    o_b = row.to(tl.int64)[:, None] * D + tl.arange(0, D)[None, :]
     byte = tl.load(p_codes + o_b, mask=inside[:, None], other=0).to(tl.int32)
-    place = tokens % TRITS
+    place = within % TRITS
     # 65536 over 1, 3, 9, 27, 81, rounded up: the quotient of every byte is exact.
     inverse = tl.where(
         place == 0,

@@ -10,6 +10,7 @@ from qvg.ops.pack.reference import Code
 from qvg.ops.residual.reference import (
     channel_scales_reference,
     quantize_residual_reference,
+    refine_reference,
     subtract_reference,
 )
 
@@ -18,6 +19,8 @@ __all__ = [
     "channel_scales_reference",
     "quantize_residual",
     "quantize_residual_reference",
+    "refine",
+    "refine_reference",
     "subtract",
     "subtract_reference",
 ]
@@ -42,16 +45,39 @@ def quantize_residual(
     code: Code,
     limit: Tensor | None = None,
     channels: Tensor | None = None,
+    run: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `quantize_residual_reference`."""
     if use_kernels(x, x.shape[-1], group):
         from qvg.ops.residual.triton import quantize_residual as kernel
 
         return or_reference(
-            lambda: kernel(x, labels, centroids, group, code, limit, channels),
-            lambda: quantize_residual_reference(x, labels, centroids, group, code, limit, channels),
+            lambda: kernel(x, labels, centroids, group, code, limit, channels, run),
+            lambda: quantize_residual_reference(x, labels, centroids, group, code, limit, channels, run),
         )
-    return quantize_residual_reference(x, labels, centroids, group, code, limit, channels)
+    return quantize_residual_reference(x, labels, centroids, group, code, limit, channels, run)
+
+
+def refine(
+    x: Tensor,
+    labels: Tensor,
+    centroids: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    code: Code,
+    limit: Tensor | None = None,
+    channels: Tensor | None = None,
+    run: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """See `refine_reference`."""
+    if use_kernels(x, x.shape[-1], x.shape[-1] // scales.shape[-1]):
+        from qvg.ops.residual.triton import refine as kernel
+
+        return or_reference(
+            lambda: kernel(x, labels, centroids, codes, scales, code, limit, channels, run),
+            lambda: refine_reference(x, labels, centroids, codes, scales, code, limit, channels, run),
+        )
+    return refine_reference(x, labels, centroids, codes, scales, code, limit, channels, run)
 
 
 def channel_scales(x: Tensor, labels: Tensor, centroids: Tensor, limit: Tensor | None = None) -> Tensor:

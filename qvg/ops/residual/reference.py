@@ -8,7 +8,8 @@ from torch import Tensor
 from qvg.ops.finite import cleaned
 from qvg.ops.groups import quantize_groups
 from qvg.ops.kmeans import Clusters, assigned
-from qvg.ops.pack.reference import Code
+from qvg.ops.pack import unpack
+from qvg.ops.pack.reference import FINE, Code
 
 FLOOR = 64
 
@@ -26,16 +27,43 @@ def quantize_residual_reference(
     code: Code,
     limit: Tensor | None = None,
     channels: Tensor | None = None,
+    run: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """x: [B, H, S, D], finite or with a `limit`, minus the centroids of all stages, as `quantize_groups`.
 
     labels: uint8 [N, B, H, S]; centroids: bf16 [N, B, H, K, D]; channels: bf16 [B, H, D], powers of two that
-    the residual is divided by -> codes uint8 (see `pack`), scales e4m3 [B, H, S, D / group].
+    the residual is divided by -> codes uint8 (see `pack`), scales e4m3 [B, H, S, D / group]. Tokens of
+    different runs of `run` (None: S) share no byte.
     """
-    residual = _residual(x, labels, centroids, limit)
-    if channels is not None:
-        residual = residual / channels.unsqueeze(2)
-    return quantize_groups(residual, group, code)
+    residual = _scaled(_residual(x, labels, centroids, limit), channels)
+    codes, scales = quantize_groups(residual.unflatten(2, (-1, run or x.shape[2])), group, code)
+    return codes.flatten(2, 3), scales.flatten(2, 3)
+
+
+def refine_reference(
+    x: Tensor,
+    labels: Tensor,
+    centroids: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    code: Code,
+    limit: Tensor | None = None,
+    channels: Tensor | None = None,
+    run: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What `quantize_residual_reference` lost, in units of its scales, as "quad": codes uint8, scales e4m3.
+
+    `codes` and `scales` are what it gave; the other arguments are its own.
+    """
+    residual = _scaled(_residual(x, labels, centroids, limit), channels)
+    group = x.shape[3] // scales.shape[3]
+    stored = scales.float()
+    inverse = torch.where(stored > 0, 1 / stored, 0.0).unsqueeze(-1)
+    units = (residual.unflatten(3, (-1, group)) * inverse).flatten(3)
+    levels = unpack(codes, code, torch.float32, 0, x.shape[2], run)
+    # Nothing is known of a group whose scale is zero: what is lost of it stays lost.
+    lost = torch.where(inverse > 0, (units - levels).unflatten(3, (-1, group)), 0.0).flatten(3)
+    return quantize_groups(lost, group, FINE)
 
 
 def channel_scales_reference(
@@ -59,6 +87,10 @@ def nearest_powers(energy: Tensor, tokens: int) -> Tensor:
     fraction, exponent = torch.frexp(mean.sqrt())  # fraction from 0.5 to 1
     exponent = exponent - (fraction < 0.5**0.5).int()
     return torch.where(mean > 0, torch.ldexp(torch.ones_like(mean), exponent), 1.0).bfloat16()
+
+
+def _scaled(residual: Tensor, channels: Tensor | None) -> Tensor:
+    return residual if channels is None else residual / channels.unsqueeze(2)
 
 
 def _residual(x: Tensor, labels: Tensor, centroids: Tensor, limit: Tensor | None) -> Tensor:

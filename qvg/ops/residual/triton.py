@@ -10,7 +10,8 @@ from torch import Tensor
 from qvg.ops.card import card_of
 from qvg.ops.groups.reference import BOUNDARY, SIZES
 from qvg.ops.kmeans.reference import Clusters
-from qvg.ops.pack.reference import TRITS, Code, bits_of
+from qvg.ops.pack.reference import FINE, TRITS, Code, bits_of, rows_of
+from qvg.ops.reconstruct.triton import CURVE, load_levels, load_trits
 from qvg.ops.residual.reference import nearest_powers
 from qvg.ops.triton import (
     e4m3_bits,
@@ -25,6 +26,7 @@ from qvg.ops.triton import (
 
 BLOCK = 64  # rows of codes of a program
 BLOCK_TRITS = 8  # five tokens each
+BLOCK_FINE = 32  # tokens of a program that refines
 TOGETHER = 4  # programs of a multiprocessor that add up squares
 
 
@@ -52,13 +54,14 @@ def quantize_residual(
     code: Code,
     limit: Tensor | None = None,
     channels: Tensor | None = None,
+    run: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See the reference."""
     x = rows_contiguous(x)
     batch, heads, tokens, head_dim = x.shape
     together = TRITS if code == "trit" else 1
     bits = 8 if code == "trit" else bits_of(code)
-    rows = tiles(tokens, together)
+    rows = rows_of(tokens, run, code)
     block = BLOCK_TRITS if code == "trit" else BLOCK
     codes = torch.empty(batch, heads, rows, head_dim * bits // 8, dtype=torch.uint8, device=x.device)
     scales = torch.empty(batch, heads, tokens, head_dim // group, dtype=torch.uint8, device=x.device)
@@ -67,7 +70,7 @@ def quantize_residual(
         _quantize,
         (tiles(rows, block), batch * heads, 1),
         (x, limit, labels.contiguous(), centroids.contiguous(), _dense(channels), codes, scales),
-        (tokens, rows, heads, centroids.shape[3]),
+        (tokens, rows, run or tokens, heads, centroids.shape[3]),
         (
             *x.stride()[:3],
             head_dim,
@@ -86,6 +89,61 @@ def quantize_residual(
         4,
     )
     return codes, scales.view(torch.float8_e4m3fn)
+
+
+def refine(
+    x: Tensor,
+    labels: Tensor,
+    centroids: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    code: Code,
+    limit: Tensor | None = None,
+    channels: Tensor | None = None,
+    run: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """See the reference."""
+    x = rows_contiguous(x)
+    batch, heads, tokens, head_dim = x.shape
+    group = head_dim // scales.shape[-1]
+    bits = bits_of(FINE)
+    fine = torch.empty(batch, heads, tokens, head_dim * bits // 8, dtype=torch.uint8, device=x.device)
+    ratios = torch.empty(batch, heads, tokens, head_dim // group, dtype=torch.uint8, device=x.device)
+    launch(
+        _refine,
+        (tiles(tokens, BLOCK_FINE), batch * heads, 1),
+        (
+            x,
+            limit,
+            labels.contiguous(),
+            centroids.contiguous(),
+            _dense(channels),
+            codes.contiguous(),
+            scales.view(torch.uint8).contiguous(),
+            fine,
+            ratios,
+        ),
+        (tokens, codes.shape[2], run or tokens, heads, centroids.shape[3]),
+        (
+            *x.stride()[:3],
+            head_dim,
+            group,
+            8 if code == "trit" else bits_of(code),
+            len(labels),
+            code,
+            limit is not None,
+            channels is not None,
+            BLOCK_FINE,
+            TRITS,
+            *CURVE,
+            bits,
+            FINE,
+            *SIZES[FINE],
+            BOUNDARY[FINE],
+        ),
+        4,
+    )
+    return fine, ratios.view(torch.float8_e4m3fn)
 
 
 def channel_scales(x: Tensor, labels: Tensor, centroids: Tensor, limit: Tensor | None = None) -> Tensor:
@@ -149,7 +207,7 @@ def _subtract(
     tl.store(p_out + o_x, x.to(tl.bfloat16), mask=rows[:, None] < S)
 
 
-@triton.jit(do_not_specialize=["S", "R", "H", "K"])
+@triton.jit(do_not_specialize=["S", "R", "T", "H", "K"])
 def _quantize(
     p_x,
     p_limit,
@@ -160,6 +218,7 @@ def _quantize(
     p_scales,
     S,
     R,
+    T,
     H,
     K,
     s_b,
@@ -178,7 +237,7 @@ def _quantize(
     OUTER: tl.constexpr,
     BOUNDARY: tl.constexpr,
 ):
-    """Grid (tiles of rows of codes, heads). TOGETHER tokens share a row of codes."""
+    """Grid (tiles of rows of codes, heads). TOGETHER tokens of a run of T share a row of codes."""
     n = tl.program_id(1)
     o_r = tl.program_id(0) * b_s + tl.arange(0, b_s)
     row = n.to(tl.int64) * R + o_r
@@ -187,7 +246,12 @@ def _quantize(
         narrower = inverse_or_zero(channel)  # of a power of two: exact
     digits = tl.zeros((b_s, D), tl.int32)
     for place in tl.static_range(TOGETHER):
-        rows = o_r * TOGETHER + place
+        if TOGETHER == 1:
+            rows = o_r
+        else:
+            run = (T + TOGETHER - 1) // TOGETHER
+            within = o_r % run * TOGETHER + place
+            rows = tl.where(within < T, o_r // run * T + within, S)
         x = load_tokens(p_x, p_limit, n, H, rows, S, s_b, s_h, s_s, D, CLEAN)
         x = minus_centroids(x, p_labels, p_centroids, n, tl.num_programs(1), rows, S, K, D, STAGES)
         if CHANNELS:
@@ -286,3 +350,63 @@ def _energy(
         total += tl.sum(x * x, axis=0)
     slot = n.to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
     tl.store(p_energy + slot * D + tl.arange(0, D), total)
+
+
+@triton.jit(do_not_specialize=["S", "R", "T", "H", "K"])
+def _refine(
+    p_x,
+    p_limit,
+    p_labels,
+    p_centroids,
+    p_channels,
+    p_codes,
+    p_scales,
+    p_fine,
+    p_ratios,
+    S,
+    R,
+    T,
+    H,
+    K,
+    s_b,
+    s_h,
+    s_s,
+    D: tl.constexpr,
+    G: tl.constexpr,
+    BITS: tl.constexpr,
+    STAGES: tl.constexpr,
+    CODE: tl.constexpr,
+    CLEAN: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    b_s: tl.constexpr,
+    TRITS: tl.constexpr,
+    SLOPE: tl.constexpr,
+    BEND: tl.constexpr,
+    FINE_BITS: tl.constexpr,
+    FINE: tl.constexpr,
+    INNER: tl.constexpr,
+    OUTER: tl.constexpr,
+    BOUNDARY: tl.constexpr,
+):
+    """Grid (tiles of tokens, heads). Codes take R rows a head, of runs of T tokens."""
+    n = tl.program_id(1)
+    wide = n.to(tl.int64)
+    rows = tl.program_id(0) * b_s + tl.arange(0, b_s)
+    inside = rows < S
+    x = load_tokens(p_x, p_limit, n, H, rows, S, s_b, s_h, s_s, D, CLEAN)
+    x = minus_centroids(x, p_labels, p_centroids, n, tl.num_programs(1), rows, S, K, D, STAGES)
+    if CHANNELS:
+        channel = tl.load(p_channels + wide * D + tl.arange(0, D)).to(tl.float32)
+        x = x * inverse_or_zero(channel)[None, :]  # of a power of two: exact
+    if CODE == "trit":
+        level = load_trits(p_codes + wide * R * D, rows, inside, T, D, TRITS)
+    else:
+        p_head = p_codes + wide * R * (D * BITS // 8)
+        level = load_levels(p_head, rows, inside, b_s, D, BITS, CODE, SLOPE, BEND)
+    o_g = (wide * S + rows)[:, None] * (D // G) + tl.arange(0, D // G)[None, :]
+    scale = e4m3_value(tl.load(p_scales + o_g, mask=inside[:, None], other=0).to(tl.int32))
+    inverse = inverse_or_zero(scale)[:, :, None]
+    groups = tl.reshape(x, (b_s, D // G, G)) * inverse - tl.reshape(level, (b_s, D // G, G))
+    number, ratio = unbiased_numbers(tl.where(inverse > 0, groups, 0.0), FINE, G, INNER, OUTER, BOUNDARY)
+    tl.store(p_ratios + o_g, ratio.to(tl.uint8), mask=inside[:, None])
+    store_codes(p_fine, wide * S + rows, inside, number, b_s, D, FINE_BITS)

@@ -62,6 +62,23 @@ def seed_centroids_reference(
     return best.view(batch, heads, count, -1)
 
 
+def more_centroids_reference(
+    x: Tensor, kept: Tensor, count: int, seed: int, limit: Tensor | None = None
+) -> Tensor:
+    """fp32 [B, H, count, D]: the centroids `kept` [B, H, K, D] and tokens of x [B, H, S, D] far from them.
+
+    Tokens are drawn as `seed_centroids_reference` draws them. Where all are at a centroid, some come twice.
+    """
+    batch, heads, tokens, head_dim = x.shape
+    kept = kept.float()
+    added = count - kept.shape[2]
+    size = sample_size(count, tokens)
+    sample = cleaned(x[:, :, sample_rows(tokens, size, seed, x.device)], limit).flatten(0, 1)
+    near = squared_distances(sample, kept.flatten(0, 1)).amin(dim=-1)
+    drawn, _ = _draw(sample, near, kept.shape[2], added, seed)
+    return torch.cat([kept, drawn.view(batch, heads, added, head_dim)], dim=2)
+
+
 def _draw(sample: Tensor, near: Tensor, kept: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """`count` tokens of sample [n, M, D] beside `kept` centroids, [n, count, D], and then the distances near.
 
@@ -77,7 +94,7 @@ def _draw(sample: Tensor, near: Tensor, kept: int, count: int, seed: int) -> tup
         # Shares are every SHARES-th token; the last places of the last row may be empty.
         race = torch.nn.functional.pad(race, (0, -size % SHARES), value=-1.0).unflatten(1, (-1, SHARES))
         first, row = race.max(dim=1)  # [n, SHARES]
-        best = first.topk(at_once(kept + done, count - done), dim=1).indices
+        best = first.topk(min(size, at_once(kept + done, count - done)), dim=1).indices
         token = (row * SHARES + share).gather(1, best)
         goal = sample[every, token]  # [n, A, D]
         distance = norms.unsqueeze(1) + norms[every, token].unsqueeze(2) - 2 * goal @ sample.mT

@@ -63,8 +63,8 @@ def seed_centroids(x: Tensor, count: int, seed: int, start: Tensor | None, limit
         _draw,
         (n, tries, 1),
         (sample, between, order, near, centroids, missed),
-        (size, count, seed),
-        (head_dim, block_k, block, warm, SHARES, STEP),
+        (size, count, 0, seed),
+        (head_dim, block_k, block, warm, False, SHARES, STEP),
         8,
     )
     if start is None:
@@ -72,6 +72,51 @@ def seed_centroids(x: Tensor, count: int, seed: int, start: Tensor | None, limit
     best = missed.argmin(dim=0)
     chosen = centroids[best, torch.arange(n, device=x.device)]
     return chosen.view(batch, heads, count, head_dim)
+
+
+def more_centroids(x: Tensor, kept: Tensor, count: int, seed: int, limit: Tensor | None) -> Tensor:
+    """bf16 [B, H, count, D] for x [B, H, S, D]; see the reference."""
+    x = rows_contiguous(x)
+    batch, heads, tokens, head_dim = x.shape
+    placed = kept.shape[2]
+    centroids = torch.empty(batch, heads, count, head_dim, dtype=torch.bfloat16, device=x.device)
+    centroids[:, :, :placed] = kept
+    if count == placed:
+        return centroids
+    n, size = batch * heads, sample_size(count, tokens)
+    block = max(TILE, triton.next_power_of_2(size))
+    block_k = max(16, triton.next_power_of_2(count))
+    sample = torch.empty(n, block, head_dim, dtype=torch.bfloat16, device=x.device)
+    between = torch.empty(n, block, block, dtype=torch.bfloat16, device=x.device)
+    near = torch.empty(n, block, dtype=torch.float32, device=x.device)
+    missed = torch.empty(n, dtype=torch.float32, device=x.device)
+    tiles = block // TILE
+    launch(
+        _sample,
+        (tiles, n, 1),
+        (x, limit, None, sample, None, None),
+        (tokens, heads, count, size, seed),
+        (*x.stride()[:3], head_dim, block_k, block, limit is not None, False, TILE),
+        8,
+    )
+    launch(_between, (tiles, tiles, n), (sample, between), (), (head_dim, block, TILE), 4)
+    launch(
+        _near,
+        (tiles, n, 1),
+        (sample, kept.bfloat16().contiguous(), near),
+        (placed,),
+        (head_dim, block_k, block, TILE),
+        8,
+    )
+    launch(
+        _draw,
+        (n, 1, 1),
+        (sample, between, None, near, centroids, missed),
+        (size, count, placed, seed),
+        (head_dim, block_k, block, False, True, SHARES, STEP),
+        8,
+    )
+    return centroids
 
 
 @triton.jit
@@ -175,10 +220,35 @@ def _kept(
         tl.store(p_centroids + o_c, centroids, mask=(keep & (o_k < K))[:, None])
     index = tl.program_id(0) * b_t + tl.arange(0, b_t)
     x = tl.load(p_sample + (n * b_m + index).to(tl.int64)[:, None] * D + o_d[None, :])
+    near = nearest_of(x, centroids, tl.where(keep, norm, float("inf")))
+    tl.store(p_near + all_heads.to(tl.int64) * b_m + index, near)
+
+
+@triton.jit
+def nearest_of(x, centroids, norm):
+    """fp32 [len(x)]: squared distances of tokens to the nearest of centroids with squared norms `norm`."""
     here = x.to(tl.float32)
-    norm = tl.where(keep, norm, float("inf"))
     score = norm[None, :] + tl.sum(here * here, axis=1)[:, None] - 2 * tl.dot(x, tl.trans(centroids))
-    tl.store(p_near + all_heads.to(tl.int64) * b_m + index, tl.maximum(tl.min(score, axis=1), 0.0))
+    return tl.maximum(tl.min(score, axis=1), 0.0)
+
+
+@triton.jit(do_not_specialize=["K"])
+def _near(
+    p_sample,
+    p_centroids,
+    p_near,
+    K,
+    D: tl.constexpr,
+    b_k: tl.constexpr,
+    b_m: tl.constexpr,
+    b_t: tl.constexpr,
+):
+    """Grid (tiles of sampled tokens, heads): squared distances to the nearest of K centroids, [n, b_m]."""
+    n = tl.program_id(1)
+    centroids, norm = load_centroids(p_centroids, n, K, D, b_k)
+    slot = n.to(tl.int64) * b_m + tl.program_id(0) * b_t + tl.arange(0, b_t)
+    x = tl.load(p_sample + slot[:, None] * D + tl.arange(0, D)[None, :])
+    tl.store(p_near + slot, nearest_of(x, centroids, norm))
 
 
 @triton.jit
@@ -196,7 +266,7 @@ def _between(p_sample, p_between, D: tl.constexpr, b_m: tl.constexpr, b_t: tl.co
     tl.store(p_between + rows[:, None] * b_m + columns[None, :], tl.maximum(squared, 0.0).to(tl.bfloat16))
 
 
-@triton.jit(do_not_specialize=["M", "K", "seed"])
+@triton.jit(do_not_specialize=["M", "K", "PLACED", "seed"])
 def _draw(
     p_sample,
     p_between,
@@ -206,15 +276,20 @@ def _draw(
     p_missed,
     M,
     K,
+    PLACED,
     seed,
     D: tl.constexpr,
     b_k: tl.constexpr,
     b_m: tl.constexpr,
     WARM: tl.constexpr,
+    MORE: tl.constexpr,
     SHARES: tl.constexpr,
     STEP: tl.constexpr,
 ):
-    """Grid (heads, shares): centroids [shares, n, K, D] that are not kept, and what is missed [shares, n]."""
+    """Grid (heads, shares): centroids [shares, n, K, D] that are not kept, and what is missed [shares, n].
+
+    With WARM those with the least `p_order` are drawn, as many as the share says; else all after PLACED.
+    """
     n = tl.program_id(0).to(tl.int64)
     share = tl.program_id(1)
     all_heads = share * tl.num_programs(0) + n
@@ -230,9 +305,11 @@ def _draw(
         near = tl.where(inside, tl.load(p_near + all_heads * b_m + o_m), 0.0)
         replaced = replaced_of(share, K)
     else:
-        order = o_k
+        order = o_k - PLACED
         near = tl.where(inside, float("inf"), 0.0)
-        replaced = K
+        if MORE:
+            near = tl.where(inside, tl.load(p_near + all_heads * b_m + o_m), 0.0)
+        replaced = K - PLACED
     done = 0
     step = 0
     while done < replaced:
@@ -241,6 +318,7 @@ def _draw(
         first, row = tl.max(tl.where(inside, race, -1.0), axis=0, return_indices=True)
         token = row * SHARES + column
         some = tl.minimum(tl.maximum((K - replaced + done) // 8, 1), tl.minimum(SHARES, replaced - done))
+        some = tl.minimum(some, M)
         for index in tl.static_range(SHARES):
             if index < some:
                 best = tl.argmax(first, axis=0)
