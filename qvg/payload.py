@@ -13,7 +13,6 @@ from torch import Tensor
 
 from qvg.config import GroupwiseConfig, PRQConfig
 from qvg.ops.e4m3 import codebooks_of
-from qvg.ops.reconstruct import Fine
 
 P = TypeVar("P", bound="Payload")
 # Which dimension of a part grows with the tokens. All other parts are of a whole span, or of what is newest.
@@ -84,7 +83,7 @@ class PRQPayload:
     config: PRQConfig
     run: int
     dtype: torch.dtype
-    fine_codes: Tensor | None = None  # see `Fine`
+    fine_codes: Tensor | None = None  # see `qvg.ops.reconstruct.Fine`
     fine_scales: Tensor | None = None
 
     @property
@@ -109,10 +108,10 @@ class PRQPayload:
         return codebooks_of(self.centroids, self.powers)
 
     @property
-    def fine(self) -> Fine | None:
-        """The refinement of the last tokens."""
+    def fine(self) -> tuple[Tensor, Tensor] | None:
+        """Codes and scales of the refinement of the last tokens."""
         codes, scales = self.fine_codes, self.fine_scales
-        return None if codes is None or scales is None else Fine(codes, scales)
+        return None if codes is None or scales is None else (codes, scales)
 
     @property
     def shape(self) -> torch.Size:

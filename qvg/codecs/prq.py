@@ -15,7 +15,7 @@ from qvg.ops.finite import finite
 from qvg.ops.interrupt import checkpoint
 from qvg.ops.kmeans import kmeans
 from qvg.ops.pack.reference import rows_of
-from qvg.ops.reconstruct import reconstruct
+from qvg.ops.reconstruct import Fine, reconstruct
 from qvg.ops.residual import channel_scales, quantize_residual, refine, subtract
 from qvg.payload import Payload, PRQPayload
 from qvg.rope import Rope
@@ -59,7 +59,9 @@ class PRQCodec:
         run = growth.run(x.shape[2])
         count = config.centroids_of(run * growth.filled.blocks, growth.filled)
         kept = None if before is None else before.codebooks
-        start = None if before is not None or warm is None else warm.codebooks[:, :, :, :count]
+        start = None if before is not None or warm is None else warm.codebooks
+        if start is not None and growth.filled.of > 1:
+            start = start[:, :, :, :count]  # the first block of a span has not all centroids yet
         residual, bound, stages = values, limit, []
         for stage in range(config.stages):
             checkpoint()
@@ -124,7 +126,7 @@ class PRQCodec:
             powers=payload.powers,
             channels=payload.channels,
             run=payload.run,
-            fine=payload.fine,
+            fine=None if payload.fine is None else Fine(*payload.fine),
             rope=rope,
             first_frame=first_frame,
             out=out,
