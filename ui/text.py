@@ -113,7 +113,7 @@ STAGES = "Stages"
 STAGES_INFO = "residual codebooks"
 ITERATIONS = "Iterations"
 ITERATIONS_INFO = "k-means rounds"
-EVERY = "Encode every"
+EVERY = "Span"
 EVERY_INFO = "blocks"
 SINK = "Sink"
 SINK_INFO = "first blocks, kept BF16"
@@ -267,10 +267,6 @@ def spoken_gauge(stored: int, bf16: int, ratio: float, smaller: str) -> str:
 def video_length(frames: int, fps: int) -> str:
     """Returns frames and duration as `4,321 frames (6:00)`."""
     return f"{plural(frames, 'frame')} ({clock(frames / fps)})"
-
-
-def not_encoded_yet(together: int) -> str:
-    return f"full precision until {together} blocks are encoded together"
 
 
 def here(on_cpu: bool) -> str:

@@ -40,7 +40,7 @@ SPEC = BackendSpec(
     weights_bytes=20_500_000,
     working_bytes=800_000_000,
     geometry=CacheGeometry(layers=8, heads=2, head_dim=128, tokens_per_frame=ROWS * COLUMNS),
-    policy=CachePolicy(every=6),
+    policy=CachePolicy(every=6, grows=True, fine=True),
     clusters=64,
     vocabulary=VOCABULARY,
     examples=(

@@ -71,10 +71,8 @@ SPEC = BackendSpec(
     memory=_MEMORY,
     prompt_bytes=16_100_000_000,  # the text encoder 11.9, with the transformer, the VAE and CUDA there
     geometry=CacheGeometry(layers=30, heads=12, head_dim=128, tokens_per_frame=1560),
-    # Spans of 12 latents: the second half of a short video reads the first from its codes. Spans of 24, as in
-    # the paper's experiments, would leave all of it in BF16. With them QVG INT2 takes 1/6.97 of BF16's bytes,
-    # with these 1/6.65, but blocks that wait to be encoded take 3.2 GiB instead of 6.4.
-    policy=CachePolicy(every=4),
+    # Spans of 24 latents, as in the paper's experiments: a full one takes 1/6.97 of BF16's bytes.
+    policy=CachePolicy(every=8, grows=True, fine=True),
     examples=(
         "A red fox trots along a snowy forest path at dawn, low sun behind the pines, its breath visible in "
         "the cold air, snow crystals drifting past the camera, shallow depth of field, tracking shot.",
@@ -97,7 +95,7 @@ TINY = replace(
     memory=(("everything", 300_000_000),),
     prompt_bytes=0,
     geometry=CacheGeometry(layers=2, heads=2, head_dim=128, tokens_per_frame=24),
-    policy=CachePolicy(every=2),
+    policy=CachePolicy(every=2, grows=True, fine=True),
     clusters=16,
 )
 

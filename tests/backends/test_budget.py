@@ -28,7 +28,7 @@ from ui.form.run_spec import as_moves, extend, parse
 from ui.form.values import default_form
 
 POCKET = registry.find("pocket")
-WHOLE = CachePolicy(every=6)
+WHOLE = POCKET.policy
 
 
 def whole(preset: str = "BF16") -> Side:

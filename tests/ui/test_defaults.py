@@ -48,11 +48,11 @@ def test_a_first_run_shows_the_method(spec: BackendSpec, form: Form):
 
 
 @pytest.mark.parametrize(
-    ("blocks", "every"), [(7, 8), (8, 8), (10, 4)], ids=["nothing", "nothing that is read", "not the last"]
+    ("blocks", "recent"), [(7, 7), (8, 6), (10, 1)], ids=["nothing", "nothing that is read", "not the last"]
 )
-def test_a_first_run_that_hardly_encodes_is_noticed(blocks: int, every: int):
+def test_a_first_run_that_hardly_encodes_is_noticed(blocks: int, recent: int):
     spec = registry.find("self_forcing")
-    form = replace(default_form(spec), blocks=blocks, every=every)
+    form = replace(default_form(spec), blocks=blocks, recent=recent)
     with pytest.raises(AssertionError):
         test_a_first_run_shows_the_method(spec, form)
 

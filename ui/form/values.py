@@ -141,12 +141,13 @@ class Form:
             raise FormError(f"Codec: {_sentence(error)}") from None
         return config
 
-    def policy(self) -> CachePolicy:
-        """Returns the cache policy. Raises FormError."""
+    def policy(self, spec: BackendSpec) -> CachePolicy:
+        """Returns the usual policy of `spec` with the form's own numbers. Raises FormError."""
         window = _whole("Window", self.window)
         try:
-            return CachePolicy(
-                every=_whole("Encode every", self.every),
+            return replace(
+                usual_policy(spec, self.mode),
+                every=_whole("Span", self.every),
                 sink=_whole("Sink", self.sink),
                 recent=_whole("Recent", self.recent),
                 window=window or None,
@@ -158,7 +159,7 @@ class Form:
 
     def named_sides(self, spec: BackendSpec) -> tuple[Side, ...]:
         """Returns one side for each preset of `names`, within the memory budget. Raises FormError."""
-        policy, blocks = self.policy(), self.length(spec)
+        policy, blocks = self.policy(spec), self.length(spec)
         budget = _whole("The memory budget", self.budget) * MIB
         if budget < 0:
             raise FormError("The memory budget is 0 for none, or more.")
@@ -238,6 +239,11 @@ class Form:
         if kept.get("preset") not in QUANTIZED:
             kept.pop("preset", None)
         return replace(form, picture=picture, clip=clip, **kept)
+
+
+def usual_policy(spec: BackendSpec, mode: str) -> CachePolicy:
+    """Returns the cache policy of one of a model's modes, or of the model."""
+    return next((each.policy for each in spec.modes if each.id == mode), spec.policy)
 
 
 def default_form(spec: BackendSpec, preset: str = QUANTIZED[0], mode: str = "") -> Form:

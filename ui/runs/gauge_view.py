@@ -9,7 +9,7 @@ from backends.base import BackendSpec
 from backends.memory_plan import MIB, bf16_bytes, cache_after, room_for_cache
 from backends.runtime.hardware import DeviceInfo
 from backends.runtime.jobs import Side
-from qvg.config import BF16, BF16Config, CodecConfig
+from qvg.config import BF16, CodecConfig
 from qvg.policy import CachePolicy
 from ui import text
 from ui.format import plural, size, times
@@ -52,7 +52,6 @@ class Row(NamedTuple):
     groups: list[tuple[str, str, int]]  # color, name, bytes
     seen: str  # text: frames of history that attention can see
     stages: dict[str, float]
-    whole: str  # label while nothing is encoded
 
 
 def forecast(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> list[Point]:
@@ -85,7 +84,7 @@ def planned(
         points = forecast(spec, side.codec, side.policy, max(1, side.blocks(blocks)))
         end = points[-1].stored_bytes
         groups = [("planned", "planned", end)]
-        rows.append(Row(side.name, [Point(0, 0, 0), *points], groups, "", {}, _whole(side)))
+        rows.append(Row(side.name, [Point(0, 0, 0), *points], groups, "", {}))
     facts = [("latent frames", f"{latents_after(spec, blocks):,}"), *_lasts(spec, sides, device)]
     return _view(spec, text.GAUGE_PLANNED, rows, blocks, int(budget_mib) * MIB, device, facts, live=False)
 
@@ -108,12 +107,12 @@ def measured(
     `memory_bytes` is the memory in use now, 0 after the run.
     """
     rows = []
-    for named, side in zip(sides, figures, strict=True):
+    for side in figures:
         counts = zip(side["latents"], side["kv_bytes"], side["bf16_bytes"], strict=True)
         points = [Point(0, 0, 0), *(Point(*each) for each in counts)]
         groups = split(side["kv_parts"], side["scratch_bytes"])
         seen = text.seen(side["latents_seen"], points[-1].frames) if side["latents"] else ""
-        rows.append(Row(side["codec"], points, groups, seen, side["ms"], _whole(named)))
+        rows.append(Row(side["codec"], points, groups, seen, side["ms"]))
     facts = [
         ("frames a second" if len(sides) == 1 else "frames a second, all sides", f"{fps:.1f}"),
         *_in_use(device, memory_bytes),
@@ -123,11 +122,6 @@ def measured(
         *_lasts(spec, sides, device),
     ]
     return _view(spec, text.GAUGE_NOW, rows, blocks, int(budget_mib) * MIB, device, facts, live=True)
-
-
-def _whole(side: Side) -> str:
-    together = 1 if isinstance(side.codec, BF16Config) else side.policy.together
-    return text.FULL_PRECISION if together == 1 else text.not_encoded_yet(together)
 
 
 def ended(view: dict[str, Any]) -> dict[str, Any]:
@@ -217,7 +211,7 @@ def _view(
     def shown(row: Row) -> dict[str, Any]:
         end = row.points[-1]
         ratio = end.bf16_bytes / end.stored_bytes if end.stored_bytes else 1.0
-        smaller = text.SMALLER if ratio > 1.005 else row.whole
+        smaller = text.SMALLER if ratio > 1.005 else text.FULL_PRECISION
         total = sum(row.stages.values())
         return {
             "name": row.name,

@@ -47,14 +47,21 @@ def test_bf16_ignores_the_codec_fields():
 
 
 def test_zero_window_is_everything():
-    assert filled(window=0).policy().window is None
-    assert filled(window=24).policy().window == 24
+    assert filled(window=0).policy(POCKET).window is None
+    assert filled(window=24).policy(POCKET).window == 24
+
+
+def test_what_the_form_does_not_ask_is_as_the_model_has_it():
+    assert filled(every=3).policy(POCKET) == dataclasses.replace(POCKET.policy, every=3)
+    worldplay = registry.find("worldplay")
+    for mode in worldplay.modes:
+        assert default_form(worldplay, mode=mode.id).policy(worldplay) == mode.policy
 
 
 def test_zero_on_the_card_is_all_of_it():
-    assert filled(on_card=0).policy().device_bytes is None
-    assert filled(on_card=3).policy().device_bytes == 3 << 20
-    assert filled(attention_bits=8).policy().attention_bits == 8
+    assert filled(on_card=0).policy(POCKET).device_bytes is None
+    assert filled(on_card=3).policy(POCKET).device_bytes == 3 << 20
+    assert filled(attention_bits=8).policy(POCKET).attention_bits == 8
 
 
 @pytest.mark.parametrize("preset", QUANTIZED)
@@ -103,7 +110,7 @@ def test_as_long_as_the_path(path, blocks):
         ({"iterations": -1}, "Codec: iterations=-1"),
         ({"every": 0}, "Cache policy: every=0"),
         ({"sink": -1}, "Cache policy: sink=-1"),
-        ({"window": 2}, "Cache policy: window=2"),
+        ({"window": 2, "recent": 2}, "Cache policy: window=2"),
         ({"on_card": -2}, "Cache policy: device_bytes=-2097152"),
         ({"attention_bits": 4}, "Cache policy: attention_bits=4 must be 16, or 8."),
         ({"preset": "None"}, "There is no preset 'None'"),
@@ -153,6 +160,7 @@ def test_settings_say_how_it_was_made():
     assert kept["sides"][1]["codec_settings"]["clusters"] == 64
     assert kept["sides"][0]["policy"] == {
         "every": 6, "sink": 0, "recent": 0, "window": None, "device_bytes": None, "attention_bits": 16,
+        "grows": True, "fine": True,
     }  # fmt: skip
 
 

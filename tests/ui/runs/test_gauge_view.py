@@ -40,8 +40,8 @@ def measured(made: RunSpec, blocks: int, device=INFO) -> dict:
 def test_a_quantized_run():
     view = measured(run_spec(), 12)
     (row,) = view["rows"]
-    assert (row["held"], row["ratio"], row["smaller"]) == ("6.7 MiB", "6.2×", "smaller than BF16")
-    assert row["spoken"] == "6.7 MiB held; BF16 would hold 42.0 MiB; 6.2× smaller than BF16"
+    assert (row["held"], row["ratio"], row["smaller"]) == ("7.2 MiB", "5.8×", "smaller than BF16")
+    assert row["spoken"] == "7.2 MiB held; BF16 would hold 42.0 MiB; 5.8× smaller than BF16"
     assert view["bf16"] == "42.0 MiB"
     facts = {fact["name"]: fact["value"] for fact in view["facts"]}
     assert facts["frames a second"] == "9.4"
@@ -97,14 +97,12 @@ def test_a_bf16_run_is_as_large_as_it_says():
     assert held == pytest.approx(view["bf16_percent"], abs=0.1)
 
 
-def test_what_is_not_yet_encoded_says_when_it_will_be():
-    every = POCKET.policy.every
-    row = measured(run_spec(), every - 1)["rows"][0]
-    assert (row["ratio"], row["smaller"]) == (
-        "1.0×",
-        f"full precision until {every} blocks are encoded together",
-    )
-    assert measured(run_spec(), every)["rows"][0]["smaller"] == "smaller than BF16"
+def test_two_bits_show_from_the_first_block():
+    rows = [measured(run_spec(), blocks)["rows"][0] for blocks in range(1, 25)]
+    ratios = [float(row["ratio"].rstrip("×")) for row in rows]
+    assert ratios[0] > 2.5
+    assert min(ratios[2:]) >= 4.0
+    assert ratios[-1] >= 5.8
 
 
 def test_sides_share_one_scale_and_windows_are_told():
