@@ -171,7 +171,7 @@ class Worker:
             last = self._drive(run)
 
     def _end_active(self, last: Done | Failed) -> None:
-        """Clears the active run, then reports its end: a job submitted in response must not queue behind it."""
+        """Clears the active run, then reports its end: a job submitted in answer must not queue behind it."""
         if isinstance(last, Failed) and not self._closed:
             _log.error("%s", "\n".join(filter(None, (last.message, last.detail))))
         ended, self._active = self._active, self._waiting.popleft() if self._waiting else None

@@ -146,7 +146,7 @@ class Form:
         window = _whole("Window", self.window)
         try:
             return replace(
-                usual_policy(spec, self.mode),
+                usual_policy(spec, self.mode or ""),
                 every=_whole("Span", self.every),
                 sink=_whole("Sink", self.sink),
                 recent=_whole("Recent", self.recent),
