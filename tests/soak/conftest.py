@@ -1,6 +1,6 @@
 """How hard it is tried, and what was counted.
 
-Small in the ordinary suite. `QVG_SOAK=full python -m pytest tests/soak` tries it in earnest, and prints
+Small in the ordinary suite. `QVG_SOAK=full python -m pytest -m "" tests/soak` tries it in earnest, and prints
 the figures of the README.
 """
 
