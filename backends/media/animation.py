@@ -7,9 +7,12 @@ from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
+from PIL import Image
 
-# A GIF has 256 colors per frame. imageio picks them for each frame: for a video of Pocket World that halves
-# the file (1.1 instead of 2.3 MB) and adds 4.7 dB against one dithered palette for all frames.
+# A GIF has 256 colors per frame. Colors of each frame's own halve the file of a video of Pocket World (1.1
+# instead of 2.3 MB) and add 4.7 dB against one dithered palette for all frames. Choosing them from every third
+# pixel each way takes a third of the time, for 1 dB less.
+_SAMPLED = 3
 _OPTIONS = {".gif": {}, ".webp": {"quality": 80, "method": 4}}
 
 
@@ -24,6 +27,14 @@ def write(target: Path, frames: Sequence[np.ndarray], fps: float) -> None:
     if options is None:
         raise ValueError(f"animations are .gif or .webp, not {target.suffix!r}")
     milliseconds = round(1000 / fps)
-    picture = np.stack(frames)
     suffix = target.suffix
+    picture = np.stack([_in_256_colors(frame) for frame in frames] if suffix == ".gif" else frames)
     iio.imwrite(target, picture, plugin="pillow", extension=suffix, duration=milliseconds, loop=0, **options)
+
+
+def _in_256_colors(frame: np.ndarray) -> np.ndarray:
+    sample = np.ascontiguousarray(frame[::_SAMPLED, ::_SAMPLED])
+    palette = Image.fromarray(sample).quantize(256, Image.Quantize.MEDIANCUT)
+    return np.asarray(
+        Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE).convert("RGB")
+    )

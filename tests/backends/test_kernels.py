@@ -58,7 +58,7 @@ def test_every_kernel_fits_every_card(tmp_path: Path) -> None:
         assert {f"qvg.ops.kmeans.{nearest}", "qvg.ops.kmeans._sums", "qvg.ops.seeding._kept"} <= names
         assert ("qvg.ops.eight_bit._attend" in names) == (target in ("9.0", "10.0", "12.0"))
     everything = {row["kernel"] for row in rows}
-    assert {"backends.pocket.render.triton._kernel", "backends.worldplay.cameras_triton._turn"} <= everything
+    assert {"backends.pocket.render._kernel", "backends.worldplay.cameras_triton._turn"} <= everything
 
 
 def test_a_card_that_nobody_has_heard_of_gets_small_tiles() -> None:

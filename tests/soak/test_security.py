@@ -136,13 +136,13 @@ def test_a_login_is_asked_for_everything(tmp_path: Path, tell: Tell):
             httpx.Client(base_url=program.address, timeout=30) as stranger,
             httpx.Client(base_url=program.address, timeout=30) as guest,
         ):
-            program.outputs.mkdir(exist_ok=True)
-            (program.outputs / "a.mp4").write_bytes(b"a video")
+            (program.outputs / "run").mkdir(parents=True, exist_ok=True)
+            (program.outputs / "run" / "a.mp4").write_bytes(b"a video")
             asked = [
                 ("GET", "config"), ("GET", "gradio_api/info"), ("GET", "gradio_api/openapi.json"),
-                ("GET", f"gradio_api/file={program.outputs}/a.mp4"),
-                ("GET", f"gradio_api/file/{program.outputs}/a.mp4"),
-                ("HEAD", f"gradio_api/file={program.outputs}/a.mp4"), ("GET", "gradio_api/queue/status"),
+                ("GET", f"gradio_api/file={program.outputs}/run/a.mp4"),
+                ("GET", f"gradio_api/file/{program.outputs}/run/a.mp4"),
+                ("HEAD", f"gradio_api/file={program.outputs}/run/a.mp4"), ("GET", "gradio_api/queue/status"),
                 ("GET", "gradio_api/queue/data?session_hash=x"), ("POST", "gradio_api/queue/join"),
                 ("POST", "gradio_api/run/backends"), ("POST", "gradio_api/api/backends"),
                 ("POST", "gradio_api/call/generate"), ("POST", "gradio_api/call/v2/generate"),
@@ -170,7 +170,7 @@ def test_a_login_is_asked_for_everything(tmp_path: Path, tell: Tell):
             assert foreign.status_code == 403
             assert "access-control-allow-origin" not in foreign.headers
             assert guest.get("config").status_code == 200
-            assert guest.get(f"gradio_api/file={program.outputs}/a.mp4").content == b"a video"
+            assert guest.get(f"gradio_api/file={program.outputs}/run/a.mp4").content == b"a video"
             called = guest.post("gradio_api/call/backends", json={"data": []})
             assert called.status_code == 200
         said = program.log.read_text()

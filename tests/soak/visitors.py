@@ -94,8 +94,9 @@ async def config_of(client: httpx.AsyncClient) -> dict[str, Any]:
 async def _visit(
     client: httpx.AsyncClient, config: dict[str, Any], until: float, times: dict[str, list[float]]
 ) -> None:
-    """Opens the page, starts a video, looks at its first moment and leaves, again and again."""
-    while time.monotonic() < until:
+    """Opens the page, starts a video, looks at its first moment and leaves, again and again; at least once."""
+    times_up = False
+    while not times_up:
         visitor = Visitor(client, config)
         began = time.monotonic()
         (await client.get("")).raise_for_status()
@@ -103,7 +104,9 @@ async def _visit(
         async with visitor.open():
             times["arrive"].append(await visitor.first("arrive"))
             times["generate"].append(await visitor.first("generate_1", prompt="instant"))
-            await asyncio.sleep(PAUSE_S)
+            times_up = time.monotonic() >= until
+            if not times_up:
+                await asyncio.sleep(PAUSE_S)
 
 
 async def _flood(client: httpx.AsyncClient, config: dict[str, Any], until: float, asked: list[float]) -> None:

@@ -168,7 +168,7 @@ def test_runs_on_a_gpu_that_is_lent(space):
 def worker(monkeypatch):
     """Where no GPU is lent `spaces` changes nothing: runs are made in this process. One at a time."""
     monkeypatch.setattr(zerogpu.registry, "find", lambda backend_id: SPEC)
-    monkeypatch.setattr(zerogpu, "_hosts", {})
+    monkeypatch.setattr(zerogpu, "_runners", {})
     monkeypatch.setattr(zerogpu, "SLOTS", 1)
     return zerogpu.ZeroWorker("tests.fake_backend:load")
 
@@ -242,7 +242,7 @@ def test_a_gpu_that_is_not_lent_is_a_sentence(worker, monkeypatch):
 
 
 def test_a_generator_is_loaded_ahead_and_one_that_cannot_be_does_no_harm(monkeypatch):
-    monkeypatch.setattr(zerogpu, "_hosts", {})
+    monkeypatch.setattr(zerogpu, "_runners", {})
     threads = torch.get_num_threads()
     try:
         worker = zerogpu.ZeroWorker("tests.fake_backend:load", preload=["absent", SPEC.id])
@@ -312,7 +312,7 @@ def test_a_compiler_that_cannot_be_started_costs_nothing_but_time(worker, compil
 
 
 def test_what_visitors_begin_with_is_compiled_in_the_background_at_the_start(compilers, monkeypatch):
-    monkeypatch.setattr(zerogpu, "_hosts", {})
+    monkeypatch.setattr(zerogpu, "_runners", {})
     zerogpu.ZeroWorker()
     (process,) = compilers
     here = [entry.spec.id for entry in registry.entries() if entry.missing is None]
