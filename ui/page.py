@@ -216,7 +216,7 @@ def build(
                 widgets = inputs.build(entries, camera.ANSWERS)
                 with widgets.manage:
                     shop = model_list.component({"busy": False, "locked": False, "models": []})
-            with gr.Column(elem_classes="stage", min_width=320, scale=8):
+            with gr.Column(elem_classes="outputs", min_width=320, scale=8):
                 visitor = gr.BrowserState("", storage_key="qvg-studio", secret="visitor")
                 screen = build_outputs(first, steering(manager), visitor)
         runs, forms = RunEvents(manager, widgets, screen), FormEvents(worker, widgets, screen)

@@ -23,7 +23,7 @@ _GROUPS = (
     ("fine", "newest, finer", ("fine_codes", "fine_scales")),
     ("values", "BF16 history", ("values",)),
 )
-_STAGES = (
+_PHASES = (
     ("model", "denoising"),
     ("read", "reading the cache, attention"),
     ("encode", "encoding the cache"),
@@ -51,7 +51,7 @@ class Row(NamedTuple):
     points: Sequence[Point]
     groups: list[tuple[str, str, int]]  # color, name, bytes
     seen: str  # text: frames of history that attention can see
-    stages: dict[str, float]
+    phases: dict[str, float]
 
 
 def forecast(spec: BackendSpec, codec: CodecConfig, policy: CachePolicy, blocks: int) -> list[Point]:
@@ -212,7 +212,7 @@ def _view(
         end = row.points[-1]
         ratio = end.bf16_bytes / end.stored_bytes if end.stored_bytes else 1.0
         smaller = text.SMALLER if ratio > 1.005 else text.FULL_PRECISION
-        total = sum(row.stages.values())
+        total = sum(row.phases.values())
         return {
             "name": row.name,
             "held": size(end.stored_bytes),
@@ -228,10 +228,10 @@ def _view(
                 for colour, name, count in row.groups
             ],
             "ms": f"{total:,.0f} ms",
-            "stages": [
-                {"stage": stage, "name": name, "ms": f"{row.stages[stage]:,.0f} ms",
-                 "percent": round(100 * row.stages[stage] / max(total, 1e-9), 2)}
-                for stage, name in _STAGES if row.stages.get(stage, 0.0) >= 0.5
+            "phases": [
+                {"phase": phase, "name": name, "ms": f"{row.phases[phase]:,.0f} ms",
+                 "percent": round(100 * row.phases[phase] / max(total, 1e-9), 2)}
+                for phase, name in _PHASES if row.phases.get(phase, 0.0) >= 0.5
             ],
         }  # fmt: skip
 

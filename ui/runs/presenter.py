@@ -19,7 +19,7 @@ from ui.runs import compare_view, mp4, panels, player_view, status_view
 from ui.runs.folder import RunFolder, slug, video_name
 from ui.runs.quality import Likeness
 from ui.runs.revisit import Seen, returns
-from ui.runs.side import Block, Figures, SideResult, likeness_to, stages
+from ui.runs.side import Block, Figures, SideResult, likeness_to, phases
 
 _PROGRESS_S = 0.12  # between two status lines: faster ones are not read, and each costs a message
 _log = logging.getLogger(__name__)
@@ -232,7 +232,7 @@ class RunPresenter:
             data,
             len(segment.frames),
             event.stats,
-            stages(event.block_ms, segment.ms, event.stats, result.stats, video_ms),
+            phases(event.block_ms, segment.ms, event.stats, result.stats, video_ms),
             event.memory_bytes,
             Seen() if self._steered else result.look(segment.frames),
             self._likeness(event),

@@ -97,7 +97,7 @@ class SideResult:
             start += block.frames
         return pooled(chosen)
 
-    def stages(self) -> dict[str, float]:
+    def phases(self) -> dict[str, float]:
         """Returns the milliseconds per block of each phase, as the mean of the last four blocks."""
         newest = self.blocks[-4:]
         names = dict.fromkeys(name for block in newest for name in block.ms)
@@ -120,7 +120,7 @@ class SideResult:
             "scratch_bytes": stats.scratch_bytes if stats else 0,
             "host_bytes": stats.host_bytes if stats else 0,
             "ratio": round(stats.ratio, 3) if stats else 1.0,
-            "ms": {name: round(ms, 1) for name, ms in self.stages().items()} if self.blocks else {},
+            "ms": {name: round(ms, 1) for name, ms in self.phases().items()} if self.blocks else {},
             "psnr": _rounded(whole.psnr if whole else None),
             "ssim": _rounded(whole.ssim if whole else None, 4),
             "psnr_by_block": [_rounded(found.psnr) if found else None for found in likenesses],
@@ -135,7 +135,7 @@ class SideResult:
         }
 
 
-def stages(
+def phases(
     update_ms: float,
     segment_ms: Mapping[str, float],
     stats: CacheStats,

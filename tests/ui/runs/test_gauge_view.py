@@ -12,7 +12,7 @@ from ui.form.values import default_form
 from ui.format import about, size
 from ui.runs import gauge_view
 from ui.runs.revisit import Seen
-from ui.runs.side import Block, SideResult, stages
+from ui.runs.side import Block, SideResult, phases
 
 POCKET = registry.find("pocket")
 
@@ -27,7 +27,7 @@ def measured(made: RunSpec, blocks: int, device=INFO) -> dict:
         result, before = SideResult(side, {}), None
         for block in range(1, blocks + 1):
             after = stats(made.job(), made.job().sides[number], block)
-            ms = stages(100.0, {"denoise": 60.0, "decode": 30.0}, after, before, 5.0)
+            ms = phases(100.0, {"denoise": 60.0, "decode": 30.0}, after, before, 5.0)
             result.blocks.append(Block(b"", 4, after, ms, 0, Seen(), None))
             before = after
         figures.append(result.figures(POCKET.fps))
@@ -76,16 +76,16 @@ def test_how_much_video_fills_the_machine():
 def test_where_a_block_spends_its_time_adds_up():
     row = measured(run_spec(), 8)["rows"][0]
     assert row["ms"] == "105 ms"
-    assert {stage["stage"]: stage["ms"] for stage in row["stages"]} == {
+    assert {phase["phase"]: phase["ms"] for phase in row["phases"]} == {
         "model": "57 ms", "read": "2 ms", "encode": "1 ms", "decode": "30 ms", "rest": "10 ms",
         "video": "5 ms",
     }  # fmt: skip
-    assert sum(stage["percent"] for stage in row["stages"]) == pytest.approx(100, abs=0.1)
+    assert sum(phase["percent"] for phase in row["phases"]) == pytest.approx(100, abs=0.1)
 
 
 def test_a_generator_that_measures_nothing_still_adds_up():
     made = run_spec().job()
-    parts = stages(100.0, {}, stats(made, made.sides[0], 1), None, 5.0)
+    parts = phases(100.0, {}, stats(made, made.sides[0], 1), None, 5.0)
     assert parts == {"model": 97.0, "read": 2.0, "encode": 1.0, "decode": 0.0, "rest": 0.0, "video": 5.0}
 
 

@@ -57,7 +57,7 @@ def test_history_survives_a_restart_with_all_its_figures(page, tmp_path):
     assert later.player["tracks"][1]["planned"] == pytest.approx(1.0)
     assert later.status["text"].startswith("Made on 20")
     assert [row[-1] for row in later.shown[later.stage.shown["compare"]]["rows"]]
-    assert later.shown[later.stage.shown["gauge"]]["rows"][1]["stages"]
+    assert later.shown[later.stage.shown["gauge"]]["rows"][1]["phases"]
     assert later.shown[later.stage.extend].visible is False
     assert later.shown[later.stage.export].visible is True
     assert before[page.stage.run_id] != later.run_id
