@@ -143,8 +143,8 @@ def download(name: str, accepted_license: bool) -> str | None:
     except LookupError as error:
         return f"{error}."
     for artifact in found:
-        here = "here" if artifacts.locate(artifact) else file_size(artifact.size)
-        print(f"{artifact.title}: {here}. {artifact.purpose} Licence: {artifact.license}")
+        state = "here" if artifacts.locate(artifact) else file_size(artifact.size)
+        print(f"{artifact.title}: {state}. {artifact.purpose} Licence: {artifact.license}")
     if trusted := artifacts.trusted(what):
         print(trusted)
     print(f"Into {cache_folder()}", flush=True)

@@ -62,7 +62,7 @@ _SETTINGS: dict[str, Any] = {
 }
 # Settings left out of answers: clients take an object with a "path" for a file to fetch, and "form" is
 # internal to the page.
-_UNTOLD = ("path", "form")
+_OMITTED = ("path", "form")
 _SECRET = re.compile("[!-~]{16,64}")  # names that programs may choose on a public page
 _MOST_LISTED = 1000
 
@@ -131,9 +131,9 @@ def _with_run_arguments(
             async for answer in answers:
                 yield answer
 
-    told = inspect.getdoc(endpoint) or ""
-    about = [f"    {name}: {said}\n" for name, said in _ABOUT.items() if f"    {name}: " not in told]
-    spread.__doc__ = told.replace("\nReturns:", f"{''.join(about)}\nReturns:")
+    docstring = inspect.getdoc(endpoint) or ""
+    about = [f"    {name}: {words}\n" for name, words in _ABOUT.items() if f"    {name}: " not in docstring]
+    spread.__doc__ = docstring.replace("\nReturns:", f"{''.join(about)}\nReturns:")
     spread.__annotations__ = {each.name: each.annotation for each in [*own[1:], *shared]} | {
         "return": declared.return_annotation
     }
@@ -316,7 +316,11 @@ class Api:
                     seen, view = await run_in_threadpool(record.next_view, -1, 0)
                     yield (
                         None,
-                        {"state": record.state.written, "said": _said(view), "blocks": presenter.blocks},
+                        {
+                            "state": record.state.written,
+                            "said": _status_text(view),
+                            "blocks": presenter.blocks,
+                        },
                     )
         finally:
             self._manager.stop(record)
@@ -346,24 +350,28 @@ class Api:
         """Returns the files and the results of a run. Raises gr.Error if there is no file."""
         presenter = record.presenter
         if not presenter.blocks or presenter.folder.problem:
-            raise gr.Error(presenter.folder.problem or _said(presenter.view), print_exception=False)
+            raise gr.Error(presenter.folder.problem or _status_text(presenter.view), print_exception=False)
         past = Past(presenter.folder.path, presenter.settings())
         files = list(past.videos)
         if len(files) > 1:
             files.append(self._manager.export(past, "mp4"))
-        said = {"state": record.state.written, "said": _said(presenter.view), "camera": past.settings["path"]}
-        return list(map(str, files)), said | {k: v for k, v in past.settings.items() if k not in _UNTOLD}
+        status = {
+            "state": record.state.written,
+            "said": _status_text(presenter.view),
+            "camera": past.settings["path"],
+        }
+        return list(map(str, files)), status | {k: v for k, v in past.settings.items() if k not in _OMITTED}
 
 
 def _listed(past: Past) -> dict[str, Any]:
     """Returns a run as /runs lists it."""
-    told = {name: past.settings.get(name) for name in ("created", "model", "prompt", "seed")}
-    made = {name: past.made.get(name) for name in ("frames", "fps", "failed")}
+    settings = {name: past.settings.get(name) for name in ("created", "model", "prompt", "seed")}
+    results = {name: past.made.get(name) for name in ("frames", "fps", "failed")}
     videos = [player_view.address(video) for video in past.videos] if past.state == "done" else []
-    return {"id": past.id, "state": past.state, **told, **made, "videos": videos}
+    return {"id": past.id, "state": past.state, **settings, **results, "videos": videos}
 
 
-def _said(view: View) -> str:
+def _status_text(view: View) -> str:
     """Returns the text of the status line."""
     return view.status["text"]
 
@@ -386,8 +394,10 @@ def with_settings(form: Form, spec: BackendSpec, settings: Any) -> Form:
     offered = {option.name: option.values for option in spec.options}
     for name, value in options.items() if isinstance(options, Mapping) else [("options", options)]:
         if value not in offered.get(name, ()):
-            told = "; ".join(f"{name}: {', '.join(values)}" for name, values in offered.items()) or "none"
-            raise FormError(f"{spec.title} has no option {str(name)[:40]}={excerpt(value)}; it has {told}.")
+            choices = "; ".join(f"{name}: {', '.join(values)}" for name, values in offered.items()) or "none"
+            raise FormError(
+                f"{spec.title} has no option {str(name)[:40]}={excerpt(value)}; it has {choices}."
+            )
     chosen = tuple(options.get(option.name, option.values[0]) for option in spec.options)
     return replace(form, **numbers, options=chosen)
 
@@ -420,7 +430,7 @@ def connect(manager: RunManager) -> None:
             named(),
         ]
         files = gr.File(None, file_count="multiple", label="videos")
-        made = gr.JSON(label="made")
+        results = gr.JSON(label="made")
         codec = gr.Dropdown(list(PRESETS), value=QUANTIZED[0], label="codec")
         codecs = gr.Dropdown(
             list(PRESETS),
@@ -434,11 +444,11 @@ def connect(manager: RunManager) -> None:
         listed: dict[str, Any] = {"queue": False}
         # These calls wait without a thread, and the worker queues the runs.
         watched: dict[str, Any] = {"concurrency_limit": None}
-        go.click(api.backends, None, made, api_name="backends", **listed)
-        go.click(api.vocabulary, model(), made, api_name="vocabulary", **listed)
+        go.click(api.backends, None, results, api_name="backends", **listed)
+        go.click(api.vocabulary, model(), results, api_name="vocabulary", **listed)
         most = gr.Number(100, precision=0, minimum=0, label="most")
-        go.click(api.runs, [named(), most], made, api_name="runs", **listed)
-        go.click(api.delete, [gr.Textbox("", label="run_id"), named()], made, api_name="delete", **listed)
+        go.click(api.runs, [named(), most], results, api_name="runs", **listed)
+        go.click(api.delete, [gr.Textbox("", label="run_id"), named()], results, api_name="delete", **listed)
         one, several = [model(), prompt, codec, *common], [model(), prompt, codecs, *common]
-        go.click(api.generate, one, [files, made], api_name="generate", **watched)
-        go.click(api.compare, several, [files, made], api_name="compare", **watched)
+        go.click(api.generate, one, [files, results], api_name="generate", **watched)
+        go.click(api.compare, several, [files, results], api_name="compare", **watched)

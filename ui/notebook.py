@@ -54,16 +54,16 @@ def find(
         proxied = find_spec("jupyter_server_proxy") is not None
     hub = environment.get("JUPYTERHUB_SERVICE_PREFIX")
     base = hub or (_server_base(environment) if base is None else base)
-    here = f"http://127.0.0.1:{port}/"
+    local = f"http://127.0.0.1:{port}/"
     if base is None:
-        return Place(here, "", f"The page is at {here} on this machine.")
+        return Place(local, "", f"The page is at {local} on this machine.")
     path = f"/{base.strip('/')}/proxy/{port}".replace("//", "/")
     if hub or proxied:
-        said = f"The page is behind Jupyter's own address, at {path}/."
-        said += "" if proxied else f" If it stays empty: {_INSTALL}."
-        return Place(f"{path}/", path, said)
+        sentence = f"The page is behind Jupyter's own address, at {path}/."
+        sentence += "" if proxied else f" If it stays empty: {_INSTALL}."
+        return Place(f"{path}/", path, sentence)
     return Place(
-        here, "", f"The page is at {here} on the machine that runs Jupyter. From another one: {_INSTALL}."
+        local, "", f"The page is at {local} on the machine that runs Jupyter. From another one: {_INSTALL}."
     )
 
 

@@ -184,10 +184,10 @@ def _named(args: tuple[Any, ...]) -> dict[str, Any]:
     return dict(zip(_POSITIONAL, args, strict=False))
 
 
-def _shares(asked: bool | None) -> bool:
-    """Returns whether Gradio opens a public address when `launch(share=asked)` is called."""
-    if asked is not None:
-        return asked
+def _shares(share: bool | None) -> bool:
+    """Returns whether Gradio opens a public address when `launch(share=share)` is called."""
+    if share is not None:
+        return share
     return colab_check() or is_hosted_notebook() or os.environ.get("GRADIO_SHARE", "").lower() == "true"
 
 
@@ -210,29 +210,29 @@ def build(
             on_device = device.component()
             about = machine_report.component(machine.view(()))
             theme_toggle.component()
-        tries = example_cards.component([(each.name, each.said) for each in examples.EXAMPLES])
+        example_row = example_cards.component([(each.name, each.summary) for each in examples.EXAMPLES])
         with gr.Row(elem_classes="columns", equal_height=False):
             with gr.Column(elem_classes="panel", min_width=320, scale=4):
                 widgets = inputs.build(entries, camera.ANSWERS)
                 with widgets.manage:
-                    shop = model_list.component({"busy": False, "locked": False, "models": []})
+                    cards = model_list.component({"busy": False, "locked": False, "models": []})
             with gr.Column(elem_classes="outputs", min_width=320, scale=8):
                 visitor = gr.BrowserState("", storage_key="qvg-studio", secret="visitor")
                 screen = build_outputs(first, steering(manager), visitor)
         runs, forms = RunEvents(manager, widgets, screen), FormEvents(worker, widgets, screen)
         _connect_form(widgets, screen, forms)
-        _connect_runs(widgets, screen, tries, runs)
+        _connect_runs(widgets, screen, example_row, runs)
 
-        stock = downloads.Models(lambda: manager.shared)
+        models = downloads.Models(lambda: manager.shared)
         while_loading = gr.Timer(1.0, active=False)
-        events = ModelEvents(stock, widgets, shop, while_loading)
-        looked_after = [shop, while_loading, widgets.model, widgets.about]
-        shop.pick(events.pick, widgets.model, looked_after, **_EVERY)
-        while_loading.tick(events.look, widgets.model, looked_after, **_QUIET)
-        widgets.manage.expand(events.look, widgets.model, looked_after, **_QUIET)
+        events = ModelEvents(models, widgets, cards, while_loading)
+        listed = [cards, while_loading, widgets.model, widgets.about]
+        cards.pick(events.pick, widgets.model, listed, **_EVERY)
+        while_loading.tick(events.look, widgets.model, listed, **_QUIET)
+        widgets.manage.expand(events.look, widgets.model, listed, **_QUIET)
 
-        here = machine.Machine(worker, outputs, lambda: manager.shared)
-        about.pick(here.look, None, about, **_QUIET)
+        report = machine.Machine(worker, outputs, lambda: manager.shared)
+        about.pick(report.look, None, about, **_QUIET)
 
         timer = gr.Timer(1.0)
         timer.tick(forms.look_for_device, None, [on_device, timer], **_QUIET)
@@ -334,9 +334,9 @@ def _connect_form(widgets: Inputs, screen: Outputs, forms: FormEvents) -> None:
     )
 
 
-def _connect_runs(widgets: Inputs, screen: Outputs, tries: gr.HTML, runs: RunEvents) -> None:
+def _connect_runs(widgets: Inputs, screen: Outputs, example_row: gr.HTML, runs: RunEvents) -> None:
     everything, followed = _all(widgets, screen), _followed(widgets, screen)
-    who = [screen.visitor, screen.run_id]
+    viewed = [screen.visitor, screen.run_id]
     gr.on(
         [widgets.generate.click, widgets.prompt.submit],
         runs.generate,
@@ -344,16 +344,16 @@ def _connect_runs(widgets: Inputs, screen: Outputs, tries: gr.HTML, runs: RunEve
         [*followed, widgets.seed],
         **_RUNNING,
     )
-    for begun in (
-        tries.pick(runs.example, [screen.visitor], everything, **_RUNNING),
-        screen.again.click(runs.again, who, everything, **_RUNNING),
-        screen.history.pick(runs.history, [*who, screen.history], everything, **_RUNNING),
+    for started in (
+        example_row.pick(runs.example, [screen.visitor], everything, **_RUNNING),
+        screen.again.click(runs.again, viewed, everything, **_RUNNING),
+        screen.history.pick(runs.history, [*viewed, screen.history], everything, **_RUNNING),
     ):
-        begun.then(runs.watch, [screen.visitor], followed, **_RUNNING)
-    screen.extend.click(runs.extend, [*who, screen.more, widgets.path], followed, **_RUNNING)
-    screen.retake.click(runs.retake, who, followed, **_RUNNING)
-    screen.undo.click(runs.undo, who, everything, **_QUIET)
-    screen.redo.click(runs.redo, who, everything, **_QUIET)
+        started.then(runs.watch, [screen.visitor], followed, **_RUNNING)
+    screen.extend.click(runs.extend, [*viewed, screen.more, widgets.path], followed, **_RUNNING)
+    screen.retake.click(runs.retake, viewed, followed, **_RUNNING)
+    screen.undo.click(runs.undo, viewed, everything, **_QUIET)
+    screen.redo.click(runs.redo, viewed, everything, **_QUIET)
     screen.queue.pick(runs.queue, screen.visitor, screen.queue, **_EVERY)
     widgets.dropped.upload(runs.drop, widgets.dropped, everything, **_QUIET)
     for button, export in (
@@ -362,6 +362,6 @@ def _connect_runs(widgets: Inputs, screen: Outputs, tries: gr.HTML, runs: RunEve
         (screen.export_webp, runs.export_webp),
         (screen.export_json, runs.export_json),
     ):
-        button.click(export, who, [widgets.problem, screen.saved], **_QUIET)
+        button.click(export, viewed, [widgets.problem, screen.saved], **_QUIET)
     # Never Gradio's `cancels`: the run must end by itself, to deliver its video.
-    widgets.stop.click(runs.stop, who, widgets.stop, queue=False, **_QUIET)
+    widgets.stop.click(runs.stop, viewed, widgets.stop, queue=False, **_QUIET)

@@ -341,10 +341,12 @@ def column_span(span: tuple[float, float]) -> str:
 def against(name: str, drops_from: int | None) -> str:
     """Returns the caption of a comparison. `drops_from` is the first block, from 0, of which the reference
     itself misses history; None for none."""
-    said = f"PSNR and SSIM against {name}, of the blocks both made."
+    sentence = f"PSNR and SSIM against {name}, of the blocks both made."
     if drops_from is not None:
-        said += f" {name} drops frames from block {drops_from + 1} on: PSNR then also tells what it forgot."
-    return f"{said} {REVISIT_NOTE}"
+        sentence += (
+            f" {name} drops frames from block {drops_from + 1} on: PSNR then also tells what it forgot."
+        )
+    return f"{sentence} {REVISIT_NOTE}"
 
 
 def taken_back(blocks: int) -> str:
@@ -371,10 +373,10 @@ def queued(place: int) -> str:
 
 
 def progress(block: int, blocks: int, step: int, steps: int, side: str, left_s: float | None) -> str:
-    said = f"Block {block + 1} of {blocks}, step {step + 1} of {steps}"
+    sentence = f"Block {block + 1} of {blocks}, step {step + 1} of {steps}"
     if side:
-        said += f", {side}"
-    return said if left_s is None else f"{said}, {left(left_s)}"
+        sentence += f", {side}"
+    return sentence if left_s is None else f"{sentence}, {left(left_s)}"
 
 
 def part_of(some: str, all_of_it: str) -> str:
@@ -394,10 +396,10 @@ def freed(size: str) -> str:
 
 
 def done(frames: int, fps: int, seconds: float, peak_bytes: int, ratio: float) -> str:
-    made = f"Done: {plural(frames, 'frame')}, {frames / fps:.1f} s of video, made in {seconds:.1f} s."
+    sentence = f"Done: {plural(frames, 'frame')}, {frames / fps:.1f} s of video, made in {seconds:.1f} s."
     smaller = f" KV cache {times(ratio)} smaller than BF16." if ratio > 1.05 else ""
     peak = f" Peak memory {size(peak_bytes)}." if peak_bytes else ""
-    return made + smaller + peak
+    return sentence + smaller + peak
 
 
 def stopped(frames: int, fps: int, freed_bytes: int, memory_bytes: int) -> str:
@@ -411,14 +413,14 @@ def stopped(frames: int, fps: int, freed_bytes: int, memory_bytes: int) -> str:
 
 
 def side_in_short(name: str, ratio: float, psnr: float | str | None, revisit_psnr: float | str | None) -> str:
-    told = [name]
+    parts = [name]
     if ratio > 1.05:
-        told.append(times(ratio))
+        parts.append(times(ratio))
     if psnr is not None:
-        told.append(decibels(psnr))
+        parts.append(decibels(psnr))
     if revisit_psnr is not None:
-        told.append(revisit(revisit_psnr))
-    return ", ".join(told)
+        parts.append(revisit(revisit_psnr))
+    return ", ".join(parts)
 
 
 def from_the_past(created: str, frames: int, fps: int) -> str:

@@ -157,7 +157,7 @@ def going_on(blocks, more, mib, when_full="drop", sides=("BF16", "QVG INT2")):
 def test_a_longer_video_begins_as_it_did_and_goes_on_along_the_path():
     made, more = going_on(6, 2, 0)
     assert more.sides == made.sides
-    assert (more.request.blocks, more.asked.blocks) == (8, 8)
+    assert (more.request.blocks, more.form.blocks) == (8, 8)
     assert more.request.moves == parse_path("w-23, left-4")
     again = extend(made, 4, 1, [("w",)] * 15, (), 99)
     assert again.request.reseeds == ((4, 99),)

@@ -48,7 +48,7 @@ def test_a_cancelled_run_leaves_nothing(
         until(lambda mine=mine: all(record.ended for record in mine), "the runs have ended")
         latest = max(latest, time.monotonic() - pressed)
         for record in mine:
-            stopped += record.presenter._made.get("stopped", False)
+            stopped += record.presenter._results.get("stopped", False)
             nothing += not record.presenter.blocks
         assert page.manager.current("") is None and not page.manager.waiting("")
         assert worker_pids() == [pid], "one process, and the same"

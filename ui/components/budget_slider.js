@@ -1,15 +1,15 @@
 // The slider shows MiB while it is moved, and triggers `pick` when it is released.
 const range = element.querySelector("input");
-const said = element.querySelector("output");
+const label = element.querySelector("output");
 
-function say() {
+function show() {
   const share = Number(range.value), mib = (props.value.bf16_mib * share) / 100;
   const words = share >= 100 ? props.words.none : `${Math.max(1, Math.round(mib)).toLocaleString("en")} MiB, ${share} % ${props.words.of}`;
-  said.textContent = words;
+  label.textContent = words;
   range.setAttribute("aria-valuetext", words);
 }
 
-range.addEventListener("input", say);
+range.addEventListener("input", show);
 range.addEventListener("change", () => trigger("pick", { share: Number(range.value) }));
 element.addEventListener("click", (event) => {
   const chip = event.target.closest(".chip");
@@ -17,6 +17,6 @@ element.addEventListener("click", (event) => {
 });
 watch("value", () => {
   range.value = props.value.share;
-  say();
+  show();
 });
-say();
+show();

@@ -209,7 +209,7 @@ canvas.addEventListener("pointerup", async () => {
     ]);
     const answer = await server.follow({ points, model: props.value.model });
     if (answer.moves) edit(answer.moves.reduce((all, move) => appended(all, move.keys, move.n), moves));
-    said(answer.error);
+    showError(answer.error);
     draw();
   }
 });
@@ -225,7 +225,7 @@ function rescale(by) {
   draw();
 }
 
-function said(error) {
+function showError(error) {
   $(".said").textContent = error || "";
 }
 

@@ -85,11 +85,11 @@ const duration = () => Math.max(1, Math.min(400, Math.round(Number($("#duration 
 async function bring(file) {
   const answer = await server.read({ text: await file.text(), model: props.value.model });
   if (answer.path !== undefined) { future.length = 0; write(answer.path); }
-  said(answer.error);
+  showError(answer.error);
 }
 async function save(kind) {
   const answer = await server.write({ path: shownText, kind, model: props.value.model });
-  said(answer.error);
+  showError(answer.error);
   if (answer.text === undefined) return;
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([answer.text], { type: "application/json" }));

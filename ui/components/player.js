@@ -129,9 +129,9 @@ function keepStep(mine) {
 function showTime(mine, video, time) {
   const end = Math.max(...mine.tracks.map((track) => reach(track)), 1 / mine.fps);
   const max = mine.done && Number.isFinite(video.duration) ? video.duration : end;
-  const told = [Math.floor(time * mine.fps + 0.01), max, mine.playing].join();
-  if (told === mine.told) return;
-  mine.told = told;
+  const state = [Math.floor(time * mine.fps + 0.01), max, mine.playing].join();
+  if (state === mine.shownState) return;
+  mine.shownState = state;
   const bar = part(".seek");
   bar.max = max;
   if (document.activeElement !== bar || mine.playing) bar.value = time;

@@ -5,14 +5,14 @@ const KEY_OF = {
   ArrowLeft: "left", ArrowRight: "right", ArrowUp: "up", ArrowDown: "down",
 };
 const held = new Set();
-let told = Promise.resolve();
+let sent = Promise.resolve();
 let driven = null; // the run that has been steered
 
-function tell() {
-  const asked = { run: props.value.run, visitor: props.value.visitor, keys: [...held] };
-  driven = asked.run;
+function send() {
+  const query = { run: props.value.run, visitor: props.value.visitor, keys: [...held] };
+  driven = query.run;
   // Sent in the order of the key strokes, so that a short one is not lost.
-  told = told.then(() => server.steer(asked)).catch(() => {});
+  sent = sent.then(() => server.steer(query)).catch(() => {});
   wheel.querySelectorAll("button").forEach((button) => button.classList.toggle("held", held.has(button.dataset.key)));
 }
 
@@ -20,13 +20,13 @@ function press(key, down) {
   if (!key || held.has(key) === down) return;
   if (down) held.add(key);
   else held.delete(key);
-  tell();
+  send();
 }
 
 function letGo() {
   if (!held.size) return;
   held.clear();
-  tell();
+  send();
 }
 
 function drive() {

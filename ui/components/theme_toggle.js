@@ -2,7 +2,7 @@
 const KEY = "qvg-studio-theme";
 const button = element.querySelector("button");
 
-function tell() {
+function show() {
   const dark = document.body.classList.contains("dark");
   button.textContent = dark ? props.light : props.dark;
   button.setAttribute("aria-pressed", dark);
@@ -15,6 +15,6 @@ if (chosen && !new URLSearchParams(location.search).has("__theme")) {
 button.addEventListener("click", () => {
   const dark = document.body.classList.toggle("dark");
   localStorage.setItem(KEY, dark ? "dark" : "light");
-  tell();
+  show();
 });
-tell();
+show();

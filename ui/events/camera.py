@@ -20,11 +20,11 @@ from ui import text
 MAX_POINTS = 5_000  # of a drawing
 
 
-def follow(asked: dict[str, Any]) -> dict[str, Any]:
+def follow(query: dict[str, Any]) -> dict[str, Any]:
     """Turns a drawing into moves: {"points", "model"}, a line in metres right of and ahead of the camera.
     Returns {"moves"} or {"error"}."""
     try:
-        spec, points = _asked_of(asked), asked.get("points")
+        spec, points = _spec_of(query), query.get("points")
         if not isinstance(points, list) or not 2 <= len(points) <= MAX_POINTS:
             raise ValueError(text.NO_LINE)
         line = _points(points)
@@ -34,11 +34,11 @@ def follow(asked: dict[str, Any]) -> dict[str, Any]:
     return {"moves": [{"keys": list(move.keys), "n": move.latents} for move in moves]}
 
 
-def read(asked: dict[str, Any]) -> dict[str, Any]:
+def read(query: dict[str, Any]) -> dict[str, Any]:
     """Parses a file, {"text", "model"}: moves or a trajectory as JSON, or a pose string. Returns {"path"} or
     {"error"}."""
     try:
-        spec, words = _asked_of(asked), str(asked.get("text", ""))
+        spec, words = _spec_of(query), str(query.get("text", ""))
         if len(words) > MAX_TEXT:
             raise ValueError(text.FILE_TOO_LONG)
         return {"path": format_path(parse_path(words, spec.metres_per_latent, spec.degrees_per_latent))}
@@ -46,15 +46,15 @@ def read(asked: dict[str, Any]) -> dict[str, Any]:
         return {"error": str(error)}
 
 
-def write(asked: dict[str, Any]) -> dict[str, Any]:
+def write(query: dict[str, Any]) -> dict[str, Any]:
     """Writes a path as a file, {"path", "kind", "model"}: its moves, or the camera at every latent frame.
     Returns {"text"} or {"error"}."""
     try:
-        spec = _asked_of(asked)
-        moves = parse_path(str(asked.get("path", "")), spec.metres_per_latent, spec.degrees_per_latent)
+        spec = _spec_of(query)
+        moves = parse_path(str(query.get("path", "")), spec.metres_per_latent, spec.degrees_per_latent)
     except (LookupError, ValueError) as error:
         return {"error": str(error)}
-    if asked.get("kind") == "moves":
+    if query.get("kind") == "moves":
         return {"text": format_moves(moves)}
     return {"text": trace_trajectory(moves, spec.metres_per_latent, spec.degrees_per_latent)}
 
@@ -70,11 +70,11 @@ def _points(points: list[Any]) -> list[tuple[float, float]]:
     return line
 
 
-def _asked_of(asked: object) -> BackendSpec:
+def _spec_of(query: object) -> BackendSpec:
     """Returns the model that a request of the map names. Raises LookupError, also for malformed requests."""
-    if not isinstance(asked, dict):
+    if not isinstance(query, dict):
         raise LookupError(text.NO_MAP)
-    return registry.find(str(asked.get("model")))
+    return registry.find(str(query.get("model")))
 
 
 ANSWERS = (follow, read, write)  # called by these names in the scripts

@@ -126,10 +126,10 @@ def policy_numbers(ui: Inputs, form: Form) -> Changes:
 class FormEvents:
     """Event handlers of the form, shared by all visitors."""
 
-    def __init__(self, worker: WorkerLike, widgets: Inputs, stage: Outputs) -> None:
+    def __init__(self, worker: WorkerLike, widgets: Inputs, outputs: Outputs) -> None:
         self._worker = worker
         self._widgets = widgets
-        self._stage = stage
+        self._outputs = outputs
 
     def choose_model(self, model: str, preset: str) -> Changes:
         spec = registry.find(model)
@@ -181,43 +181,43 @@ class FormEvents:
 
     def look_at_clip(self, model: str, clip: str | None) -> Changes:
         """Shows the length and size of an uploaded clip, or what is wrong with it."""
-        said = NOTHING
+        note = NOTHING
         if clip:
             spec = registry.find(model)
             try:
                 frames = read_clip(clip, spec)
-                said = inputs.note(text.clip_taken(len(frames), spec.fps, *frames.shape[2:0:-1]))
+                note = inputs.note(text.clip_taken(len(frames), spec.fps, *frames.shape[2:0:-1]))
             except ClipError as error:
-                said = inputs.note(str(error), "bad")
-        return {self._widgets.clip_note: said}
+                note = inputs.note(str(error), "bad")
+        return {self._widgets.clip_note: note}
 
     def look_at_picture(self, picture: str | None) -> Changes:
         """Shows an uploaded picture, or what is wrong with it."""
-        said = NOTHING
+        note = NOTHING
         if picture:
             try:
-                said = inputs.thumbnail(read_picture(picture))
+                note = inputs.thumbnail(read_picture(picture))
             except PictureError as error:
-                said = inputs.note(str(error), "bad")
-        return {self._widgets.picture_note: said}
+                note = inputs.note(str(error), "bad")
+        return {self._widgets.picture_note: note}
 
     def foresee(self, run_id: str, model: str, *values: Any) -> Changes:
         """Shows length, memory and budget as text, and the gauge before the first run."""
         ui = self._widgets
         spec = registry.find(model)
         device = self._worker.info
-        asked = read(PLANNED, values)
+        form = read(PLANNED, values)
         # Also for a budget that is too small, so that the slider can be moved from there.
-        slider = budget_share.value(spec, _length(asked, spec), int(asked.budget or 0))
+        slider = budget_share.value(spec, _length(form, spec), int(form.budget or 0))
         try:
-            blocks = asked.length(spec)
-            sides = asked.named_sides(spec)
-            plans = asked.plans(spec, device)
+            blocks = form.length(spec)
+            sides = form.named_sides(spec)
+            plans = form.plans(spec, device)
         except FormError as error:
             # Errors of the path have their own line.
-            said = "" if isinstance(error.__cause__, PathError) else str(error)
+            words = "" if isinstance(error.__cause__, PathError) else str(error)
             return {
-                ui.length_note: inputs.note(said, "bad"),
+                ui.length_note: inputs.note(words, "bad"),
                 ui.memory_note: NOTHING,
                 ui.budget_note: NOTHING,
                 ui.budgets: slider,
@@ -233,26 +233,26 @@ class FormEvents:
             fate = text.together(needs, device.memory_bytes if device else 0, fits)
         if isinstance(self._worker, TimedWorker):
             fate += f" {text.lent(self._worker.seconds(spec.id, sum(side.blocks(blocks) for side in sides)))}"
-        told = [
-            f"{side.name}: {said}"
+        fates = [
+            f"{side.name}: {words}"
             for side in sides
-            if (said := text.fate(side.drops_from, side.ends_after, spec.video_frames))
+            if (words := text.fate(side.drops_from, side.ends_after, spec.video_frames))
         ]
-        limit = int(asked.budget or 0)
+        limit = int(form.budget or 0)
         changes: Changes = {
             ui.length_note: inputs.note(duration),
             ui.memory_note: inputs.note(fate, "bad" if fits is False else "plain"),
-            ui.budget_note: inputs.note(text.budget_in_words(limit, told)) if limit else NOTHING,
+            ui.budget_note: inputs.note(text.budget_in_words(limit, fates)) if limit else NOTHING,
             ui.budgets: slider,
         }
         if not run_id:
-            changes[self._stage.shown["gauge"]] = gauge_view.planned(spec, sides, blocks, limit, device)
+            changes[self._outputs.shown["gauge"]] = gauge_view.planned(spec, sides, blocks, limit, device)
         return changes
 
     def foresee_in_words(self, run_id: str, model: str, *values: Any) -> Changes:
         """Shows the same as `foresee`, without the gauge."""
         changes = self.foresee(run_id, model, *values)
-        changes.pop(self._stage.shown["gauge"], None)
+        changes.pop(self._outputs.shown["gauge"], None)
         return changes
 
     def look_for_device(self) -> tuple[Any, Any]:
@@ -263,10 +263,10 @@ class FormEvents:
         return device_line(info), gr.Timer(active=False)
 
 
-def _length(asked: Form, spec: BackendSpec) -> int:
+def _length(form: Form, spec: BackendSpec) -> int:
     """Returns the form's number of blocks; the model's default if it is invalid."""
     try:
-        return asked.length(spec)
+        return form.length(spec)
     except FormError:
         return spec.default_blocks
 

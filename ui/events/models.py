@@ -31,8 +31,8 @@ class ModelEvents:
                 self._models.download(backend_id, bool(event.accepted), str(event.token))
             case "stop":
                 self._models.stop(backend_id)
-            case "delete" if said := self._models.delete(backend_id):
-                gr.Info(said)
+            case "delete" if outcome := self._models.delete(backend_id):
+                gr.Info(outcome)
         return self.look(model)
 
     def look(self, model: str) -> Changes:

@@ -53,10 +53,10 @@ class _Stream:
 class RunEvents:
     """Event handlers of the outputs, shared by all visitors."""
 
-    def __init__(self, manager: RunManager, widgets: Inputs, stage: Outputs) -> None:
+    def __init__(self, manager: RunManager, widgets: Inputs, outputs: Outputs) -> None:
         self._manager = manager
         self._widgets = widgets
-        self._stage = stage
+        self._outputs = outputs
         self._streams: list[_Stream] = []  # open ones, the newest last
         self._begun: OrderedDict[str | None, None] = OrderedDict()  # tabs that are about to call `watch`
         self._numbers = itertools.count(1)
@@ -66,20 +66,22 @@ class RunEvents:
         name = self._manager.visitor(visitor, request.session_hash)
         await run_in_threadpool(self._manager.open)
         lists = await run_in_threadpool(self._lists, self._manager.owner(name), "")
-        async for changes in self._watch(request, name, {self._stage.visitor: name, **lists}, comes=True):
+        async for changes in self._watch(
+            request, name, {self._outputs.visitor: name, **lists}, arriving=True
+        ):
             yield changes
 
     async def generate(
         self, request: gr.Request, visitor: str, model: str, randomize: bool, *values: Any
     ) -> AsyncIterator[Changes]:
         """Starts a run and shows it until its end or until the viewer leaves; the run then continues."""
-        asked, changes = read(ASKED, values), {}
+        form, changes = read(ASKED, values), {}
         if randomize:
-            asked = replace(asked, seed=random.randint(0, MAX_SEED))
-            changes = {self._widgets.seed: asked.seed}
+            form = replace(form, seed=random.randint(0, MAX_SEED))
+            changes = {self._widgets.seed: form.seed}
         owner = self._owner(request, visitor)
         spec = registry.find(model)
-        first = await run_in_threadpool(self._submit, request, owner, lambda: parse(asked, spec), changes)
+        first = await run_in_threadpool(self._submit, request, owner, lambda: parse(form, spec), changes)
         if not self._has_begun(request):
             yield first
             return
@@ -162,7 +164,7 @@ class RunEvents:
                 self._manager.stop(record)
             else:
                 self._manager.move(record, -1 if event.action == "up" else 1)
-        return {self._stage.queue: lists_view.queue_of(self._manager.waiting(owner))}
+        return {self._outputs.queue: lists_view.queue_of(self._manager.waiting(owner))}
 
     def history(
         self, request: gr.Request, event: gr.EventData, visitor: str, run_id: str, shown: dict[str, Any]
@@ -228,16 +230,16 @@ class RunEvents:
         self,
         request: gr.Request,
         owner: str,
-        made: Callable[[], RunSpec],
+        make: Callable[[], RunSpec],
         changes: Changes | None = None,
     ) -> Changes:
-        """Submits the run that `made` returns. Returns `changes`, or those that fill the form from the run,
+        """Submits the run that `make` returns. Returns `changes`, or those that fill the form from the run,
         with a message."""
         ui = self._widgets
         try:
             address = address_of(request)
             self._manager.check_room(owner, address)
-            run_spec = made()
+            run_spec = make()
             self._manager.submit(owner, run_spec, address=address)
         except (FormError, PictureError, ClipError) as error:
             return {ui.problem: inputs.note(str(error), "bad")}
@@ -248,10 +250,10 @@ class RunEvents:
         while len(self._begun) > _TABS:
             self._begun.popitem(last=False)
         if changes is None:
-            changes = filled(ui, run_spec.spec, run_spec.asked)
+            changes = filled(ui, run_spec.spec, run_spec.form)
         free = free_bytes(self._manager.outputs)
-        said = text.nearly_full(free) if free is not None and free < LOW_BYTES else ""
-        return changes | {ui.problem: inputs.note(said)}
+        warning = text.nearly_full(free) if free is not None and free < LOW_BYTES else ""
+        return changes | {ui.problem: inputs.note(warning)}
 
     @property
     def _nothing(self) -> Changes:
@@ -266,10 +268,10 @@ class RunEvents:
         return begun
 
     async def _watch(
-        self, request: gr.Request, visitor: str, first: Changes, comes: bool = False
+        self, request: gr.Request, visitor: str, first: Changes, arriving: bool = False
     ) -> AsyncIterator[Changes]:
         """Yields `first`, then views of the visitor's runs, one after another, until none is left or another
-        stream of the tab takes over. `comes`: the page has just been opened.
+        stream of the tab takes over. `arriving`: the page has just been opened.
 
         Waits without a thread. Everything else may need a lock that is locked while a video is written, so it
         runs in a thread.
@@ -304,7 +306,7 @@ class RunEvents:
             last = await run_in_threadpool(self._manager.last, owner)
             if last is None or last is shown or stream.over or stream.silent:
                 return
-            if shown is not None or not comes or not last.end_seen:
+            if shown is not None or not arriving or not last.end_seen:
                 yield await run_in_threadpool(self._end_of, last, False)
 
     @contextmanager
@@ -326,7 +328,7 @@ class RunEvents:
         finally:
             self._streams.remove(stream)
 
-    def _look_back(self, tab: str | None, owner: str) -> None:
+    def _silence(self, tab: str | None, owner: str) -> None:
         """Silences the streams of a tab that shows a past run, so that active runs do not replace it."""
         for stream in list(self._streams):
             if stream.tab == tab and stream.owner == owner:
@@ -347,20 +349,20 @@ class RunEvents:
         Gradio's browser code applies differences to the last dict in place, even while that dict waits to be
         shown: an output left out of one message would lose its change from the message before.
         """
-        ui, stage, over = self._widgets, self._stage, record.ended
+        ui, outputs, over = self._widgets, self._outputs, record.ended
         presenter, spec = record.presenter, record.run_spec.spec
         several = len(record.run_spec.sides) > 1
         return {
-            stage.run_id: record.id,
-            **stage.showing(view, steerable=not over and "camera" in spec.inputs, visitor=visitor),
-            stage.queue: lists_view.queue_of(self._manager.waiting(record.owner)),
-            stage.actions: gr.Row(visible=over),
-            stage.export: gr.Row(visible=over and several),
-            stage.more: gr.Number(visible=True),
-            stage.extend: gr.Button(interactive=presenter.blocks > 0, visible=True),
-            stage.undo: gr.Button(interactive=record.can_take_back, visible=True),
-            stage.redo: gr.Button(interactive=record.can_put_back, visible=True),
-            stage.retake: gr.Button(interactive=record.can_take_back, visible=spec.resumable),
+            outputs.run_id: record.id,
+            **outputs.showing(view, steerable=not over and "camera" in spec.inputs, visitor=visitor),
+            outputs.queue: lists_view.queue_of(self._manager.waiting(record.owner)),
+            outputs.actions: gr.Row(visible=over),
+            outputs.export: gr.Row(visible=over and several),
+            outputs.more: gr.Number(visible=True),
+            outputs.extend: gr.Button(interactive=presenter.blocks > 0, visible=True),
+            outputs.undo: gr.Button(interactive=record.can_take_back, visible=True),
+            outputs.redo: gr.Button(interactive=record.can_put_back, visible=True),
+            outputs.retake: gr.Button(interactive=record.can_take_back, visible=spec.resumable),
             ui.generate: gr.Button(text.GENERATE if over else text.QUEUE_UP),
             ui.stop: gr.Button(visible=not over, interactive=not record.stopping),
         }
@@ -371,8 +373,8 @@ class RunEvents:
         found = self._manager.past(owner, count + 1)
         listed = lists_view.history_of(found[:count], shown, len(found) > count, self._manager.kept_for)
         return {
-            self._stage.history: listed,
-            self._stage.queue: lists_view.queue_of(self._manager.waiting(owner)),
+            self._outputs.history: listed,
+            self._outputs.queue: lists_view.queue_of(self._manager.waiting(owner)),
         }
 
     def _submit_again(self, request: gr.Request, owner: str, run_id: str) -> Changes:
@@ -417,34 +419,34 @@ class RunEvents:
 
     def _show(self, request: gr.Request, owner: str, run_id: str) -> Iterator[Changes]:
         """Shows a past run."""
-        stage, record = self._stage, self._manager.find(owner, run_id)
+        outputs, record = self._outputs, self._manager.find(owner, run_id)
         if record is not None:
-            self._look_back(request.session_hash, owner)
+            self._silence(request.session_hash, owner)
             yield self._end_of(record, watched=False)
             return
         past = self._manager.find_past(owner, run_id)
         if past is None:
             yield {self._widgets.problem: inputs.note(text.GONE, "bad")} | self._lists(owner, "")
             return
-        self._look_back(request.session_hash, owner)
+        self._silence(request.session_hash, owner)
         view = past.view(self._manager.worker.info)
         yield {
-            stage.run_id: past.id,
-            **stage.showing(view, steerable=False),
-            stage.actions: gr.Row(visible=True),
-            stage.export: gr.Row(visible=len(past.videos) > 1),
+            outputs.run_id: past.id,
+            **outputs.showing(view, steerable=False),
+            outputs.actions: gr.Row(visible=True),
+            outputs.export: gr.Row(visible=len(past.videos) > 1),
             # Its blocks are not in memory: it can only be repeated.
-            stage.more: gr.Number(visible=False),
+            outputs.more: gr.Number(visible=False),
             **{
                 button: gr.Button(visible=False)
-                for button in (stage.extend, stage.undo, stage.redo, stage.retake)
+                for button in (outputs.extend, outputs.undo, outputs.redo, outputs.retake)
             },
             **self._lists(owner, run_id),
         }
 
     def _export(self, request: gr.Request, visitor: str, run_id: str, kind: export.Kind) -> Iterator[Changes]:
         """Writes an export and makes the browser download it."""
-        ui, stage, owner = self._widgets, self._stage, self._owner(request, visitor)
+        ui, outputs, owner = self._widgets, self._outputs, self._owner(request, visitor)
         past = self._manager.find_past(owner, run_id)
         if past is None:
             yield {ui.problem: inputs.note(text.NOT_ON_DISK, "bad")}
@@ -456,4 +458,4 @@ class RunEvents:
             _log.exception("an export failed")
             yield {ui.problem: inputs.note(text.not_exported(str(error)), "bad")}
             return
-        yield {ui.problem: NOTHING, stage.saved: lists_view.file_to_save(target, next(self._numbers))}
+        yield {ui.problem: NOTHING, outputs.saved: lists_view.file_to_save(target, next(self._numbers))}

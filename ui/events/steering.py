@@ -11,15 +11,15 @@ from ui.runs.manager import RunManager
 def steering(manager: RunManager) -> Callable[[dict[str, Any]], bool]:
     """Returns the server function of the player, named as its script calls it."""
 
-    def steer(asked: dict[str, Any]) -> bool:
+    def steer(query: dict[str, Any]) -> bool:
         """Steers a run: {"run", "keys", "visitor"}, the keys pressed from now on. Returns whether there is a
         run of this visitor to steer: a run's id is in the addresses of its videos, which may be shared, so
         the id alone grants nothing."""
-        if not isinstance(asked, dict):
+        if not isinstance(query, dict):
             return False
-        run_id = str(asked.get("run", "")).rpartition(".")[0]
-        record = manager.find(manager.owner(asked.get("visitor")), run_id)
-        keys = asked.get("keys")
+        run_id = str(query.get("run", "")).rpartition(".")[0]
+        record = manager.find(manager.owner(query.get("visitor")), run_id)
+        keys = query.get("keys")
         if record is None or record.ended or not isinstance(keys, list):
             return False
         try:

@@ -16,7 +16,7 @@ class Example:
     """An example: the values that differ from the default form, and a sentence about it."""
 
     name: str
-    said: str
+    summary: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     model: str = "pocket"
 

@@ -22,7 +22,7 @@ class RunSpec:
     """A request for a model, the sides to generate, and the form that they come from."""
 
     spec: BackendSpec
-    asked: Form
+    form: Form
     request: Request
     sides: tuple[Side, ...]
 
@@ -64,7 +64,7 @@ class RunSpec:
                 }
                 for side in self.sides
             ],
-            "form": self.asked.remembered(),
+            "form": self.form.remembered(),
         }
 
 
@@ -86,7 +86,7 @@ def extend(
     `walked` are the keys of each latent frame so far; `seed` replaces the noise of the new blocks. Raises
     BudgetTooSmall if the longer video would have needed another policy from the start.
     """
-    spec, form, total = run.spec, run.asked, blocks + more
+    spec, form, total = run.spec, run.form, blocks + more
     steps = max(0, blocks * spec.latents_per_block - 1)  # the first latent frame is the start pose
     keys = [*walked[:steps], *[()] * (steps - len(walked)), *each_latent(path)]
     reseeds = tuple(each for each in run.request.reseeds if each[0] < blocks)

@@ -92,13 +92,13 @@ class Form:
         from 1. Raises FormError."""
         found: dict[int, str] = {}
         for line in filter(str.strip, (self.changes or "").splitlines()):
-            number, *prompt = COLON.split(line, maxsplit=1)
-            block, said = read_number(number), "".join(prompt).strip()
-            if not isinstance(block, int) or not said:
+            number, *rest = COLON.split(line, maxsplit=1)
+            block, words = read_number(number), "".join(rest).strip()
+            if not isinstance(block, int) or not words:
                 raise FormError(text.no_prompt_change(line.strip()[:40]))
             if not 2 <= block <= blocks:
                 raise FormError(text.no_such_block(block, blocks))
-            found[block - 1] = said
+            found[block - 1] = words
         return tuple(PromptChange(block, found[block]) for block in sorted(found))
 
     def own_settings(self, spec: BackendSpec) -> tuple[tuple[str, str], ...]:

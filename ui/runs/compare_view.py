@@ -40,12 +40,12 @@ def table(sides: Sequence[Figures], fps: int) -> Table:
     frames = max(side["frames"] for side in sides)
     spans = [at for at, span in enumerate(SPANS_S) if span[0] * fps < frames]
     revisit = any(side["revisit_frames"] for side in sides)
-    told = [text.column_span(SPANS_S[at]) for at in spans]
+    columns = [text.column_span(SPANS_S[at]) for at in spans]
     charted = max(len(side["kv_bytes"]) for side in sides) > 1
     return {
         "shown": frames > 0,
         "columns": [
-            text.COLUMN_SIDE, text.COLUMN_MEMORY, text.COLUMN_SMALLER, text.COLUMN_FIRST, *told,
+            text.COLUMN_SIDE, text.COLUMN_MEMORY, text.COLUMN_SMALLER, text.COLUMN_FIRST, *columns,
             text.COLUMN_ALL, text.COLUMN_SSIM, *([text.COLUMN_REVISIT] if revisit else []),
         ],
         "rows": [_row(side, spans, revisit) for side in sides] if frames else [],
@@ -61,12 +61,12 @@ def table(sides: Sequence[Figures], fps: int) -> Table:
 
 def caption(side: Figures, fate: str, several: bool) -> str:
     """Returns the line under a side's picture: its size, its similarity, and its dropped history."""
-    said = [fate]
+    parts = [fate]
     if several and side["kv_bytes"]:
-        said.append(size(side["kv_bytes"][-1]))
+        parts.append(size(side["kv_bytes"][-1]))
     if side["psnr"] is not None:
-        said.append(text.to_reference(side["psnr"]))
-    return " · ".join(filter(None, said))
+        parts.append(text.to_reference(side["psnr"]))
+    return " · ".join(filter(None, parts))
 
 
 def headline(side: Figures) -> str:
@@ -75,17 +75,17 @@ def headline(side: Figures) -> str:
 
 
 def _row(side: Figures, spans: Sequence[int], revisit: bool) -> list[str]:
-    def told(psnr: Decibels) -> str:
+    def cell(psnr: Decibels) -> str:
         return text.NONE if psnr is None else decibels(psnr)
 
     cells = [side["codec"]]
     cells += [size(side["kv_bytes"][-1]), times(side["ratio"])] if side["kv_bytes"] else ["", ""]
-    cells.append(told(side["psnr_by_block"][0] if side["psnr_by_block"] else None))
-    cells += [told(side["psnr_by_span"][at]) for at in spans]
-    cells.append(told(side["psnr"]))
+    cells.append(cell(side["psnr_by_block"][0] if side["psnr_by_block"] else None))
+    cells += [cell(side["psnr_by_span"][at]) for at in spans]
+    cells.append(cell(side["psnr"]))
     cells.append(text.NONE if side["ssim"] is None else f"{side['ssim']:.3f}")
     if revisit:
-        cells.append(told(side["revisit_psnr"]))
+        cells.append(cell(side["revisit_psnr"]))
     return cells
 
 

@@ -122,7 +122,7 @@ class Models:
             "trusted": artifacts.trusted(spec.id),
             "asks": any(each.needs_acceptance for each in parts),
             "gated": any(each.gated for each in parts),
-            "progress": _told(download) if running else "",
+            "progress": _progress(download) if running else "",
             "percent": _percent(download) if running else 0,
             "problem": download.problem if download is not None else "",
             "can_download": bool(parts) and kind != "present" and not running,
@@ -136,17 +136,17 @@ def _percent(download: _Download | None) -> int:
     return round(100 * download.last.done_bytes / max(download.last.total_bytes, 1))
 
 
-def _told(download: _Download | None) -> str:
+def _progress(download: _Download | None) -> str:
     """Returns a download's progress as text: `3.2 GB of 17.6 GB, model.safetensors, about 4 min left`."""
     if download is None or download.last is None:
         return text.DOWNLOAD_BEGINS
     last = download.last
-    said = [
+    parts = [
         text.part_of(file_size(last.done_bytes), file_size(last.total_bytes)),
         text.checking(last.file) if last.checking else last.file,
     ]
     came = last.done_bytes - (download.first_bytes or 0)
     seconds = time.monotonic() - download.began
     if came > 0 and seconds > 2 and not last.checking:
-        said.append(left(seconds * (last.total_bytes - last.done_bytes) / came))
-    return ", ".join(said)
+        parts.append(left(seconds * (last.total_bytes - last.done_bytes) / came))
+    return ", ".join(parts)

@@ -66,14 +66,14 @@ def sides_of(videos: Sequence[Path], figures: Sequence[Figures], spec: BackendSp
     """Returns the sides in order. Raises ValueError if a side has no video."""
     sides = []
     for video, side in zip(videos, figures, strict=True):
-        told = [f"{size(side['kv_bytes'][-1])} ({times(side['ratio'])})"]
+        notes = [f"{size(side['kv_bytes'][-1])} ({times(side['ratio'])})"]
         if spec is not None:
-            told.append(text.fate(side["drops_from"], side["ends_after"], spec.video_frames))
+            notes.append(text.fate(side["drops_from"], side["ends_after"], spec.video_frames))
         if side["psnr"] is not None:
-            told.append(decibels(side["psnr"]))
+            notes.append(decibels(side["psnr"]))
         if side["revisit_psnr"] is not None:
-            told.append(text.revisit(side["revisit_psnr"]))
-        sides.append(Side(video, side["codec"], " · ".join(filter(None, told))))
+            notes.append(text.revisit(side["revisit_psnr"]))
+        sides.append(Side(video, side["codec"], " · ".join(filter(None, notes))))
     return sides
 
 

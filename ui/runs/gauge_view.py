@@ -151,10 +151,10 @@ def _lasts(spec: BackendSpec, sides: Sequence[Side], device: DeviceInfo | None) 
     available = room(spec, device)
     if not available or not spec.history.grows:
         return []
-    facts, told = [], set()
+    facts, listed = [], set()
     for name, codec in [("BF16", BF16), *((side.name, side.codec) for side in sides)]:
-        if name not in told:
-            told.add(name)
+        if name not in listed:
+            listed.add(name)
             span = spec.policy.every
             each, _ = cache_after(spec, codec, CachePolicy(every=span), span)
             blocks = available * span // max(each, 1)
@@ -173,8 +173,8 @@ def _in_use(device: DeviceInfo | None, memory_bytes: int) -> list[tuple[str, str
 
 
 def _on_host(figures: Sequence[Figures]) -> list[tuple[str, str]]:
-    held = sum(side["host_bytes"] for side in figures)
-    return [(text.ON_HOST, size(held))] if held else []
+    offloaded = sum(side["host_bytes"] for side in figures)
+    return [(text.ON_HOST, size(offloaded))] if offloaded else []
 
 
 def _on_cpu(device: DeviceInfo | None) -> bool:
@@ -194,9 +194,9 @@ def _view(
 ) -> dict[str, Any]:
     ghost = projection(spec, max(blocks, 1))
     last_frame = max(ghost[-1].frames, *(row.points[-1].frames for row in rows))
-    held = max(sum(count for _, _, count in row.groups) for row in rows)
+    largest = max(sum(count for _, _, count in row.groups) for row in rows)
     curves = max(point.stored_bytes for row in rows for point in row.points)
-    tallest = max(ghost[-1].stored_bytes, curves, held, 1)
+    tallest = max(ghost[-1].stored_bytes, curves, largest, 1)
     card = room(spec, device)
     lines = [
         (kind, name, count)
@@ -204,8 +204,8 @@ def _view(
         if 0 < count <= _NEAR * tallest
     ]
     most = max([tallest, *(count for _, _, count in lines)])
-    made = max(row.points[-1].frames for row in rows)
-    bf16 = _at(ghost, made) if live else ghost[-1].stored_bytes
+    frames = max(row.points[-1].frames for row in rows)
+    bf16 = _at(ghost, frames) if live else ghost[-1].stored_bytes
     percent = 100 / most
 
     def shown(row: Row) -> dict[str, Any]:

@@ -102,10 +102,12 @@ class Past:
         spec, sides, fps = spec_of(self.settings), self.sides, int(self.made.get("fps") or 1)
         name = spec.title if spec else ""
         failed = str(self.made.get("failed") or "")
-        said = text.from_the_past(
+        summary = text.from_the_past(
             str(self.settings.get("created", "")), int(self.made.get("frames") or 0), fps
         )
-        line = status_view.line(failed or said, "error" if failed else "done", 1.0, (said,) if failed else ())
+        line = status_view.line(
+            failed or summary, "error" if failed else "done", 1.0, (summary,) if failed else ()
+        )
         screen = player_view.nothing(*((spec.width, spec.height) if spec else (16, 9)))
         screen["run"], screen["fps"], screen["ended"] = f"past-{self.id}-{len(self.videos)}", fps, True
         for number, file in enumerate(self.videos):

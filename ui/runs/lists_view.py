@@ -38,11 +38,11 @@ def _card(past: Past) -> dict[str, Any]:
     made, sides = past.made, past.sides
     seconds = int(made.get("frames") or 0) / int(made.get("fps") or 1)
     created = str(past.settings.get("created", "")).replace("T", " ")[:16]
-    told = [text.side_in_short(s["codec"], s["ratio"], s["psnr"], s["revisit_psnr"]) for s in sides]
+    sides_in_short = [text.side_in_short(s["codec"], s["ratio"], s["psnr"], s["revisit_psnr"]) for s in sides]
     return {
         "id": past.id,
         "name": str(past.settings.get("prompt") or past.settings.get("model") or ""),
         "made": f"{created} · {seconds:.1f} s",
-        "sides": " | ".join(told) or str(made.get("failed") or ""),
+        "sides": " | ".join(sides_in_short) or str(made.get("failed") or ""),
         "picture": player_view.address(past.thumbnail) if past.thumbnail else "",
     }

@@ -290,8 +290,8 @@ class RunManager:
             folder = RunFolder.new(self.outputs, run_id)
             if run_spec.request.image is not None:
                 folder.keep_picture(run_spec.request.image)
-            if run_spec.request.clip is not None and run_spec.asked.clip:
-                folder.keep_clip(Path(run_spec.asked.clip))
+            if run_spec.request.clip is not None and run_spec.form.clip:
+                folder.keep_clip(Path(run_spec.form.clip))
             try:
                 return self._hand_in(owner, run_spec, folder, run_id, asker, address)
             except FormError:

@@ -53,16 +53,16 @@ def _compare(run: Measured) -> compare_view.Table:
 
 
 def _gauge(run: Measured) -> dict[str, Any] | None:
-    made = run.run_spec
-    if made is None or not run.figures:
+    run_spec = run.run_spec
+    if run_spec is None or not run.figures:
         return None
-    budget = made.asked.budget or 0
+    budget = run_spec.form.budget or 0
     if any(side["latents"] for side in run.figures):
         view = gauge_view.measured(
-            made.spec,
-            made.sides,
+            run_spec.spec,
+            run_spec.sides,
             run.figures,
-            made.request.blocks,
+            run_spec.request.blocks,
             budget,
             run.device,
             fps=run.pace,
@@ -70,7 +70,7 @@ def _gauge(run: Measured) -> dict[str, Any] | None:
             peak_bytes=run.peak_bytes,
         )
     else:
-        view = gauge_view.planned(made.spec, made.sides, made.request.blocks, budget, run.device)
+        view = gauge_view.planned(run_spec.spec, run_spec.sides, run_spec.request.blocks, budget, run.device)
     return gauge_view.ended(view) if run.ended else view
 
 

@@ -73,7 +73,7 @@ class RunPresenter:
         self._steered: dict[int, CameraMove] = {}  # by block
         self._memory = self._peak = 0
         self._notes: tuple[str, ...] = ()
-        self._made: dict[str, Any] = {}
+        self._results: dict[str, Any] = {}
         self._view_number = 0
         self._begin(first_block=0)
 
@@ -82,7 +82,7 @@ class RunPresenter:
         spec = self.run_spec.spec
         self.first_block = first_block
         self._percent = self._progress_shown = self._seconds = 0.0
-        self._made_here = self._frames_here = 0  # blocks and frames of all sides, made in `_seconds`
+        self._blocks_here = self._frames_here = 0  # blocks and frames of all sides, made in `_seconds`
         self._taken_back.clear()
         self._status = status_view.line(text.SENT, "busy")
         self._player = self._screen()
@@ -150,8 +150,8 @@ class RunPresenter:
         match event:
             case Queued(place):
                 self._status = status_view.line(text.queued(place), "busy")
-            case Loading(said):
-                self._status = status_view.line(said, "busy")
+            case Loading(message):
+                self._status = status_view.line(message, "busy")
             case Progress():
                 return self._progress(event)
             case Update():
@@ -164,7 +164,7 @@ class RunPresenter:
 
     def fail(self, message: str) -> None:
         """Ends the run with an error. Finished blocks are saved and can be played."""
-        self._made |= {"failed": message}
+        self._results |= {"failed": message}
         self._end()
         self._status = self._line(message, "error", ())
 
@@ -184,18 +184,18 @@ class RunPresenter:
         last = self.blocks
         gone = [(result, result.blocks.pop()) for result in self.results if len(result.blocks) == last]
         self._taken_back.append(gone)
-        self._remade(text.taken_back(self.blocks))
+        self._show_changed(text.taken_back(self.blocks))
 
     def put_back(self) -> None:
         """Restores the block that was taken back last."""
         for result, block in self._taken_back.pop():
             result.blocks.append(block)
-        self._remade(text.put_back(self.blocks))
+        self._show_changed(text.put_back(self.blocks))
 
-    def _remade(self, said: str) -> None:
+    def _show_changed(self, message: str) -> None:
         self._player = self._screen()
         self._end()
-        self._status = self._line(said, "done", ())
+        self._status = self._line(message, "done", ())
 
     def _progress(self, event: Progress) -> bool:
         now = self._clock()
@@ -204,22 +204,22 @@ class RunPresenter:
         self._progress_shown = now
         step = event.step / max(event.steps, 1)
         if event.block < self.first_block:
-            said = text.remaking(event.block, self.first_block)
+            message = text.remaking(event.block, self.first_block)
             self._percent = (event.block + step) / max(self.first_block, 1)
         else:
             done = sum(len(result.blocks) for result in self.results) + step
             whole = sum(result.side.blocks(event.blocks) for result in self.results)
             self._percent = done / max(whole, 1)
             name = self.results[event.side].side.name if len(self.results) > 1 else ""
-            said = text.progress(
+            message = text.progress(
                 event.block, event.blocks, event.step, event.steps, name, self._left(whole - done)
             )
-        self._status = status_view.line(said, "busy", self._percent)
+        self._status = status_view.line(message, "busy", self._percent)
         return True
 
     def _left(self, blocks: float) -> float | None:
         """Returns the seconds that `blocks` blocks will take; None until one block is finished."""
-        return blocks * self._seconds / self._made_here if self._made_here else None
+        return blocks * self._seconds / self._blocks_here if self._blocks_here else None
 
     def _update(self, event: Update) -> None:
         segment, result = event.segment, self.results[event.side]
@@ -240,7 +240,7 @@ class RunPresenter:
         if not any(each.blocks for each in self.results):
             self.folder.keep_thumbnail(segment.frames[len(segment.frames) // 2])
         result.blocks.append(block)
-        self._seconds, self._made_here = event.seconds, self._made_here + 1
+        self._seconds, self._blocks_here = event.seconds, self._blocks_here + 1
         self._frames_here += len(segment.frames)
         self._memory, self._peak = event.memory_bytes, max(self._peak, event.peak_bytes)
         track = self._player["tracks"][event.side]
@@ -290,21 +290,21 @@ class RunPresenter:
         spec = self.run_spec.spec
         self._notes = event.notes or self._notes
         self._peak = max(self._peak, event.peak_bytes)
-        self._made |= {"stopped": event.stopped, "peak_bytes": self._peak}
-        self._made["seconds"] = round(self._made.get("seconds", 0.0) + event.seconds, 3)
+        self._results |= {"stopped": event.stopped, "peak_bytes": self._peak}
+        self._results["seconds"] = round(self._results.get("seconds", 0.0) + event.seconds, 3)
         self._end()
         frames = max(result.frames for result in self.results)
         if event.stopped:
-            said = text.stopped(frames, spec.fps, event.freed_bytes, event.memory_bytes)
+            message = text.stopped(frames, spec.fps, event.freed_bytes, event.memory_bytes)
         else:
             ratio = max((result.stats.ratio for result in self.results if result.stats), default=1.0)
-            said = text.done(frames, spec.fps, event.seconds, self._peak, ratio)
+            message = text.done(frames, spec.fps, event.seconds, self._peak, ratio)
         kept = text.kept(event.kept_bytes) if event.kept_bytes else ""
-        self._status = self._line(said, "done", (*self._notes, kept))
+        self._status = self._line(message, "done", (*self._notes, kept))
 
-    def _line(self, said: str, kind: status_view.Kind, notes: tuple[str, ...]) -> status_view.Status:
+    def _line(self, message: str, kind: status_view.Kind, notes: tuple[str, ...]) -> status_view.Status:
         percent = 1.0 if kind == "done" else self._percent
-        return status_view.line(said, kind, percent, (*notes, self.folder.problem))
+        return status_view.line(message, kind, percent, (*notes, self.folder.problem))
 
     def settings(self) -> dict[str, Any]:
         """Returns the settings and the results of the run, for run.json and the metadata of its videos."""
@@ -315,7 +315,7 @@ class RunPresenter:
             "steered": bool(self._steered),
             "walked": format_path(as_moves(self.walked)) if "camera" in spec.inputs else "",
             "made": {
-                **self._made,
+                **self._results,
                 "blocks": self.blocks,
                 "frames": max(result.frames for result in self.results),
                 "fps": spec.fps,

@@ -118,29 +118,29 @@ def _check_proxies() -> list[str]:
     sentences."""
     # Includes the system's settings on Windows and macOS, which variables override.
     found = getproxies()
-    said = []
+    changes = []
     for scheme in ("http", "https", "all"):
         url = found.get(scheme, "").strip()
         problem = _proxy_problem(url) if url else ""
         if problem:
-            said.append(f"The proxy in {scheme}_proxy is not used: {problem}.")
+            changes.append(f"The proxy in {scheme}_proxy is not used: {problem}.")
         for name in (f"{scheme}_proxy", f"{scheme.upper()}_PROXY"):
             os.environ.pop(name, None)
             if url and not problem:
                 os.environ[name] = url
     if not found:
-        return said
+        return changes
     kept = []
     for name in filter(None, map(str.strip, found.get("no", "").split(","))):
         os.environ["no_proxy"] = name
         if _client_problem():
-            said.append(f"{name!r} in no_proxy is ignored: it is not a host name or an address.")
+            changes.append(f"{name!r} in no_proxy is ignored: it is not a host name or an address.")
         else:
             kept.append(name)
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(kept)
     for host in _LOOPBACK:
         bypass_proxies(host)
-    return said
+    return changes
 
 
 def _proxy_problem(url: str) -> str:
@@ -183,9 +183,9 @@ def _check_certificates() -> None:
 def _check_temporary_folder() -> list[str]:
     """Gives Gradio another folder for uploads if it cannot write to its default one; returns the change as a
     sentence."""
-    asked = os.environ.get("GRADIO_TEMP_DIR")
+    configured = os.environ.get("GRADIO_TEMP_DIR")
     try:
-        folder = Path(asked) if asked else Path(tempfile.gettempdir()) / "gradio"
+        folder = Path(configured) if configured else Path(tempfile.gettempdir()) / "gradio"
         if _can_write_to(folder):
             return []
         other = tempfile.mkdtemp(prefix="qvg-studio-")

@@ -40,9 +40,9 @@ class ServedFiles:
         not served."""
         return any(self._hides(path[match.end() :]) for match in _ROUTE.finditer(path))
 
-    def _hides(self, asked: str) -> bool:
+    def _hides(self, path: str) -> bool:
         # With and without the first slash: Gradio has a route for each.
-        for named in (asked, f"/{asked}"):
+        for named in (path, f"/{path}"):
             try:
                 # Resolved as Gradio does: "..", then links. A link may lead here from anywhere, as
                 # /proc/self/cwd.

@@ -354,11 +354,11 @@ def _camera(spec: BackendSpec, answers: Sequence[Callable[..., Any]]) -> tuple[g
         max_length=MAX_PATH_CHARACTERS,
         elem_id="path",
     )
-    said = notes.component("path-note", path_note(parse_path(camera_path.FIRST)))
+    line = notes.component("path-note", path_note(parse_path(camera_path.FIRST)))
     path_map = camera.component(
         camera_path.scale_of(spec), camera_path.PRESETS, camera_path.CONSTANTS, answers
     )
-    return path, said, path_map
+    return path, line, path_map
 
 
 def _advanced(spec: BackendSpec) -> dict[str, gr.Number]:

@@ -32,7 +32,7 @@ def measured(made: RunSpec, blocks: int, device=INFO) -> dict:
             before = after
         figures.append(result.figures(POCKET.fps))
     return gauge_view.measured(
-        POCKET, made.sides, figures, made.request.blocks, made.asked.budget, device,
+        POCKET, made.sides, figures, made.request.blocks, made.form.budget, device,
         fps=9.37, memory_bytes=200 << 20, peak_bytes=300 << 20,
     )  # fmt: skip
 
