@@ -1,4 +1,4 @@
-"""Animated pictures for pages and chats: GIF and WebP, written by imageio."""
+"""Animated pictures for pages and chats: GIF by Pillow, WebP by imageio."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import numpy as np
 from PIL import Image
 
 # A GIF has 256 colors per frame. Colors of each frame's own halve the file of a video of Pocket World (1.1
-# instead of 2.3 MB) and add 4.7 dB against one dithered palette for all frames. Choosing them from every third
-# pixel each way takes a third of the time, for 1 dB less.
+# instead of 2.3 MB) and add 4.7 dB against one dithered palette for all. Choosing them from every third pixel
+# each way, and writing the chosen indices as they are, takes a tenth of the time, for 1 dB less.
 _SAMPLED = 3
-_OPTIONS = {".gif": {}, ".webp": {"quality": 80, "method": 4}}
 
 
 def write(target: Path, frames: Sequence[np.ndarray], fps: float) -> None:
@@ -23,18 +22,20 @@ def write(target: Path, frames: Sequence[np.ndarray], fps: float) -> None:
     """
     if not frames:
         raise ValueError("there is no frame to write")
-    options = _OPTIONS.get(target.suffix)
-    if options is None:
-        raise ValueError(f"animations are .gif or .webp, not {target.suffix!r}")
     milliseconds = round(1000 / fps)
-    suffix = target.suffix
-    picture = np.stack([_in_256_colors(frame) for frame in frames] if suffix == ".gif" else frames)
-    iio.imwrite(target, picture, plugin="pillow", extension=suffix, duration=milliseconds, loop=0, **options)
+    match target.suffix:
+        case ".gif":
+            # imageio takes no palettes.
+            first, *others = (_in_256_colors(frame) for frame in frames)
+            first.save(target, save_all=True, append_images=others, duration=milliseconds, loop=0)
+        case ".webp":
+            options = {"duration": milliseconds, "loop": 0, "quality": 80, "method": 4}
+            iio.imwrite(target, np.stack(frames), plugin="pillow", extension=".webp", **options)
+        case other:
+            raise ValueError(f"animations are .gif or .webp, not {other!r}")
 
 
-def _in_256_colors(frame: np.ndarray) -> np.ndarray:
+def _in_256_colors(frame: np.ndarray) -> Image.Image:
     sample = np.ascontiguousarray(frame[::_SAMPLED, ::_SAMPLED])
     palette = Image.fromarray(sample).quantize(256, Image.Quantize.MEDIANCUT)
-    return np.asarray(
-        Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE).convert("RGB")
-    )
+    return Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)

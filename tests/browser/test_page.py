@@ -69,8 +69,8 @@ def meter(page: Any) -> int:
     return int(page.get_attribute("[role=meter]", "aria-valuenow"))
 
 
-def download(page: Any, button: str, folder: Path) -> Path:
-    with page.expect_download() as event:
+def download(page: Any, button: str, folder: Path, timeout_ms: float = 15_000) -> Path:
+    with page.expect_download(timeout=timeout_ms) as event:
         page.click(button)
     event.value.save_as(folder / event.value.suggested_filename)
     return folder / event.value.suggested_filename
@@ -194,7 +194,7 @@ def test_sides_play_in_step_and_are_wiped_subtracted_and_exported(page, tmp_path
 
     video = download(page, "#export-video", tmp_path)
     assert len(list(mp4.decode(video))) == 48
-    assert Image.open(download(page, "#export-gif", tmp_path)).n_frames == 48
+    assert Image.open(download(page, "#export-gif", tmp_path, 60_000)).n_frames == 48
     told = json.loads(download(page, "#export-json", tmp_path).read_text())
     assert [side["codec"] for side in told["made"]["sides"]] == ["BF16", "QVG INT2", "QVG-Max", "KIVI INT2"]
 

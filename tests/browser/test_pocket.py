@@ -40,7 +40,7 @@ def test_a_world_is_walked_gone_on_with_and_steered(open_page, program, tmp_path
     page.click("#generate")
     finished(page, "Done: 8 frames")
     assert "Understood: red box (left), 2 x blue pillar (far), snow, dusk." in page.inner_text("#status")
-    assert page.inner_text(".gauge .held") == "7.0 MiB"
+    assert page.inner_text(".gauge .held") == "1.7 MiB"
     page.wait_for_selector(".screen[data-state=final] video")
 
     # The process still has the video's cache: it begins where it was.

@@ -97,7 +97,7 @@ def extend(
     budget = int(form.budget or 0) * MIB
     sides = tuple(fit_longer(spec, side, blocks, total, budget, form.when_full) for side in run.sides)
     form = replace(form, path=format_path(moves), blocks=total, as_path=False)
-    return replace(run, request=request, asked=form, sides=sides)
+    return replace(run, request=request, form=form, sides=sides)
 
 
 def as_moves(keys: Iterable[Keys]) -> tuple[CameraMove, ...]:

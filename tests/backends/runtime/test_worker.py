@@ -406,7 +406,7 @@ PROGRAM = """
 import os
 print("ran", flush=True)
 from backends.runtime import generator_process, worker
-from tests.backends import says_hello
+from tests.backends.runtime import says_hello
 generator_process.main = says_hello.main
 process = worker._launch("cpu", LOADERS)
 print(process.pipe.recv(), flush=True)

@@ -219,7 +219,7 @@ def test_a_run_asks_for_as_long_as_the_last_ones_took(worker):
     finish(worker.submit(job(blocks=2)))
     assert worker.seconds(SPEC.id, 200) < guessed, "these blocks take milliseconds"
     many = job(blocks=200)
-    two = replace(many, sides=(*many.sides, replace(many.sides[0], blocks=100)))
+    two = replace(many, sides=(*many.sides, replace(many.sides[0], ends_after=100)))
     worker._block_s[SPEC.id], worker._load_s[SPEC.id] = 2.0, 10.0
     asked = worker.seconds(SPEC.id, 300)
     assert asked == pytest.approx(1.4 * (2 * 300 + 10) + 8, abs=1)
