@@ -1,7 +1,7 @@
-"""Camera rays as LingBot-World is conditioned on: where each pixel's ray starts and where it points.
+"""Camera rays as LingBot-World is conditioned on them: the origin and direction of each pixel's ray.
 
-Poses take a camera's coordinates to the world's, with OpenCV's axes: x right, y down, z forward. A latent
-frame's rays are in the coordinates of the frame before it, so that only motion is seen
+Poses map camera coordinates to world coordinates, with OpenCV's axes: x right, y down, z forward. A latent
+frame's rays are in the coordinates of the frame before it, so that the model only sees motion
 (wan/utils/cam_utils.py of Robbyant/lingbot-world-v2).
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 CELL = 8  # pixels a latent cell covers, each way
 RAY_CHANNELS = 6 * CELL * CELL  # origin and direction of the rays of a cell's pixels
-SMALLEST_STEP = 1e-6  # of a clip's steps the longest must exceed it to be divided by
+SMALLEST_STEP = 1e-6  # a clip whose longest step is at most this is not normalized
 
 
 def resampled_poses(poses: Tensor, count: int) -> Tensor:

@@ -1,6 +1,6 @@
 """LingBot-World's transformer: Wan's causal one, conditioned on a picture and on camera rays.
 
-Parameters have the names of the original checkpoint. Symbols: B batch, F frames, P tokens a frame, C width.
+Parameters have the names of the original checkpoint. Symbols: B batch, F frames, P tokens per frame, C width.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ GIVEN_CHANNELS = 20
 
 
 class CameraBlock(Block):
-    """A block of Wan's that scales and shifts its tokens by the camera, after self-attention."""
+    """A block of Wan's transformer that scales and shifts its tokens by the camera, after self-attention."""
 
     def __init__(self, config: WanConfig) -> None:
         super().__init__(config)

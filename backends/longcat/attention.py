@@ -1,7 +1,8 @@
-"""What frames attend to: each other, and the clean frames before them in a `KVCache`.
+"""Attention among new frames, and from them to the clean frames before them in a `KVCache`.
 
 Positions count from the first frame of the window, whichever frame of the video that is. Keys and values of
-history depend on no prompt and no noise: branches of guidance and other takes of a continuation share them.
+history depend on no prompt and no noise: branches of guidance and all candidates for a continuation share
+them.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from torch import Tensor
 from backends.longcat.transformer import TOKENS_AT_ONCE
 from qvg import KVCache, Rope, attend, choose, grid_rope, partial_attention, rotate
 
-MAX_FRAMES = 1024  # latents in a window; it was trained with 24
+MAX_FRAMES = 1024  # latents in a window; the model was trained with 24
 
 
 @lru_cache(maxsize=8)
 def positions(pairs: tuple[int, int, int], rows: int, columns: int, device: torch.device) -> Rope:
-    """Rotary tables of a picture of rows x columns tokens."""
+    """Returns rotary tables for a picture of rows x columns tokens."""
     return grid_rope(MAX_FRAMES, rows, columns, pairs, device=device)
 
 
 class Place:
-    """A model's rotary tables on whichever device they are asked for."""
+    """A model's rotary tables, on the device of the tensor to rotate."""
 
     def __init__(self, pairs: tuple[int, int, int], rows: int, columns: int) -> None:
         self._grid = (pairs, rows, columns)
@@ -33,7 +34,7 @@ class Place:
         return positions(*self._grid, x.device)
 
     def rotate_(self, x: Tensor, first_frame: int) -> Tensor:
-        """Rotates x [B, H, S, D], whole frames, in place, a few at a time."""
+        """Rotates x [B, H, S, D], whole frames, in place, a few at a time to bound the memory. Returns x."""
         rope = self.rope(x)
         size = len(rope.place) * max(1, TOKENS_AT_ONCE // len(rope.place))
         for index, part in enumerate(x.split(size, dim=2)):
@@ -42,7 +43,7 @@ class Place:
 
 
 class Alone:
-    """Frames that attend to each other only; with a cache, they become its history."""
+    """Attention of frames to each other only; with a cache, they become its history."""
 
     def __init__(self, place: Place, frames: int, keep: KVCache | None = None) -> None:
         self._place, self._frames, self._keep = place, frames, keep
@@ -59,7 +60,7 @@ class Alone:
 
 
 class AfterHistory:
-    """Frames that attend to each other and to the history of one video, whatever their batch."""
+    """Attention of frames to each other and to the history of one video, whatever their batch."""
 
     def __init__(self, place: Place, cache: KVCache) -> None:
         self._place, self._cache = place, cache

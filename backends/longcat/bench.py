@@ -1,9 +1,9 @@
-"""LongCat-Video at full scale, step by step: `python -m backends.longcat.bench --random-weights`.
+"""Benchmark of LongCat-Video at full scale, by step: `python -m backends.longcat.bench --random-weights`.
 
-For every precision of the weights and every codec: a step of a clip, a continuation's history (encoded by the
-autoencoder, read by the transformer, quantised), a step after it, decoding, and the most the allocator held
-in each. With `--whole`, blocks from noise to frames; with `--limit-gib`, in so much memory and no more. Under
-torchrun, shared by processes. The last line is one JSON object.
+For every precision of the weights and every codec it measures a step of a clip, a continuation's history
+(encoded by the autoencoder, read by the transformer, quantized), a step after it, decoding, and the
+allocator's peak in each. With `--whole`, blocks from noise to frames; with `--limit-gib`, within that much
+memory. Under torchrun, processes share the work. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class StepTimer:
 
     @property
     def step_ms(self) -> float:
-        """The median without the first, if there are others."""
+        """Returns the median without the first step, if there are others."""
         return statistics.median(self.ms[1:] or self.ms)
 
 
@@ -72,15 +72,15 @@ class Bench:
         self._options = (("distilled", "yes"),) if distilled else ()
 
     def clip(self, steps: int) -> Row:
-        """A step of a clip from nothing: the median of `steps`, the first left out."""
+        """Returns a step of a clip from nothing: the median of `steps`, without the first."""
         timer, peak = StepTimer(steps + 1), PeakMemory(self.device)
         self._run(self._cache("BF16"), timer, None)
         return {"clip_step_ms": timer.step_ms, "clip_peak_gib": peak.read() / GIB}
 
     def continuation(self, codec: str, steps: int) -> Row:
-        """A step of a continuation of a whole history, what the history took to make and what it takes."""
+        """Returns a step of a continuation of a full history, and the time and memory of that history."""
         cache = self._cache(codec)
-        # Kernels are built at their first use.
+        # The first use compiles kernels.
         self._run(cache, StepTimer(1), self._frames())
         cache.reset()
         timer, peak = StepTimer(steps + 1), PeakMemory(self.device)
@@ -99,7 +99,7 @@ class Bench:
         }
 
     def autoencoder(self) -> Row:
-        """What the frames of a continuation take to encode, and those of its window to decode."""
+        """Returns the time to encode the frames of a continuation, and to decode those of its window."""
         models, settings = self.backend.models, self.backend.settings
         frames = self._frames()
         latents = latents_of(settings.window)
@@ -120,7 +120,7 @@ class Bench:
         return {**ms, "vae_peak_gib": peak.read() / GIB}
 
     def whole(self, codec: str, blocks: int) -> Row:
-        """Blocks from noise to frames, as a run makes them."""
+        """Returns the times of blocks from noise to frames, as in a run."""
         cache, peak = self._cache(codec), PeakMemory(self.device)
         began = self._now()
         request = Request(prompt=SPEC.examples[0], blocks=blocks, options=self._options)
@@ -132,7 +132,7 @@ class Bench:
         return {"codec": codec, "whole": ms, "peak_gib": peak.read() / GIB}
 
     def prompt(self) -> Row:
-        """UMT5-XXL, made up, beside everything else: what reading a prompt takes, and leaves behind."""
+        """Returns the cost of encoding a prompt with a random UMT5-XXL beside the other models."""
         from transformers import UMT5Config
 
         before, peak, began = self._held(), PeakMemory(self.device), self._now()
@@ -153,7 +153,7 @@ class Bench:
         }
 
     def _run(self, cache: KVCache, timer: StepTimer, clip: np.ndarray | None) -> None:
-        """One block, up to where `timer` stops it."""
+        """Runs one block until `timer` stops it."""
         request = Request(prompt=SPEC.examples[0], clip=clip, blocks=1, options=self._options)
         video = self.backend.open(request, cache, timer)
         with suppress(Stopped):
@@ -209,7 +209,7 @@ def measure(bench: Bench, options: argparse.Namespace, tell: Callable[[Row], Non
 def load(
     options: argparse.Namespace, device: torch.device, precision: Precision, team: Team
 ) -> LongCatBackend:
-    """Raises BackendUnavailable, and ValueError for what cannot be shared out."""
+    """Loads the backend. Raises BackendUnavailable, and ValueError if work cannot be divided evenly."""
     beside = [torch.device(name) for name in options.beside]
     if options.random_weights:
         models, settings, spec = random_weights.make(

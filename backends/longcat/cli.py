@@ -1,9 +1,9 @@
-"""A LongCat video from the command line, and on several GPUs:
+"""Command line for a LongCat video, on one GPU or several:
 
     python -m backends.longcat.cli "a red fox in the snow" --blocks 4 --out fox.mp4
     torchrun --nproc-per-node 2 -m backends.longcat.cli "a red fox in the snow" --split heads --out fox.mp4
 
-Blocks are written as they are made. Another prompt is the next block's; the last one goes on.
+Blocks are written as they are generated. Each further prompt is for the next block; the last one stays.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from backends.media.video import VideoWriter
 from qvg import PRESETS, KVCache
 from qvg.config import CacheGeometry
 
-MOST_FRAMES = 600  # of a clip, where all of it is looked back on
-_MOST_BYTES = 8 << 30  # of a file of one's own
-# Every frame is complete on the disk: a video takes hours, and may be ended by anything.
+MOST_FRAMES = 600  # of a clip, if a continuation is conditioned on all of it
+_MOST_BYTES = 8 << 30  # of the user's own file
+# Every frame is complete on disk: a video takes hours, and may be interrupted at any time.
 _COMPLETE = {"movflags": "empty_moov+default_base_moof+frag_every_frame", "flush_packets": "1"}
-_AT_ONCE = {"tune": "zerolatency"}  # no frame waits for those after it
+_AT_ONCE = {"tune": "zerolatency"}  # encodes each frame without waiting for later ones
 
 
 class FragmentedVideoWriter(VideoWriter):
     """An mp4 playable up to its last but one frame even if the program ends before it is closed."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ValueError where nothing can be written."""
+        """Creates the file. Raises ValueError if it cannot be written."""
         try:
-            # Now, not when the first block is done.
+            # Fails now, not after the first block.
             path.touch()
         except OSError as error:
             raise ValueError(f"{path} cannot be written: {error}") from error
@@ -55,7 +55,7 @@ class FragmentedVideoWriter(VideoWriter):
 def read_clip(path: Path, frames: int) -> np.ndarray:
     """Returns the last `frames` frames of a video, uint8 [T, H, W, 3], at 15 a second as upstream takes them.
 
-    They are no larger than the model needs. Raises ValueError for a file that holds no video.
+    They are no larger than the model needs. Raises ValueError for a file without a video.
     """
     size = (SPEC.width, SPEC.height)
     try:
@@ -65,7 +65,7 @@ def read_clip(path: Path, frames: int) -> np.ndarray:
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """Returns uint8 [H, W, 3]. Raises ValueError for a file that holds no picture."""
+    """Returns uint8 [H, W, 3]. Raises ValueError for a file without a picture."""
     try:
         return images.read_picture(path, min_side=1, most_bytes=_MOST_BYTES)
     except PictureError as error:
@@ -83,7 +83,7 @@ def sharded(geometry: CacheGeometry, models: Models) -> CacheGeometry:
 
 
 def write_blocks(rollout: LongCatRollout, blocks: int, out: Path, takes: int, seed: int, leads: bool) -> None:
-    """Generates `blocks` blocks, the last one `takes` times from one history, each in a file of its own."""
+    """Generates `blocks` blocks, the last one `takes` times from one history, each into a file of its own."""
     with ExitStack() as open_files:
         video = open_files.enter_context(FragmentedVideoWriter(out)) if leads else None
 
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """Under torchrun every process has its own GPU."""
+    """Returns the device; under torchrun every process has its own GPU."""
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -176,7 +176,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
 def open_backend(
     options: argparse.Namespace, device: torch.device, team: parallel.Team, settings: Settings
 ) -> LongCatBackend:
-    """Raises BackendUnavailable, and ValueError for what cannot be shared out."""
+    """Loads the backend. Raises BackendUnavailable, and ValueError if work cannot be divided evenly."""
     precision = None if options.weights == "auto" else options.weights
     beside = [torch.device(name) for name in options.beside]
     if options.random_weights:

@@ -1,4 +1,4 @@
-"""Between pictures and latents: upstream's sizes, the autoencoder's two directions, one latent at a time."""
+"""Conversion between pictures and latents: upstream's sizes, and the autoencoder in both directions."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SIZES = (
 
 
 def nearest_size(height: int, width: int, sizes: tuple[tuple[int, int], ...] = SIZES) -> tuple[int, int]:
-    """The (height, width) of `sizes` a picture of this shape is made at."""
-    # Upstream compares with ratios of two decimals.
+    """Returns the (height, width) in `sizes` at which a picture of this shape is generated."""
+    # Upstream compares ratios rounded to two decimals.
     return min(sizes, key=lambda size: abs(round(size[0] / size[1], 2) - height / width))
 
 
 def resized(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [T, H, W, 3] at `size` (height, width), stretched the little that the nearest size leaves."""
+    """Returns uint8 [T, H, W, 3] at `size` (height, width), slightly stretched to the nearest size."""
     if frames.shape[1:3] == size:
         return frames
     pictures = (Image.fromarray(frame).resize(size[::-1], Image.Resampling.LANCZOS) for frame in frames)
@@ -38,12 +38,12 @@ def resized(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @torch.inference_mode()
 def encode(vae: VAE, frames: np.ndarray, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-    """Latents [1, C, F, h, w] in `dtype` of uint8 frames [4F - 3, H, W, 3], drawn as upstream draws them.
+    """Returns latents [1, C, F, h, w] in `dtype` of uint8 frames [4F - 3, H, W, 3], sampled as upstream does.
 
-    It samples where `VAE.encode` takes the most likely latents, and scales in the transformer's precision.
+    `VAE.encode` instead takes the most likely latents. The scaling is in the transformer's precision.
     """
     pixels = torch.from_numpy(np.ascontiguousarray(frames)).to(vae.device)
-    # As diffusers' VideoProcessor: to 0..1, then to -1..1, then to the model's type.
+    # As diffusers' VideoProcessor: to 0..1, then to -1..1, then to the model's dtype.
     video = rearrange(pixels.float() / 255 * 2 - 1, "t h w c -> 1 c t h w").to(vae.dtype)
     posterior = vae.model.encode(video, return_dict=False)[0]
     latents = posterior.sample(generator).to(dtype)

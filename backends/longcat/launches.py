@@ -1,4 +1,4 @@
-"""The kernels that LongCat-Video launches."""
+"""Kernel launches of LongCat-Video."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from qvg.ops.ahead import Launch
 from qvg.ops.card import Card
 from qvg.policy import CachePolicy
 
-BY_FRAME = 22  # of 64 rotated pairs, those that tell frames apart
+BY_FRAME = 22  # of 64 rotated channel pairs, those for the frame's position
 
 
 def launches(
     described: BackendSpec, codec: CodecConfig, policy: CachePolicy, card: Card, mode: str
 ) -> dict[Launch, None]:
-    """Returns what continuations launch on `card`, with and without branches of guidance."""
+    """Returns the launches of continuations on `card`, with and without branches of guidance."""
     geometry = described.geometry
     assert isinstance(described.history, WindowHistory)
     found: dict[Launch, None] = {}

@@ -1,4 +1,4 @@
-"""Loading LongCat-Video: its published weights, or random ones."""
+"""Loading of LongCat-Video: published weights, or random ones."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def load_models(
 ) -> Models:
     """Loads the published weights. Raises BackendUnavailable if they are missing or damaged.
 
-    `precision` None is the one that the device has room for. Further devices in `beside` take their share of
-    the transformer's blocks and of the history: two 32 GB cards hold both in BF16, and are no faster than one
-    card that could. `merge_adapter` adds the distilled model's adapter to the weights for good: no layer
+    `precision` None selects the one that fits the device. Further devices in `beside` take their share of the
+    transformer's blocks and of the history: two 32 GB cards fit both in BF16, and are no faster than one
+    larger card. `merge_adapter` adds the distilled model's adapter to the weights permanently: no layer
     computes it, and sampling is always distilled.
     """
     if (problem := spec.missing()) is not None:

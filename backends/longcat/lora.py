@@ -1,4 +1,4 @@
-"""Low-rank adapters in LongCat's layout: merged into plain weights, or beside weights of any kind.
+"""Low-rank adapters in LongCat's layout: merged into plain weights, or beside weights of any dtype.
 
 A key is the module's path with `___lorahyphen___` for dots. Fused matrices (query, key and value together)
 have one `up` for each part and a `down` whose rows are divided among them.
@@ -18,12 +18,12 @@ from backends.wan import checkpoint
 
 _HYPHEN = "___lorahyphen___"
 _PREFIX = f"lora{_HYPHEN}"
-ALPHA_SCALE = 0.5  # alpha 64 of rank 128, where a file does not say
+ALPHA_SCALE = 0.5  # alpha 64 of rank 128, if a file does not contain it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Delta:
-    """What an adapter adds to one weight [N, M]: scale * up @ down, for each of P parts of the rows."""
+    """An adapter's addition to one weight [N, M]: scale * up @ down, for each of P parts of the rows."""
 
     down: Tensor  # [P, r, M]
     up: Tensor  # [P, N / P, r]
@@ -34,13 +34,16 @@ class Delta:
         return self.up.shape[0] * self.up.shape[1], self.down.shape[2]
 
     def weight(self, device: torch.device) -> Tensor:
-        """fp32 [N, M] on `device`"""
+        """Returns the product as fp32 [N, M] on `device`."""
         up, down = (x.to(device).float() for x in (self.up, self.down))
         return self.scale * (up @ down).flatten(0, 1)
 
 
 def parse(tensors: Mapping[str, Tensor]) -> dict[str, Delta]:
-    """Deltas by module. Raises BackendUnavailable when a key is none of this layout's or lacks its others."""
+    """Returns deltas by module.
+
+    Raises BackendUnavailable for a key of another layout or an incomplete set.
+    """
     parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         module, _, rest = key.partition(".")
@@ -51,7 +54,7 @@ def parse(tensors: Mapping[str, Tensor]) -> dict[str, Delta]:
 
 
 def merge(part: nn.Module, deltas: Mapping[str, Delta]) -> None:
-    """Adds the deltas to plain weights, in FP32. `check` says whether all have their place."""
+    """Adds the deltas to plain weights, in FP32. Call `check` first."""
     for name, delta in deltas.items():
         weight = part.get_submodule(name).weight
         if type(weight) not in (Tensor, nn.Parameter):
@@ -66,7 +69,7 @@ class Beside(nn.Module):
     def __init__(self, linear: nn.Linear, delta: Delta, switch: Switch) -> None:
         super().__init__()
         self.linear, self._switch, self._scale = linear, switch, delta.scale
-        # A quantised weight says what it computes in, a plain one what it is.
+        # A quantized weight's `dtype` is the one it computes in.
         device, dtype = linear.weight.device, linear.weight.dtype
         self.down = nn.Parameter(delta.down.flatten(0, 1).to(device, dtype), requires_grad=False)
         self.up = nn.Parameter(delta.up.to(device, dtype), requires_grad=False)
@@ -81,21 +84,21 @@ class Beside(nn.Module):
 
 
 class Switch:
-    """Whether the adapters that share it are heard; always, of a model they are merged into for good."""
+    """An on/off switch that several adapters share; a permanently merged adapter cannot be switched off."""
 
     def __init__(self, for_good: bool = False) -> None:
         self.for_good = for_good
         self.on = for_good
 
     def turn(self, on: bool) -> None:
-        """Raises ValueError where the adapter cannot be left out."""
+        """Switches the adapters. Raises ValueError for switching off a merged adapter."""
         if self.for_good and not on:
             raise ValueError("This is the distilled model, its adapter merged for good: sample distilled.")
         self.on = on
 
 
 def put_beside(model: nn.Module, deltas: Mapping[str, Delta]) -> Switch:
-    """Adds the deltas as branches, off at first. Raises BackendUnavailable where any has no place."""
+    """Adds the deltas as branches, off at first. Raises BackendUnavailable if one has no matching layer."""
     switch = Switch()
     check(model, deltas)
     for name in deltas:

@@ -30,7 +30,7 @@ class Models:
     embed: Embed
     adapter: Switch | None = None
     team: Team = ALONE
-    sizes: tuple[tuple[int, int], ...] = SIZES  # (height, width) that videos from pictures may have
+    sizes: tuple[tuple[int, int], ...] = SIZES  # allowed (height, width) of videos from pictures
 
 
 class Reader:
@@ -56,5 +56,5 @@ class Reader:
 
 
 def _own_tokens(padded: Tensor) -> Tensor:
-    """Returns the tokens before the padding, which is all zero: no encoder's last norm returns zeros."""
+    """Returns the tokens before the padding, which is exactly zero, unlike the output of any encoder."""
     return padded[: int(padded.any(-1).sum())]

@@ -1,8 +1,8 @@
-"""Several processes on one video, started by torchrun: one a branch of guidance, or some heads each.
+"""Parallel generation of one video by torchrun's processes, split by guidance branch, heads or both.
 
-Guidance: one process hears the prompt, the other the negative prompt; a step exchanges one guess. Heads: each
-process has some of the tokens in linear layers and some of the heads in attention, so that the history, which
-is never sent, is split by heads. Weights are everywhere whole. Both together make groups of groups.
+Guidance: one process runs the prompt, the other the negative prompt; a step exchanges one prediction. Heads:
+each process has some of the tokens in linear layers and some of the heads in attention, so that the history,
+which is never sent, is split by heads. Every process has all weights. Both together make groups of groups.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ class Heads:
     size: int
 
     def take(self, tokens: Tensor) -> Tensor:
-        """[B, S / size, C]. Raises ValueError where tokens cannot be shared out evenly."""
+        """Returns this process's tokens [B, S / size, C].
+
+        Raises ValueError if they cannot be divided evenly.
+        """
         if tokens.shape[1] % self.size:
             raise ValueError(
                 f"{tokens.shape[1]} tokens cannot be shared by {self.size} processes: use another number of "
@@ -38,7 +41,7 @@ class Heads:
         return torch.cat(_gather(tokens, self.group, self.size), dim=1)
 
     def around(self, attention: Attention) -> Attention:
-        """`attention` over all tokens and this process's heads, for q, k, v of some tokens and all heads."""
+        """Returns `attention`, run on all tokens and some heads, for q, k, v of some tokens and all heads."""
 
         def shared(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             mixed = attention(layer, *(self._to_heads(x) for x in (q, k, v)))
@@ -47,7 +50,7 @@ class Heads:
         return shared
 
     def _to_heads(self, x: Tensor) -> Tensor:
-        """[B, H / size, S, D] of x [B, H, S / size, D]"""
+        """Returns [B, H / size, S, D] of x [B, H, S / size, D]."""
         batch, heads, tokens, width = x.shape
         if heads % self.size:
             raise ValueError(f"{heads} heads cannot be shared by {self.size} processes")
@@ -58,7 +61,7 @@ class Heads:
         return received.movedim(0, 2).reshape(batch, heads // self.size, self.size * tokens, width)
 
     def _to_tokens(self, x: Tensor) -> Tensor:
-        """[B, H, S / size, D] of x [B, H / size, S, D]"""
+        """Returns [B, H, S / size, D] of x [B, H / size, S, D]."""
         batch, heads, tokens, width = x.shape
         sent = x.unflatten(2, (self.size, -1)).movedim(2, 0).contiguous()
         received = torch.empty_like(sent)
@@ -68,30 +71,30 @@ class Heads:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Branches:
-    """Two processes, or groups of them: 0 hears the negative prompt, 1 the prompt."""
+    """Two processes, or groups of them: 0 runs the negative prompt, 1 the prompt."""
 
     group: dist.ProcessGroup
     rank: int
 
     def exchange(self, guess: Tensor) -> tuple[Tensor, Tensor]:
-        """The negative prompt's guess and the prompt's."""
+        """Returns the predictions for the negative prompt and for the prompt."""
         negative, positive = _gather(guess, self.group, 2)
         return negative, positive
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Team:
-    """How the processes of a run divide the work; alone without either."""
+    """The division of a run's work among processes; without `heads` and `branches` there is only one."""
 
     branches: Branches | None = None
     heads: Heads | None = None
-    leads: bool = True  # this process decodes, shows and saves
+    leads: bool = True  # this process decodes, reports and saves
 
     def around(self, attention: Attention) -> Attention:
         return attention if self.heads is None else self.heads.around(attention)
 
     def from_leader(self, tensor: Tensor) -> Tensor:
-        """The leader's values: what a decoder or encoder computes may differ in its last digits."""
+        """Returns the leader's values: results of an encoder or decoder may differ in their last digits."""
         if self.branches is not None or self.heads is not None:
             dist.broadcast(tensor, src=0)
         return tensor
@@ -101,9 +104,9 @@ ALONE = Team()
 
 
 def join(guidance: bool, device: torch.device) -> Team:
-    """The team of torchrun's processes; alone where it did not start this one.
+    """Returns the team of torchrun's processes; a single process if torchrun did not start it.
 
-    With `guidance` the first half of them hears the negative prompt; all that are left share the heads.
+    With `guidance` the first half of them runs the negative prompt; the rest of the division is by heads.
     Raises ValueError for a number of processes that cannot be halved.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -129,6 +132,6 @@ def _gather(x: Tensor, group: dist.ProcessGroup, size: int) -> list[Tensor]:
 
 
 def leave() -> None:
-    """At the end of a process that may have joined."""
+    """Closes the process group, if this process has one."""
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -28,8 +28,8 @@ _SEED_STEP = 1_000_003  # a prime: blocks of neighbouring seeds draw different n
 class Past:
     """The end of the video so far that a continuation is conditioned on."""
 
-    frames: np.ndarray  # uint8 [T, H, W, 3], the newest of them
-    latents: Tensor | None  # of the newest window, fp32 [1, C, F, h, w], where they are looked back on
+    frames: np.ndarray  # uint8 [T, H, W, 3], the newest frames
+    latents: Tensor | None  # of the newest window, fp32 [1, C, F, h, w], if continuations use latents
     length: int  # of the whole video, in frames
     state: tuple[Tensor | str | None, ...] = ()  # of the decoder after those latents
 
@@ -49,10 +49,10 @@ def seed_of(seed: int, block: int) -> int:
 
 
 class LongCatRollout:
-    """One video. `step` makes a block and keeps it; `imagine` and `accept` let one choose among several.
+    """One video. `step` generates a block and keeps it; `imagine` and `accept` let one choose among several.
 
-    The history in the cache depends on the frames before a block and on nothing else: it is made once for
-    all takes of the block, whatever their prompts and seeds.
+    The history in the cache depends only on the frames before a block: it is encoded once for all candidates
+    for that block, whatever their prompts and seeds.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class LongCatRollout:
         settings: Settings,
         size: tuple[int, int],
     ) -> None:
-        """`size` (height, width) is that of a video of words alone. Raises ValueError."""
+        """Starts a video. `size` (height, width) is used without a picture or clip. Raises ValueError."""
         if settings.distilled and models.adapter is None:
             raise ValueError("The distilled model's adapter is not here: choose full sampling.")
         if request.clip is not None and request.image is not None:
@@ -83,12 +83,12 @@ class LongCatRollout:
             self._clip = image_latents.resized(request.clip[-known:], size)
             self._past = Past(self._clip, None, known)
         self._size = size
-        self._remembered: tuple[Past, Tensor] | None = None  # what the cache holds, and its latents
+        self._remembered: tuple[Past, Tensor] | None = None  # the cache's content, and its latents
         self._prompts = {0: request.prompt, **{change.block: change.prompt for change in request.changes}}
         self._texts: dict[str, Text] = {}
         self._tokens: dict[str, Tensor] = {}
         tick(0, len(self._schedule(schedule.uniform)))
-        # All of them now, so that the text encoder is gone by the first block.
+        # All at once, so that the text encoder is released before the first block.
         self._embed([*self._prompts.values(), *self._negatives])
         self.notes = tuple(self._notes())
 
@@ -99,9 +99,9 @@ class LongCatRollout:
 
     @torch.inference_mode()
     def imagine(self, prompt: str | None = None, seed: int | None = None) -> Take:
-        """The next block as it would be, of the request's prompt and seed or of others.
+        """Returns a candidate for the next block, with the request's prompt and seed or with others.
 
-        The video is as before, and so is the history, but for being made where it was not yet.
+        The video does not change. The history is encoded if it was not yet.
         """
         if prompt is None:
             prompt = self._prompts[max(block for block in self._prompts if block <= self._index)]
@@ -117,10 +117,10 @@ class LongCatRollout:
         return Take(past, frames, stages.ms)
 
     def accept(self, take: Take) -> Segment:
-        """Makes a take of this block part of the video."""
+        """Appends a candidate for this block to the video."""
         start, frames = take.past.length - len(take.frames), take.frames
         if self._clip is not None:
-            # What was continued is the beginning of the video.
+            # The continued clip is the beginning of the video.
             start, frames, self._clip = 0, np.concatenate([self._clip, frames]), None
         segment = Segment(frames, self._index, start, FPS, take.ms)
         self._past = take.past
@@ -128,7 +128,7 @@ class LongCatRollout:
         return segment
 
     def _begin(self, guidance: Guidance, seed: int, stages: _Stages) -> tuple[Tensor, int]:
-        """Latents of a clip made from nothing or from a picture, and how many of them were known."""
+        """Returns latents of a clip made from nothing or from a picture, and how many of them were known."""
         generator = self._generator(seed)
         noise = self._noise(latents_of(self._settings.window), generator, torch.float32)
         plan = self._schedule(schedule.uniform)
@@ -137,7 +137,8 @@ class LongCatRollout:
                 return self._sampler.denoise(noise, plan, guidance, self._tick), 0
         with stages("condition"):
             known = self._encode(self._picture, generator, torch.float32)
-            # Full precision for the one frame that all others follow, and apart: it is history of this block.
+            # A cache of its own, since it is history of this block only; in full precision, as all frames
+            # depend on this one.
             cache = KVCache(self._cache.geometry, BF16, frames_per_block=1, device=self._cache.device)
             counted = guidance.negative is not None and self._settings.projection == "upstream"
             norm = self._sampler.remember(cache, known, counted)
@@ -148,7 +149,7 @@ class LongCatRollout:
         return torch.cat([known.float(), made], 2), 1
 
     def _continue(self, guidance: Guidance, seed: int, stages: _Stages) -> tuple[Tensor, int]:
-        """Latents of a window, and how many of them were known."""
+        """Returns latents of a window, and how many of them were known."""
         past = self._past
         assert past is not None
         plan = self._schedule(schedule.continuing)
@@ -161,12 +162,12 @@ class LongCatRollout:
                 if self._settings.source == "latents" and past.latents is not None:
                     latents = past.latents[:, :, -latents_of(known) :].to(self._dtype)
                 else:
-                    # Upstream draws what encoding needs after the noise. Of the video's own seed: all takes
-                    # look back on the same.
+                    # Upstream draws the encoder's noise after the latents' noise. The video's own seed is
+                    # used, so that all candidates have the same history.
                     generator = self._generator(self._seed)
                     self._noise(latents_of(window), generator, self._dtype)
                     latents = self._encode(past.frames[-known:], generator, self._dtype)
-                # Until it is made, the cache holds neither the last history nor this one.
+                # Until encoding ends, the cache has neither the last history nor this one.
                 self._remembered = None
                 self._sampler.remember(self._cache, latents)
                 self._remembered = (past, latents)
@@ -178,7 +179,7 @@ class LongCatRollout:
         return torch.cat([latents.float(), made], 2), latents.shape[2]
 
     def _decode(self, latents: Tensor, known: int) -> tuple[Past, np.ndarray]:
-        """The video with the window `latents`, of which the first `known` were there, and its new frames."""
+        """Returns the video's end after the window `latents`, `known` of them old, and its new frames."""
         before, settings = self._past, self._settings
         goes_on = settings.source == "latents"
         state = list(before.state) if before is not None and before.state else []
@@ -201,7 +202,7 @@ class LongCatRollout:
         return past, frames[-new:]
 
     def _known_frames(self, past: Past) -> int:
-        """How many frames a continuation looks back on: whole latents of what there is."""
+        """Returns the number of frames that condition a continuation: whole latents of those there are."""
         there = len(past.frames)
         if self._settings.source == "latents" and past.latents is not None:
             there = 1 + LATENT_FRAMES * (past.latents.shape[2] - 1)
@@ -226,7 +227,7 @@ class LongCatRollout:
         return torch.Generator().manual_seed(seed_of(seed, self._index))
 
     def _noise(self, frames: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-        """Of a whole window, known frames too, as upstream draws it; on the CPU, alike on every device."""
+        """Returns noise for a whole window, known frames too, as upstream. It is drawn on the CPU."""
         vae = self._models.vae
         shape = (1, vae.channels, frames, *(side // vae.scale for side in self._size))
         return torch.randn(shape, generator=generator, dtype=dtype).to(self._device)
@@ -244,7 +245,7 @@ class LongCatRollout:
     def _guidance(self, prompt: str) -> Guidance:
         asked = [prompt, *self._negatives]
         self._embed(asked)
-        # A prompt's keys and values take up to 0.4 GB: those of the prompts before are let go.
+        # A prompt's keys and values take up to 0.4 GB: those of earlier prompts are dropped.
         self._texts = {text: self._texts.get(text) or self._read(text) for text in asked}
         positive, *negative = (self._texts[text] for text in asked)
         return Guidance(positive, negative[0] if negative else None, self._settings.guidance)
@@ -268,7 +269,7 @@ class LongCatRollout:
 
 
 class _Stages:
-    """Where a block's time goes, by name."""
+    """Timers of a block's stages, by name."""
 
     def __init__(self, device: torch.device) -> None:
         self._clocks = {name: Clock(device) for name in ("condition", "denoise", "decode")}
@@ -283,11 +284,11 @@ class _Stages:
 
 class LongCatBackend:
     def __init__(self, models: Models, settings: Settings = FULL, spec: BackendSpec = SPEC) -> None:
-        """`settings` hold where a request does not say otherwise. The spec's heads are this process's."""
+        """Creates the backend. Requests may override `settings`. The spec's heads are this process's."""
         self.models, self.settings, self.spec = models, settings, spec
 
     def open(self, request: Request, cache: KVCache, tick: Tick) -> LongCatRollout:
-        """Raises ValueError for what cannot be made."""
+        """Starts a video. Raises ValueError for a request that cannot be generated."""
         settings = self.settings.changed(request.options)
         size = (self.spec.height, self.spec.width)
         return LongCatRollout(self.models, request, cache, tick, settings, size)

@@ -1,4 +1,4 @@
-"""From noise to clean latents, after a history or without one."""
+"""LongCat-Video's sampler: from noise to clean latents, with or without a history."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qvg import KVCache
 
 
 class Guidance(NamedTuple):
-    """What is heard, and how strongly. Without `negative` the model runs once a step."""
+    """The prompts and the strength of guidance. Without `negative` the model runs once per step."""
 
     positive: Text
     negative: Text | None = None
@@ -24,16 +24,16 @@ class Guidance(NamedTuple):
 
 
 class Sampler:
-    """One model on one video's latents; batch 1, two where guidance runs both its branches together."""
+    """One model on one video's latents; batch 1, or 2 if both branches of guidance run together."""
 
     def __init__(self, transformer: Transformer, team: Team = ALONE) -> None:
         self._transformer, self._team = transformer, team
 
     @torch.inference_mode()
     def remember(self, cache: KVCache, latents: Tensor, norm: bool = False) -> Tensor | None:
-        """Makes clean latents [1, 16, F, h, w] all of the cache's history. They hear no prompt.
+        """Writes clean latents [1, 16, F, h, w] to the cache as all of its history. No prompt is used.
 
-        With `norm`, returns the squared norm of what the model says of them, for `guide`.
+        With `norm`, returns the squared norm of the model's prediction for them, for `guide`.
         """
         attention = Alone(self._place(latents), latents.shape[2], cache)
         guess = self._run(latents, torch.zeros(()), None, attention, output=norm)
@@ -50,11 +50,12 @@ class Sampler:
         history: KVCache | None = None,
         condition: Tensor | float = 0.0,
     ) -> Tensor:
-        """fp32 latents [1, 16, F, h, w] of `noise`, of its shape, after the history if there is one."""
+        """Returns fp32 latents [1, 16, F, h, w] denoised from `noise`, after the history if there is one."""
         place = self._place(noise)
         seen = 0 if history is None else history.frames
         attention = Alone(place, noise.shape[2]) if history is None else AfterHistory(place, history)
-        # Branches in one call share the reading of a long history; else they take turns in half the room.
+        # Branches in one call share the reading of a long history; otherwise they take turns in half the
+        # memory.
         together = seen > noise.shape[2]
         latents = noise.to(self._transformer.device)
         for index, t in enumerate(schedule.timesteps):
@@ -108,6 +109,6 @@ class Sampler:
         return Place(self._transformer.config.rope_pairs, rows, columns)
 
     def _wait(self) -> None:
-        # Launches run ahead of the GPU: without this Stop and the progress line would too, by a whole clip.
+        # Launches run ahead of the GPU: without this, Stop and progress would be a whole clip early.
         if self._transformer.device.type == "cuda":
             torch.cuda.current_stream(self._transformer.device).synchronize()

@@ -1,4 +1,4 @@
-"""When the model looks, and how its guesses become a step: flow matching at shift 12, and CFG-zero."""
+"""Noise schedules and steps: flow matching at shift 12, and CFG-zero guidance."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 from backends.wan.schedule import TRAIN_STEPS, shifted
 
 SHIFT = 12.0  # scheduler/scheduler_config.json
-STEPS, DISTILLED_STEPS = 50, 16  # upstream's demonstrations
+STEPS, DISTILLED_STEPS = 50, 16  # of upstream's demonstrations
 _LAST_SIGMA = 0.001
-_DISTILLED_GRID = 50  # noise levels the distilled model was trained at
-_TAIL = (500.0, 10)  # from this timestep down to 0, in so many equal steps
+_DISTILLED_GRID = 50  # noise levels that the distilled model was trained at
+_TAIL = (500.0, 10)  # from this timestep down to 0, in this many equal steps
 
 
 class Schedule(NamedTuple):
-    """fp32 `timesteps` [N] the model is told, and `sigmas` [N + 1] of the latents, 0 last."""
+    """Timesteps fp32 [N] for the model, and noise levels `sigmas` fp32 [N + 1] of the latents, 0 last."""
 
     timesteps: Tensor
     sigmas: Tensor
@@ -27,12 +27,12 @@ class Schedule(NamedTuple):
 
 
 def uniform(steps: int = STEPS) -> Schedule:
-    """Uniform noise levels, shifted towards noise: of a clip made from nothing or from a picture."""
+    """Returns uniform noise levels, shifted towards noise: for a clip from nothing or from a picture."""
     return _shifted(torch.linspace(1, _LAST_SIGMA, steps))
 
 
 def continuing(steps: int = STEPS) -> Schedule:
-    """`uniform` down to timestep 500, then ten equal steps: upstream's `enhance_hf`, 56 steps of 50."""
+    """Returns `uniform` down to timestep 500, then ten equal steps: upstream's `enhance_hf`, 56 for 50."""
     start, count = _TAIL
     timesteps = uniform(steps).timesteps
     tail = start - start / count * torch.arange(count, dtype=torch.float32)
@@ -41,9 +41,9 @@ def continuing(steps: int = STEPS) -> Schedule:
 
 
 def distilled(steps: int = DISTILLED_STEPS) -> Schedule:
-    """Some of the noise levels that `cfg_step_lora` was distilled at: 16, 12 or 8 of 50.
+    """Returns some of the noise levels that `cfg_step_lora` was distilled at: 16, 12 or 8 of 50.
 
-    Raises ValueError when there are not that many.
+    Raises ValueError unless `steps` is 1 to 50.
     """
     if not 1 <= steps <= _DISTILLED_GRID:
         raise ValueError(f"{steps} steps, but the distilled model knows 1 to {_DISTILLED_GRID} noise levels")
@@ -52,16 +52,16 @@ def distilled(steps: int = DISTILLED_STEPS) -> Schedule:
 
 
 def step(latents: Tensor, guess: Tensor, schedule: Schedule, index: int) -> Tensor:
-    """fp32 latents after step `index`; `guess` is what the transformer predicts, clean minus noise."""
+    """Returns fp32 latents after step `index`; `guess` is the transformer's prediction, clean minus noise."""
     sigma, following = schedule.sigmas[index], schedule.sigmas[index + 1]
     return latents.float() - (following - sigma).to(latents.device) * guess.float()
 
 
 def guide(positive: Tensor, negative: Tensor, weight: float, condition: Tensor | float = 0.0) -> Tensor:
-    """CFG-zero (arXiv 2503.18886): guidance away from the negative prompt's guess, rescaled to fit.
+    """Returns the CFG-zero guidance (arXiv 2503.18886): away from the negative prediction, rescaled to fit.
 
-    One video [1, 16, F, h, w]. `condition` is the squared norm of what the model says of clean condition
-    frames, the same for both prompts: upstream lets it weigh in where those frames are part of the call.
+    One video [1, 16, F, h, w]. `condition` is the squared norm of the model's prediction for clean condition
+    frames, the same for both prompts: upstream includes it if those frames are part of the call.
     """
     dot = (positive * negative).sum() + condition
     scale = dot / (negative.square().sum() + condition + 1e-8)

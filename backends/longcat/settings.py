@@ -1,4 +1,4 @@
-"""How a LongCat video is made, beside its prompt: sampling, guidance, and what a continuation looks back on.
+"""Settings of a LongCat video beside its prompt: sampling, guidance, and the frames that a continuation uses.
 
 Nothing here loads torch.
 """
@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
-LATENT_FRAMES = 4  # video frames a latent stands for; the first one of a window stands for 1
-WINDOW = 93  # frames: what the model was trained on, and a clip made from nothing
-CONDITION = 73  # frames a continuation looks back on (QVG, scripts/LongCat); upstream's own demonstration: 13
+LATENT_FRAMES = 4  # video frames per latent; the first latent of a window is 1 frame
+WINDOW = 93  # frames: the model's training length, and the length of a clip made from nothing
+CONDITION = 73  # frames that condition a continuation (QVG, scripts/LongCat); 13 in upstream's demonstration
 FPS = 15
-# run_demo_text_to_video.py of the authors' repository; Wan's own negative prompt, in English.
+# From run_demo_text_to_video.py of the authors' repository; Wan's own negative prompt, in English.
 NEGATIVE = (
     "Bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, static, "
     "overall gray, worst quality, low quality, JPEG compression residue, ugly, incomplete, extra fingers, "
@@ -27,17 +27,18 @@ Projection = Literal["upstream", "consistent"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """`steps` None is the schedule's own number; `condition_frames` 0 looks back on everything so far.
+    """The settings. `steps` None is the schedule's default; `condition_frames` 0 uses all frames so far.
 
-    `source` is what a continuation looks back on: "re-encoded", frames as the last decoding of the window
-    left them (upstream); "kept", frames as they were first shown; "latents", without another encoding, which
-    is not the same, as the autoencoder treats a window's first frame by itself. `projection` is what CFG-zero
-    compares: as upstream, which counts the picture of image-to-video in, or always the new frames only.
+    `source` is the origin of a continuation's history: "re-encoded", frames of the last decoding of the
+    window (upstream); "kept", frames as they were first decoded; "latents", without encoding again, which
+    gives another result, since the autoencoder treats a window's first frame differently. `projection` is the
+    frames that CFG-zero compares: as upstream, which includes the picture of image-to-video, or always new
+    frames only.
     """
 
     distilled: bool = False
     steps: int | None = None
-    guidance: float = 4.0  # 1 or less: none; the distilled model takes none
+    guidance: float = 4.0  # 1 or less: none; the distilled model uses none
     negative: str = NEGATIVE
     window: int = WINDOW
     condition_frames: int = CONDITION
@@ -70,11 +71,14 @@ class Settings:
 
     @property
     def new_frames(self) -> int:
-        """Frames a continuation adds."""
+        """Returns the number of frames that a continuation adds."""
         return self.window - (self.condition_frames or CONDITION)
 
     def changed(self, options: Iterable[tuple[str, str]]) -> Settings:
-        """With the options of a request, names and values as text. Raises ValueError for what is unknown."""
+        """Returns settings with a request's options, names and values as text.
+
+        Raises ValueError for unknown ones.
+        """
         types = {field.name: field.type for field in fields(self)}
         made = self
         for name, value in options:
@@ -85,11 +89,11 @@ class Settings:
 
 
 FULL = Settings()
-TINY_SETTINGS = Settings(steps=2, window=13, condition_frames=9)  # of `spec.TINY`
+TINY_SETTINGS = Settings(steps=2, window=13, condition_frames=9)  # for `spec.TINY`
 
 
 def latents_of(frames: int) -> int:
-    """Latents of a window of 4n + 1 frames."""
+    """Returns the number of latents of a window of 4n + 1 frames."""
     return 1 + (frames - 1) // LATENT_FRAMES
 
 

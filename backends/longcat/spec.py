@@ -1,4 +1,4 @@
-"""LongCat-Video 13.6B: long videos, one continuation after another. Nothing here loads torch."""
+"""Spec and files of LongCat-Video 13.6B: long videos, one continuation after another. No torch here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRANSFORMER = Artifact(
         revision="main",
         files=(
             File("dit/config.json"),
-            # Sizes follow from the 1,022 tensors in FP32, cut at 10 GB as diffusers does.
+            # Sizes follow from the 1,022 tensors in FP32, split at 10 GB as diffusers does.
             *(
                 File(f"dit/diffusion_pytorch_model-0000{shard}-of-00006.safetensors", size, estimated=True)
                 for shard, size in enumerate(
@@ -62,7 +62,7 @@ ADAPTER = Artifact(
     ),
 )
 
-# The text encoder and the autoencoder are Wan's; so does ModelScope's DiffSynth-Studio load them.
+# The text encoder and the autoencoder are Wan's, as in ModelScope's DiffSynth-Studio.
 ARTIFACTS = (TRANSFORMER, ADAPTER, UMT5, UMT5_TOKENIZER, VAE21)
 
 # Bytes on a 32 GB GPU beside the KV cache.
@@ -88,7 +88,7 @@ SPEC = BackendSpec(
     fps=FPS,
     latents_per_block=latents_of(WINDOW) - latents_of(CONDITION),
     frames_per_block=WINDOW - CONDITION,
-    first_block_frames=WINDOW,  # the clip that is continued, made in one piece
+    first_block_frames=WINDOW,  # the clip that is continued, generated in one piece
     default_blocks=11,  # the clip and ten continuations, 293 frames
     max_blocks=60,
     weights_bytes=sum(artifact.size for artifact in ARTIFACTS),
@@ -136,5 +136,5 @@ TINY = replace(
 
 
 def missing() -> str | None:
-    """Why LongCat-Video cannot run here, as a sentence; None when it can."""
+    """Returns why LongCat-Video cannot run here, as a sentence; None if it can."""
     return artifacts.missing(ARTIFACTS, "a 32 GB GPU", "longcat")

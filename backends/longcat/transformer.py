@@ -1,9 +1,9 @@
-"""LongCat-Video's transformer, in pieces of tokens that bound its activations.
+"""LongCat-Video's transformer, evaluated in pieces of tokens that bound its activations.
 
 Parameters have the names of the original checkpoint. All frames of a call share one timestep: condition
-frames, which are clean, go through a call of their own whose keys and values become history. It knows nothing
-of a cache: an `Attention` rotates, remembers and attends. Symbols: B batch, F frames, P tokens a frame,
-S = F * P, C width, H heads, D head dim, T width of the time embedding.
+frames, which are clean, go through a separate call whose keys and values become history. The cache is
+outside: an `Attention` rotates, stores and attends. Symbols: B batch, F frames, P tokens per frame, S = F *
+P, C width, H heads, D head dim, T width of the time embedding.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from backends.wan.layers import EPS, RMSNorm
 
-PATCH = 2  # latent cells a token covers, each way
+PATCH = 2  # latent cells per token, each way
 TOKENS_AT_ONCE = 8192  # rows that go through a block's matrices together: 180 MB of hidden FFN units
 
 _CLASS = "LongCatVideoTransformer3DModel"
@@ -35,7 +35,7 @@ _SIZES = {  # upstream's names
     "frequency_embedding_size": "frequencies",
     "mlp_ratio": "mlp_ratio",
 }
-# Of how upstream computes, not of what.
+# Fields about how upstream computes, not what.
 _UNUSED = (
     "out_channels",
     "enable_flashattn2",
@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LongCatConfig:
-    """The defaults are the published model's (dit/config.json)."""
+    """Sizes; the defaults are the published model's (dit/config.json)."""
 
     width: int = 4096
     layers: int = 48
@@ -64,10 +64,10 @@ class LongCatConfig:
 
     @classmethod
     def from_json(cls, published: Mapping[str, Any]) -> LongCatConfig:
-        """Of the published `dit/config.json`, read as diffusers reads it.
+        """Returns the config of the published `dit/config.json`, read as diffusers reads it.
 
-        What it does not say is as in upstream's constructor, and what that does not know is logged. Raises
-        KeyError, TypeError or ValueError for a file that describes something else.
+        Missing fields have the defaults of upstream's constructor, and fields unknown to it are logged.
+        Raises KeyError, TypeError or ValueError for a file that describes something else.
         """
         if (named := published.get("_class_name", _CLASS)) != _CLASS:
             raise ValueError(f"it describes a {named}, not a {_CLASS}")
@@ -84,7 +84,7 @@ class LongCatConfig:
         for name, value in sizes.items():
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is {value!r}, which is no size")
-        # Upstream's constructor says False where the file says nothing; the published file says True.
+        # Upstream's constructor defaults to False; the published file says True.
         return cls(**sizes, zero_pad=published["text_tokens_zero_pad"])
 
     @property
@@ -93,20 +93,21 @@ class LongCatConfig:
 
     @property
     def ffn_width(self) -> int:
-        """Two thirds of `mlp_ratio` widths, rounded up to a multiple of 256: 11008."""
+        """Returns two thirds of `mlp_ratio` widths, rounded up to a multiple of 256: 11008."""
         return 256 * math.ceil(int(2 * int(self.width * self.mlp_ratio) / 3) / 256)
 
     @property
     def rope_pairs(self) -> tuple[int, int, int]:
-        """Rotated channel pairs that tell frame, row and column: 22, 21, 21 of 64."""
+        """Returns the rotated channel pairs for frame, row and column: 22, 21, 21 of 64."""
         side = self.head_dim // 6
         return self.head_dim // 2 - 2 * side, side, side
 
 
 class Words(NamedTuple):
-    """A prompt as one layer hears it; k, v [1, H, L, D].
+    """A prompt's keys and values in one layer; k, v [1, H, L, D].
 
-    Padding is many equal tokens. A few stand for all of them, their scores raised by `bias` [1, 1, 1, L].
+    Padding is many equal tokens. A few represent all of them, with their scores raised by `bias` [1, 1, 1,
+    L].
     """
 
     k: Tensor
@@ -118,7 +119,7 @@ Text = tuple[Words, ...]  # of every layer
 
 
 class Attention(Protocol):
-    """Self-attention and its memory: q, k, v [B, H, S, D] of a layer, not rotated and its own to overwrite.
+    """Self-attention with its history: q, k, v [B, H, S, D] of a layer, not rotated; it may overwrite them.
 
     Returns [B, H, S, D].
     """
@@ -127,19 +128,19 @@ class Attention(Protocol):
 
 
 class Share(Protocol):
-    """Which tokens are this process's, where several work on one call."""
+    """This process's share of the tokens, if several processes work on one call."""
 
     def take(self, tokens: Tensor) -> Tensor:
-        """[B, S', C] of tokens [B, S, C]"""
+        """Returns this process's tokens [B, S', C] of tokens [B, S, C]."""
         ...
 
     def join(self, tokens: Tensor) -> Tensor:
-        """[B, S, C] of every process's [B, S', C]"""
+        """Returns all tokens [B, S, C] from every process's [B, S', C]."""
         ...
 
 
 class FP32Linear(nn.Linear):
-    """Computes in FP32, whatever its weights are stored in: time and modulation, as upstream's autocast."""
+    """A linear layer in FP32 for weights of any dtype: time and modulation, as upstream's autocast."""
 
     def forward(self, input: Tensor) -> Tensor:
         return F.linear(input.float(), self.weight.float(), None if self.bias is None else self.bias.float())
@@ -154,7 +155,7 @@ class SelfAttention(nn.Module):
         self.q_norm, self.k_norm = RMSNorm(width // heads), RMSNorm(width // heads)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v [S, H, D] of x [S, C]"""
+        """Returns q, k, v [S, H, D] of x [S, C]."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
         return self.q_norm(q), self.k_norm(k), v
 
@@ -169,7 +170,7 @@ class CrossAttention(nn.Module):
         self.q_norm, self.k_norm = RMSNorm(width // heads), RMSNorm(width // heads)
 
     def words(self, text: Tensor, padding: int) -> Words:
-        """Of text [L, C], and of `padding` zero tokens behind it."""
+        """Returns keys and values of text [L, C] followed by `padding` zero tokens."""
         bias = None
         if padding:
             logs = _logarithms(padding, text.dtype).to(text.device)
@@ -180,7 +181,7 @@ class CrossAttention(nn.Module):
         return Words(k, v, bias)
 
     def forward(self, x: Tensor, words: Words) -> Tensor:
-        """x [S, C]"""
+        """Returns [S, C] for x [S, C]."""
         q = rearrange(self.q_norm(self.q_linear(x).unflatten(-1, (self.heads, -1))), "s h d -> 1 h s d")
         heard = F.scaled_dot_product_attention(q, words.k, words.v, words.bias)
         return self.proj(rearrange(heard, "1 h s d -> s (h d)"))
@@ -215,9 +216,9 @@ class Block(nn.Module):
         attention: Attention,
         output: bool,
     ) -> Tensor:
-        """x [B, S, C], overwritten; time fp32 [T]; text of each item of the batch, or none is heard.
+        """Returns x [B, S, C], overwritten, for time fp32 [T] and a text (or None) per item of the batch.
 
-        Without `output` it ends once keys and values have been handed over.
+        Without `output` it ends after keys and values have been passed to `attention`.
         """
         shift, scale, gate, shift_ffn, scale_ffn, gate_ffn = self.adaLN_modulation(time).chunk(6)
         heads = (*x.shape[:2], self.attn.heads, x.shape[2] // self.attn.heads)
@@ -247,7 +248,7 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Conv3d(config.channels, config.width, (1, PATCH, PATCH), (1, PATCH, PATCH))
 
     def forward(self, latents: Tensor) -> Tensor:
-        """[B, S, C] of latents [B, channels, F, h, w]"""
+        """Returns [B, S, C] of latents [B, channels, F, h, w]."""
         cells = rearrange(latents, "b c f (r u) (q v) -> b (f r q) (c u v)", u=PATCH, v=PATCH)
         return F.linear(cells, self.proj.weight.flatten(1), self.proj.bias)
 
@@ -263,7 +264,7 @@ class TimeEmbedding(nn.Module):
         )
 
     def forward(self, t: Tensor) -> Tensor:
-        """fp32 [T] of a timestep t in 0..1000"""
+        """Returns fp32 [T] of a timestep t in 0..1000."""
         half = self.frequencies // 2
         index = torch.arange(half, dtype=torch.float32, device=t.device)
         angle = t.float() * torch.exp(-math.log(10_000) * index / half)
@@ -287,7 +288,7 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = _modulation(config, 2)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """fp32 [B, S, cells of a patch] of x [B, S, C]"""
+        """Returns fp32 [B, S, cells of a patch] of x [B, S, C]."""
         shift, scale = self.adaLN_modulation(time).chunk(2)
         out = x.new_empty((*x.shape[:2], self.linear.out_features), dtype=torch.float32)
         for item, rows in _pieces(x):
@@ -296,7 +297,7 @@ class FinalLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Predicts clean latents minus noise: upstream negates it before its scheduler steps."""
+    """Predicts clean latents minus noise, which upstream negates before its scheduler steps."""
 
     def __init__(self, config: LongCatConfig) -> None:
         super().__init__()
@@ -316,7 +317,7 @@ class Transformer(nn.Module):
         return self.x_embedder.proj.weight.device
 
     def read(self, tokens: Tensor) -> Text:
-        """What every layer hears of a prompt's own tokens [L, text_width], its padding left out."""
+        """Returns every layer's keys and values of a prompt's own tokens [L, text_width], without padding."""
         text = self.y_embedder.y_proj(tokens.to(self.device, self.dtype))
         padding = self.config.text_length - len(tokens) if self.config.zero_pad else 0
         return tuple(
@@ -333,13 +334,13 @@ class Transformer(nn.Module):
         output: bool = True,
         share: Share | None = None,
     ) -> Tensor | None:
-        """fp32 [B, 16, F, h, w] of latents [B, 16, F, h, w] at the timestep t in 0..1000.
+        """Returns fp32 [B, 16, F, h, w] of latents [B, 16, F, h, w] at the timestep t in 0..1000.
 
-        `text` is of each item of the batch; without, no text is heard. Without `output`, a pass made for its
-        keys and values, nothing after the last layer's is computed.
+        `text` has an entry for each item of the batch; None runs without a prompt. Without `output`, for a
+        pass that only writes keys and values, it returns None and skips everything after the last layer's.
         """
         frames, rows = latents.shape[2], latents.shape[3] // PATCH
-        # The model sees a timestep in its own precision: in BF16 the high ones are multiples of 4.
+        # As upstream, the timestep has the model's dtype: in BF16 high ones are multiples of 4.
         time = self.t_embedder(t.to(self.device, self.dtype))
         x = self.x_embedder(latents.to(self.device, self.dtype))
         x = x if share is None else share.take(x)
@@ -359,7 +360,7 @@ def _modulation(config: LongCatConfig, parts: int) -> nn.Sequential:
 
 
 def _logarithms(count: int, dtype: torch.dtype) -> Tensor:
-    """Numbers of `dtype` whose exponentials add up to `count`: in BF16 one alone may be 1.6 % off."""
+    """Returns numbers of `dtype` whose exponentials add up to `count`: in BF16 one alone may be 1.6 % off."""
     left, logs = float(count), []
     while left > 1e-5 * count:
         log = torch.tensor(math.log(left)).to(dtype)
@@ -371,7 +372,7 @@ def _logarithms(count: int, dtype: torch.dtype) -> Tensor:
 
 
 def _pieces(x: Tensor) -> Iterator[tuple[int, slice]]:
-    """Items and rows of x [B, S, C], in pieces of about equal size."""
+    """Yields items and rows of x [B, S, C], in pieces of about equal size."""
     count = -(-x.shape[1] // TOKENS_AT_ONCE)
     for item in range(x.shape[0]):
         for piece in range(count):
@@ -379,7 +380,7 @@ def _pieces(x: Tensor) -> Iterator[tuple[int, slice]]:
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x [S, C] normalised, scaled and shifted by fp32 [C], in x's dtype."""
+    """Returns x [S, C] normalized, scaled and shifted by fp32 [C], in x's dtype."""
     return torch.addcmul(shift, F.layer_norm(x.float(), x.shape[-1:], eps=EPS), 1 + scale).to(x.dtype)
 
 

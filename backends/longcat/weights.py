@@ -1,7 +1,7 @@
-"""The transformer's weights: published shards in FP32, our copy in BF16, and 8-bit or BF16 ones on a device.
+"""Weights of the transformer: published FP32 shards, our BF16 copy, and 8-bit or BF16 weights on a device.
 
-Nothing is ever in memory whole but on its device: shards are mapped, the copy is written a tensor at a time,
-and a block is quantised as soon as it is there.
+Nothing is ever in memory as a whole except on its device: shards are mapped, the copy is written a tensor at
+a time, and a block is quantized as soon as it is loaded.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from backends.wan import checkpoint
 from backends.wan.checkpoint import Weights
 
 Precision = Literal["bf16", "int8"]
-BF16_GPU_BYTES = 60 << 30  # what 27 GB of weights, a history in BF16 and a clip's activations need together
+BF16_GPU_BYTES = 60 << 30  # 27 GB of weights, a history in BF16 and a clip's activations together
 
 
 def choose_precision(device: torch.device) -> Precision:
-    """8-bit weights where BF16 ones would leave no room."""
+    """Returns 8-bit weights if BF16 ones would not leave enough memory."""
     if device.type != "cuda":
         return "bf16"
     return "bf16" if torch.cuda.get_device_properties(device).total_memory >= BF16_GPU_BYTES else "int8"
@@ -44,14 +44,14 @@ def load(
     precision: Precision = "bf16",
     merged: Mapping[str, Delta] | None = None,
 ) -> Transformer:
-    """The transformer of `tensors`, part by part; `merged` is added to the weights before they are rounded.
+    """Returns a transformer with `tensors`; `merged` is added to the weights before they are rounded.
 
-    On several `devices` each has some of the blocks.
+    It is built part by part. With several `devices`, each has some of the blocks.
 
-    Raises BackendUnavailable unless names and shapes are exactly the model's, and where all of `merged` has
-    no place in it.
+    Raises BackendUnavailable unless names and shapes are exactly the model's, and every delta in `merged` has
+    a place in it.
     """
-    # Without data, before anything is copied.
+    # Checked without data, before anything is copied.
     model = empty(config)
     checkpoint.check(model, tensors)
     if merged is not None:
@@ -86,9 +86,9 @@ def empty(config: LongCatConfig) -> Transformer:
 def parts(
     model: Transformer, devices: Sequence[torch.device | str]
 ) -> Iterator[tuple[str, nn.Module, torch.device | str]]:
-    """Pieces of the model small enough to be on a device twice: what their names begin with, and their home.
+    """Yields parts of the model small enough to be on a device twice: name prefix, module and device.
 
-    Every device has as many blocks in a row, the first one the rest too.
+    Every device gets the same number of consecutive blocks, the first one also the rest.
     """
     for name, child in model.named_children():
         if isinstance(child, nn.ModuleList):
@@ -99,7 +99,7 @@ def parts(
 
 
 def connected(model: Transformer, devices: Sequence[torch.device | str]) -> Transformer:
-    """The model, calls of which go from one device to the next and back: by accelerate's hooks.
+    """Returns the model with accelerate's hooks, which move calls from device to device and back.
 
     Raises BackendUnavailable for several devices without accelerate.
     """
@@ -118,7 +118,7 @@ def connected(model: Transformer, devices: Sequence[torch.device | str]) -> Tran
 
 
 def round_weights(part: nn.Module, precision: Precision) -> None:
-    """Gives the large matrices of a block an 8-bit integer a weight and a scale a row, by torchao.
+    """Quantizes a block's large matrices by torchao: 8-bit integers with a scale per row.
 
     Time, modulation and everything outside the blocks stay as they are. Raises BackendUnavailable without
     torchao.
@@ -141,7 +141,7 @@ def load_published(
     on_status: Callable[[str], None],
     merged: Mapping[str, Delta] | None = None,
 ) -> Transformer:
-    """The published checkpoint, from our copy in BF16, which is made the first time where the disk has room.
+    """Loads the published checkpoint, from our BF16 copy, which the first load writes if the disk has space.
 
     Raises BackendUnavailable.
     """
@@ -161,15 +161,15 @@ def load_published(
 
 
 def load_adapter() -> dict[str, Delta] | None:
-    """The distilled model's adapter; None where it is not here. Raises BackendUnavailable."""
+    """Loads the distilled model's adapter; None if it is not here. Raises BackendUnavailable."""
     path = artifacts.locate(ADAPTER)
     return None if path is None else lora.parse(checkpoint.read(path))
 
 
 def convert(source: Path, target: Path) -> Path:
-    """Writes the folder `source`, as published, in BF16 with its configuration, and returns what to load.
+    """Writes the published folder `source` in BF16 with its configuration, and returns the path to load.
 
-    Raises BackendUnavailable where the one cannot be read or the other cannot be written.
+    Raises BackendUnavailable if `source` cannot be read or `target` cannot be written.
     """
     config = files.read_json(source / "config.json")
     tensors = checkpoint.bare(checkpoint.scan(source))
@@ -178,7 +178,10 @@ def convert(source: Path, target: Path) -> Path:
 
 
 def read_config(path: Path) -> LongCatConfig:
-    """Of our copy, in one file or several, or of a folder as published. Raises BackendUnavailable."""
+    """Returns the config of our copy, in one file or several, or of a folder as published.
+
+    Raises BackendUnavailable.
+    """
     if not path.exists() and files.index_of(path).is_file():
         path = files.index_of(path)
     try:
@@ -204,7 +207,7 @@ def _within(named: Mapping[str, Any], prefix: str) -> dict:
 
 
 def _is_large(module: nn.Module, name: str) -> bool:
-    # Subclasses compute in FP32 from what their weights say, and are small.
+    # Subclasses compute in FP32, whatever dtype their weights have, and are small.
     return type(module) is nn.Linear and not name.startswith("y_proj")
 
 

@@ -1,6 +1,6 @@
-"""Pictures to latents and back: 8x down in each direction, 12 channels.
+"""Autoencoder between pictures and latents: 8x down in each direction, 12 channels.
 
-No normalisation layers, cheap on a CPU.
+It has no normalization layers, and is cheap on a CPU.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def _upscale(channels: int, out: int) -> nn.Sequential:
 
 
 class Autoencoder(nn.Module):
-    """Pictures [N, 3, H, W] in -1..1; latents [N, 12, H / 8, W / 8], zero mean and unit variance a channel.
+    """Pictures [N, 3, H, W] in -1..1; latents [N, 12, H / 8, W / 8], zero mean and unit variance per channel.
 
-    The batch norm between the halves, without affine part, is what fixes the latents' scale: the diffusion
+    The batch norm between the halves, without affine part, fixes the scale of the latents: the diffusion
     model needs no constants of its own.
     """
 

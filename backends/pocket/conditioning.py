@@ -1,10 +1,10 @@
 """Conditioning: style, terrain, and objects not yet visible in the history.
 
-A prompt is planned into a layout: places are drawn for the things it asks for, within what it says of them,
-and a skyline and the lie of the ground, which the transformer is always told. Of things it is told by a
-coarse drawing, a few rays a token, until a picture taken from where the camera is has shown them and become
-history. After that they have to be remembered: what a video shows when the camera comes back is up to its
-memory, not to its prompt.
+A prompt is turned into a layout: random positions for the requested objects, within the prompt's constraints,
+and a skyline and a terrain, on which the transformer is always conditioned. It is conditioned on objects by a
+coarse drawing, a few rays per token, until a picture taken from the camera's place has shown them and become
+history. From then on the model must remember them: when the camera comes back, the video depends on its
+memory, not on its prompt.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ from backends.pocket.spec import COLUMNS, ROWS
 from backends.pocket.vocabulary import PromptWords
 
 LOOK_FEATURES = len(vocabulary.PLACES) + len(vocabulary.TIMES)
-SEEN_WITHIN = 0.8 * HORIZONTAL_FOV / 2  # of the middle of the picture
+SEEN_WITHIN = 0.8 * HORIZONTAL_FOV / 2  # from the middle of the picture
 SEEN_FROM = 14.0  # metres
 SAME_PLACE = 0.25  # metres
-RAYS = 6  # rows and columns of them that a token's part of the drawing is made of
+RAYS = 6  # rows and columns of rays in a token's part of the drawing
 DRAWING_FEATURES = RAYS * RAYS * 8
-POINTS = 2  # rows and columns of them at which a token is told of the ground
+POINTS = 2  # rows and columns of points at which a token is conditioned on the ground
 BACKDROP_FEATURES = 4 + POINTS * POINTS * 11
-_TOKEN = HORIZONTAL_FOV / COLUMNS  # radians a token is wide
+_TOKEN = HORIZONTAL_FOV / COLUMNS  # radians, the width of a token
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """A batch of them.
+    """A batch of layouts. Values left out are unknown to the model.
 
-    place      int64 [B], index into words.PLACES; -1 is untold
-    time       int64 [B], index into words.TIMES; -1 is untold
-    things     fp32  [B, OBJECTS, 6]: kind, x, z, radius, height, yaw as in `Scenes`; radius 0 is untold
-    colour     int64 [B, OBJECTS], index into words.COLOURS
+    place      int64 [B], index into vocabulary.PLACES; -1 is left out
+    time       int64 [B], index into vocabulary.TIMES; -1 is left out
+    things     fp32  [B, OBJECTS, 6]: kind, x, z, radius, height, yaw as in `Scenes`; radius 0 is left out
+    colour     int64 [B, OBJECTS], index into vocabulary.COLOURS
     hills      fp32  [B, HARMONICS, 2] as in `Scenes`
     ground     fp32  [B, 3] as in `Scenes`
-    backdrop   bool  [B], whether hills and ground are told
+    backdrop   bool  [B], whether hills and ground are included
     """
 
     place: Tensor
@@ -77,11 +77,11 @@ class Layout:
 
     @property
     def looks(self) -> Tensor:
-        """int64 [B], as in `Scenes`, where place and time are told."""
+        """Returns int64 [B], as in `Scenes`, of layouts with place and time."""
         return self.place * len(vocabulary.TIMES) + self.time
 
     def look(self) -> Tensor:
-        """fp32 [B, LOOK_FEATURES], one-hot for place and time; zeros where untold."""
+        """Returns fp32 [B, LOOK_FEATURES], one-hot for place and time; zeros if left out."""
         parts = ((self.place, len(vocabulary.PLACES)), (self.time, len(vocabulary.TIMES)))
         return torch.cat([F.one_hot(index + 1, count + 1)[:, 1:] for index, count in parts], 1).float()
 
@@ -90,13 +90,13 @@ Batch = TypeVar("Batch", Layout, Scenes)
 
 
 def split(whole: Batch, size: int) -> list[Batch]:
-    """`whole` as batches of `size`, the last of what is left."""
+    """Returns `whole` as batches of `size`, the last of which may be smaller."""
     columns = (getattr(whole, field.name).split(size) for field in fields(whole))
     return [type(whole)(*parts) for parts in zip(*columns, strict=True)]
 
 
 def describe(scenes: Scenes) -> Layout:
-    """All there is to tell of `scenes`."""
+    """Returns the complete layout of `scenes`."""
     place, time = scenes.look // len(vocabulary.TIMES), scenes.look % len(vocabulary.TIMES)
     backdrop = torch.ones_like(place, dtype=torch.bool)
     return Layout(
@@ -105,10 +105,11 @@ def describe(scenes: Scenes) -> Layout:
 
 
 def sample_layouts(scenes: Scenes, first: Tensor, only_picture: Tensor, generator: torch.Generator) -> Layout:
-    """What training tells of `scenes`: all, but of what a given picture shows only what a prompt might.
+    """Returns training layouts of `scenes`: complete, except for objects that a given picture shows.
 
-    The picture is the first frame of the videos that `only_picture` [B] names, seen from `first` [B, 4].
-    Nothing else is ever left out: a model that has met things nobody told it of makes up others.
+    Of those, a layout has only what a prompt might have. The picture is the first frame of the videos that
+    `only_picture` [B] selects, seen from `first` [B, 4]. Nothing else is ever left out: a model trained with
+    objects it was not conditioned on makes up others.
     """
     full = describe(scenes)
     shown = in_sight(full.things, first.unsqueeze(1))[:, 0]
@@ -123,9 +124,9 @@ def sample_layouts(scenes: Scenes, first: Tensor, only_picture: Tensor, generato
 
 
 def bearings(things: Tensor, poses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(bearing in the world, distance, half the angle it covers), each [B, F, O], of things seen from poses.
+    """Returns (bearing in the world, distance, half the angle covered) of objects, each [B, F, O].
 
-    Radians and metres; things [B, O, 6], poses [B, F, 4].
+    In radians and metres; things [B, O, 6], poses [B, F, 4].
     """
     x = things[:, None, :, 1] - poses[..., 0, None]
     z = things[:, None, :, 2] - poses[..., 1, None]
@@ -139,9 +140,9 @@ def _wrap(angle: Tensor) -> Tensor:
 
 
 def in_sight(things: Tensor, poses: Tensor) -> Tensor:
-    """bool [B, F, OBJECTS]: what a picture from each of `poses` shows well enough to be remembered.
+    """Returns bool [B, F, OBJECTS]: whether a picture from each of `poses` shows an object well enough.
 
-    A thing well inside the picture, not too far, and its middle behind no other thing.
+    That is an object well inside the picture, not too far, and with its middle behind no other object.
     """
     bearing, distance, covered = bearings(things, poses)
     ahead = _wrap(bearing - poses[..., 2, None]).abs() < SEEN_WITHIN
@@ -152,9 +153,9 @@ def in_sight(things: Tensor, poses: Tensor) -> Tensor:
 
 
 def seen_here(poses: Tensor, before: Tensor, shown: Tensor, counted: Tensor | None = None) -> Tensor:
-    """bool [B, F, OBJECTS]: what has been seen from the places of `poses` [B, F, 4].
+    """Returns bool [B, F, OBJECTS]: objects that have been seen from the places of `poses` [B, F, 4].
 
-    before [B, T, 4] are earlier poses and shown bool [B, T, OBJECTS] what was `in_sight` from them;
+    before [B, T, 4] are earlier poses and shown bool [B, T, OBJECTS] the objects `in_sight` from them;
     counted bool [F, T], if given, says which of them count for which frame.
     """
     near = (poses[:, :, None, :2] - before[:, None, :, :2]).norm(dim=-1) < SAME_PLACE
@@ -163,9 +164,10 @@ def seen_here(poses: Tensor, before: Tensor, shown: Tensor, counted: Tensor | No
 
 
 def told_by_block(layout: Layout, poses: Tensor, block: int) -> Tensor:
-    """bool [B, F, OBJECTS], what is told at each frame of a whole video; every `block` frames become history.
+    """Returns bool [B, F, OBJECTS], the objects to be conditioned on at each frame of a whole video.
 
-    The newest block of that history does not count: who walks on sees every place for the first time.
+    Every `block` frames become history. The newest block of that history does not count: a walking camera
+    sees every place for the first time.
     """
     at = torch.arange(poses.shape[1], device=poses.device) // block
     counted = at < at.unsqueeze(1) - 1
@@ -173,11 +175,11 @@ def told_by_block(layout: Layout, poses: Tensor, block: int) -> Tensor:
 
 
 class Told(NamedTuple):
-    """What the transformer is told, for every token.
+    """The transformer's conditioning, for every token.
 
-    drawing    fp32 [B, F, P, DRAWING_FEATURES], what rays through the token meet of the things that are told:
-               colour (3), that they do, how the surface faces (3), one over the metres to it
-    backdrop   fp32 [B, F, P, BACKDROP_FEATURES], skyline and ground where the token's rays meet them
+    drawing    fp32 [B, F, P, DRAWING_FEATURES], hits of rays through the token with the objects included:
+               colour (3), whether there is a hit, surface normal (3), one over the distance in metres
+    backdrop   fp32 [B, F, P, BACKDROP_FEATURES], skyline and ground at the token's rays
     """
 
     drawing: Tensor
@@ -185,7 +187,10 @@ class Told(NamedTuple):
 
 
 def tell(layout: Layout, poses: Tensor, told: Tensor) -> Told:
-    """What is told of `layout` seen from `poses` [B, F, 4], of the things in `told` bool [B, F, OBJECTS]."""
+    """Returns the conditioning on `layout` seen from `poses` [B, F, 4].
+
+    `told` bool [B, F, OBJECTS] selects its objects.
+    """
     skyline = _tell_skyline(layout.hills, pixel_rays(poses, ROWS, COLUMNS).flatten(-3, -2))
     ground = _tell_ground(layout.ground, poses, pixel_rays(poses, POINTS * ROWS, POINTS * COLUMNS))
     backdrop = torch.cat([skyline, ground], -1) * layout.backdrop[:, None, None, None]
@@ -193,12 +198,12 @@ def tell(layout: Layout, poses: Tensor, told: Tensor) -> Told:
 
 
 def _by_token(x: Tensor, n: int) -> Tensor:
-    """[B, F, P, n * n * C] of x [B, F, n * ROWS, n * COLUMNS, C]."""
+    """Returns [B, F, P, n * n * C] of x [B, F, n * ROWS, n * COLUMNS, C]."""
     return rearrange(x, "b f (r u) (q v) c -> b f (r q) (u v c)", u=n, v=n)
 
 
 def _draw(layout: Layout, poses: Tensor, told: Tensor) -> Tensor:
-    """`Told.drawing`. A thing that is not told still hides what is behind it."""
+    """Returns the drawing. An object that is left out still hides those behind it."""
     rays = pixel_rays(poses, RAYS * ROWS, RAYS * COLUMNS)
     dx, dy, dz = rays.flatten(-3, -2).unsqueeze(2).unbind(-1)  # [B, F, 1, R]
     eye = torch.stack([poses[..., 0], torch.full_like(poses[..., 0], EYE), poses[..., 1]], -1)
@@ -216,7 +221,7 @@ def _draw(layout: Layout, poses: Tensor, told: Tensor) -> Tensor:
 
 
 def _tell_skyline(hills: Tensor, rays: Tensor) -> Tensor:
-    """[B, F, P, 4]: how far it is above the token's left, middle and right; and that it is told."""
+    """Returns [B, F, P, 4]: its height above a token's left, middle and right; whether it is included."""
     azimuth = torch.atan2(rays[..., 0], rays[..., 2])
     rise = rays[..., 1] / rays[..., [0, 2]].norm(dim=-1).clamp_min(1e-6)
     k = torch.arange(1, hills.shape[1] + 1, device=rays.device)
@@ -230,7 +235,7 @@ def _tell_skyline(hills: Tensor, rays: Tensor) -> Tensor:
 
 
 def _tell_ground(ground: Tensor, poses: Tensor, rays: Tensor) -> Tensor:
-    """[B, F, P, POINTS^2 * 11]: the pattern's phases where rays meet the ground, fading far off; its turn.
+    """Returns [B, F, P, POINTS^2 * 11]: phases of the pattern at the rays, faded far off; its rotation.
 
     rays [B, F, POINTS * ROWS, POINTS * COLUMNS, 3]
     """
@@ -248,10 +253,10 @@ def _tell_ground(ground: Tensor, poses: Tensor, rays: Tensor) -> Tensor:
 
 
 def plan(prompt: PromptWords, seed: int, beyond_picture: bool = False) -> Layout:
-    """One layout of what `prompt` asks for; chance, of `seed`, settles what it leaves open.
+    """Returns one layout for `prompt`; random choices, from `seed`, settle what it leaves open.
 
-    A few things nobody asked for stand around, outside the first view. With `beyond_picture`, all things do,
-    and place and time are told only if the prompt names them: the picture shows the rest.
+    A few objects that are not in the prompt are placed outside the first view. With `beyond_picture`, all
+    objects are, and place and time are included only if the prompt names them: the picture shows the rest.
     """
     chance = random.Random(f"layout {seed}")
     place = chance.randrange(len(vocabulary.PLACES))
@@ -262,7 +267,7 @@ def plan(prompt: PromptWords, seed: int, beyond_picture: bool = False) -> Layout
     extra = chance.randint(5, 7) - len(asked)
     taken = {colour for colour, *_ in asked}
     free = [index for index in range(len(vocabulary.COLOURS)) if index not in taken]
-    asked.sort(key=lambda thing: (thing[2] is None) + (thing[3] is None))  # the choosy ones first
+    asked.sort(key=lambda thing: (thing[2] is None) + (thing[3] is None))  # the most constrained first
     wanted = [*asked, *((chance.choice(free), None, "around", None) for _ in range(extra if free else 0))]
     if not asked and not beyond_picture:
         wanted = [(*thing[:2], None if index < 3 else "around", None) for index, thing in enumerate(wanted)]
@@ -288,9 +293,9 @@ _DEGREES = {
     "left": (-27, -9), "right": (9, 27), "ahead": (-13, 13), "behind": (150, 210), "around": (48, 312),
     None: (-28, 28),
 }  # fmt: skip
-_METRES = {"near": (4.0, 5.0), "far": (7.5, 10.5), None: (4.0, 7.2)}  # nearer, their feet are out of view
+_METRES = {"near": (4.0, 5.0), "far": (7.5, 10.5), None: (4.0, 7.2)}  # nearer ones do not fit the view
 _FIRST_VIEW = math.radians(35)
-_CROWDED = 5  # things in the first view after which others stand around
+_CROWDED = 5  # objects in the first view, after which others are placed around it
 _TRIES = 60
 
 
@@ -298,10 +303,10 @@ def _place(
     chance: random.Random, standing: list[tuple[float, float, float]], kind: int,
     side: str | None, reach: str | None,
 ) -> tuple[float, float, float, float]:  # fmt: skip
-    """(bearing, distance, radius, height) as asked, apart from what stands already or as far as can be.
+    """Returns (bearing, distance, radius, height) as requested, not overlapping objects already placed.
 
-    Where it is crowded, what is asked is taken a little more widely from one try to the next, and things are
-    smaller.
+    In a crowd, constraints are relaxed a little from one try to the next, and objects are smaller; the last
+    resort is the most distant position.
     """
     ahead = sum(math.cos(bearing) > math.cos(_FIRST_VIEW) for bearing, *_ in standing)
     side = "around" if side is None and ahead >= _CROWDED else side

@@ -1,4 +1,4 @@
-"""Geometry of rays: where one meets an object of a scene."""
+"""Intersection of rays with the objects of a scene."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from backends.pocket.scene import EYE
 
-FAR = 1.0e6  # metres along a ray that meets nothing
+FAR = 1.0e6  # metres, for a ray without a hit
 
 
 def hit(

@@ -1,4 +1,4 @@
-"""The kernels that Pocket World launches."""
+"""Kernel launches of Pocket World."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qvg.policy import CachePolicy
 def launches(
     described: BackendSpec, codec: CodecConfig, policy: CachePolicy, card: Card, mode: str
 ) -> dict[Launch, None]:
-    """Returns what videos launch on `card`. Keys are rotated by plain torch."""
+    """Returns the launches of videos on `card`. Keys are rotated by plain torch."""
     return launches_of_blocks(
         described.geometry,
         codec,

@@ -1,4 +1,4 @@
-"""Loading Pocket World: the weights in the repository, those of a training run, or random ones."""
+"""Loading of Pocket World: the weights in the repository, those of a training run, or random ones."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ Pose = tuple[float, float, float, float]
 
 
 class Mark(NamedTuple):
-    """What a step changes beside the cache."""
+    """The state that a step changes beside the cache."""
 
     index: int
     first: Tensor | None
@@ -63,7 +63,7 @@ class PocketRollout:
         latents = self._sampler.generate(poses, self._first, self._tick)
         self._first = None
         if latents.is_cuda:
-            torch.cuda.synchronize(latents.device)  # or the decoder would be charged with the denoising
+            torch.cuda.synchronize(latents.device)  # otherwise the denoising would count as decoding
         denoised = time.perf_counter()
         if not bool(latents.isfinite().all()):
             raise NonFiniteLatents
@@ -91,7 +91,7 @@ class PocketRollout:
         self._sampler.noise.manual_seed(seed)
 
     def _next_poses(self, move: CameraMove | None) -> Tensor:
-        """[1, BLOCK_FRAMES, 4]; the video's first frame is where the camera stands."""
+        """Returns [1, BLOCK_FRAMES, 4]; the video's first frame is seen from the start."""
         poses = []
         for _ in range(BLOCK_FRAMES):
             if self._pose is None:
@@ -115,7 +115,7 @@ class PocketBackend:
 
 
 def fit_picture(image: np.ndarray) -> Tensor:
-    """The middle of uint8 [H, W, 3] at the model's size: fp32 [1, 3, HEIGHT, WIDTH] in 0..1."""
+    """Returns the middle of uint8 [H, W, 3] at the model's size: fp32 [1, 3, HEIGHT, WIDTH] in 0..1."""
     picture = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
     height, width = picture.shape[-2:]
     scale = max(HEIGHT / height, WIDTH / width)

@@ -22,28 +22,31 @@ def noise_levels(steps: int, shift: float) -> tuple[float, ...]:
 
 
 LEVELS = noise_levels(2, 3.0)
-# What a prompt leaves open is settled in the first block, from noise alone: it gets more, and earlier, steps.
+# The first block, from noise alone, settles what a prompt leaves open: it gets more, and earlier, steps.
 OPENING = noise_levels(6, 5.0)
 
 
 class Sampler:
-    """Denoises a batch of B videos in step over one cache made for that batch."""
+    """Denoises a batch of B videos in step over one cache of that batch size."""
 
     def __init__(
         self, models: Models, cache: KVCache, layout: Layout, seed: int, opening: tuple[float, ...] = OPENING
     ) -> None:
-        """A layout for each video; `opening` are the noise levels of a first block made from noise alone."""
+        """Starts B videos, with a layout each. `opening` are the noise levels of a first block.
+
+        They are used only if that block is generated from noise alone.
+        """
         self._models, self._cache = models, cache
         self._layout = layout.to(models.device)
         self.look = self._layout.look().to(models.dtype)
-        self.sights: tuple[tuple[Tensor, Tensor], ...] = ()  # of each block its poses and what they showed
+        self.sights: tuple[tuple[Tensor, Tensor], ...] = ()  # by block: poses, objects seen
         self._opening = opening
-        # Drawn on the CPU: a seed means the same video on every device, whatever the codec does.
+        # Drawn on the CPU: a seed gives the same video on every device, whatever the codec does.
         self.noise = torch.Generator().manual_seed(seed)
 
     @torch.inference_mode()
     def generate(self, poses: Tensor, first: Tensor | None = None, tick: Tick | None = None) -> Tensor:
-        """Clean latents [B, F, 12, h, w] of the next block, seen from `poses` [B, F, 4]; now history.
+        """Returns clean latents [B, F, 12, h, w] of the next block, seen from `poses` [B, F, 4], now history.
 
         `first` [B, 12, h, w] are the known latents of the block's first frame.
         """
@@ -70,12 +73,12 @@ class Sampler:
 
     @torch.inference_mode()
     def absorb(self, latents: Tensor, poses: Tensor) -> None:
-        """Makes given latents [B, F, 12, h, w], one block, history."""
+        """Appends given latents [B, F, 12, h, w], one block, to the history."""
         poses = poses.to(self._models.device)
         self._absorb(latents.to(self._models.device), self.view(poses), poses)
 
     def view(self, poses: Tensor) -> Tensor:
-        """What the tokens of a block at poses [B, F, 4] look at, for the transformer."""
+        """Returns the transformer's view for the tokens of a block at poses [B, F, 4]."""
         told = torch.ones(*poses.shape[:2], OBJECTS, dtype=torch.bool, device=poses.device)
         if counted := self.sights[:-1]:  # as `told_by_block` has it
             before, shown = (torch.cat(parts, 1) for parts in zip(*counted, strict=True))
@@ -88,7 +91,7 @@ class Sampler:
         self.remember(poses)
 
     def remember(self, poses: Tensor) -> None:
-        """That a block seen from `poses` [B, F, 4] is history now."""
+        """Records that a block seen from `poses` [B, F, 4] is history now."""
         self.sights += ((poses, in_sight(self._layout.things, poses)),)
 
     def _predict(self, x: Tensor, level: Tensor, view: Tensor, last_output: bool = True) -> Tensor:
@@ -98,7 +101,7 @@ class Sampler:
         def attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             history = cache.layer(layer)
             history.stage(k, v)
-            # A pass made only for its keys and values needs nothing after the last layer's.
+            # A pass for keys and values only needs nothing after the last layer's.
             return attend(rotary(q, cache.frames), history, rotary) if last_output or layer < last else q
 
         return self._models.transformer(x.to(self._models.dtype), level, view, self.look, attention).float()

@@ -1,7 +1,7 @@
-"""The procedural world Pocket World is trained on: scenes, camera trajectories, prompts for a scene.
+"""The procedural world that Pocket World is trained on: scenes, camera trajectories, renderer constants.
 
 Metres, radians; y is up, a camera looks along +z at yaw 0 and stands EYE above the ground. The world's origin
-is where the camera starts, so the first pose of every trajectory is zero.
+is the camera's start, so the first pose of every trajectory is zero.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from backends.pocket import vocabulary
 
 EYE = 1.3
 HORIZONTAL_FOV = math.radians(70.0)
-STEP = 0.12  # metres a frame
-TURN = math.radians(2.5)  # a frame
-TILT = math.radians(1.5)  # a frame
+STEP = 0.12  # metres per frame
+TURN = math.radians(2.5)  # per frame
+TILT = math.radians(1.5)  # per frame
 MAX_PITCH = math.radians(21.0)
 OBJECTS = 9
 HARMONICS = 8
-TILE = 1.25  # metres a checker square
+TILE = 1.25  # metres per checker square
 FOG = 26.0  # metres
 SAMPLES = ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))  # of a picture, within a pixel
 LOW_HILLS, NO_HILLS = 0.035, 0.004  # rise of the skyline: on average, and at least
@@ -37,7 +37,7 @@ _PLACE_COLOURS = (
     ((0.52, 0.68, 0.88), (0.92, 0.95, 0.99), (0.95, 0.97, 1.00), (0.82, 0.88, 0.95), (0.70, 0.78, 0.88)),
     ((0.40, 0.56, 0.76), (0.86, 0.89, 0.90), (0.63, 0.60, 0.57), (0.42, 0.40, 0.39), (0.48, 0.47, 0.50)),
 )
-# By time: sky top, sky horizon, their share of the sky, what the ground and the hills are multiplied by.
+# By time: sky top, sky horizon, their share of the sky, factors on the ground and the hills.
 _TIME_COLOURS = (
     ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 0.0, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)),
     ((0.29, 0.22, 0.46), (0.99, 0.60, 0.36), 0.92, (0.98, 0.78, 0.86), (0.70, 0.45, 0.64)),
@@ -46,8 +46,8 @@ _TIME_COLOURS = (
 # By time: azimuth and elevation of the sun or moon (degrees), its strength, the ambient light.
 _TIME_LIGHT = ((50.0, 50.0, 0.76, 0.44), (18.0, 7.0, 0.75, 0.42), (-25.0, 24.0, 0.50, 0.36))
 CHECKER, RIPPLES, TILES = 0, 1, 2
-RIPPLE_ACROSS, RIPPLE_ALONG = 1.6, 0.7  # how many ripples, and bends of them, there are for one checker
-_PATTERNS = (CHECKER, RIPPLES, CHECKER, TILES)  # of a place's ground
+RIPPLE_ACROSS, RIPPLE_ALONG = 1.6, 0.7  # ripples, and bends of ripples, per checker square
+_PATTERNS = (CHECKER, RIPPLES, CHECKER, TILES)  # of the ground, by place
 LOOK_VALUES = 21
 COLOURS = ((0.86, 0.13, 0.12), (0.95, 0.50, 0.08), (0.96, 0.84, 0.14), (0.17, 0.62, 0.19), (0.12, 0.76, 0.78),
            (0.13, 0.29, 0.85), (0.50, 0.17, 0.72), (0.96, 0.46, 0.72))  # fmt: skip
@@ -60,7 +60,7 @@ class Scenes:
     look       int64 [B], place and time of day
     objects    fp32  [B, OBJECTS, 9]: kind, x, z, radius (half width), height, yaw, r, g, b;
                radius 0 is absent
-    colour     int64 [B, OBJECTS], index into words.COLOURS
+    colour     int64 [B, OBJECTS], index into vocabulary.COLOURS
     hills      fp32  [B, HARMONICS, 2]: cosine and sine amplitude of the skyline
     ground     fp32  [B, 3]: the pattern's offset x, z and rotation
     """
@@ -78,12 +78,12 @@ class Scenes:
         return Scenes(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     def repeat(self, times: int) -> Scenes:
-        """Each scene `times` times in a row."""
+        """Returns each scene `times` times in a row."""
         return Scenes(*(getattr(self, field.name).repeat_interleave(times, dim=0) for field in fields(self)))
 
 
 def sample_scenes(batch: int, generator: torch.Generator) -> Scenes:
-    """Nine objects around the start, four of them in front of the camera."""
+    """Returns scenes of nine objects around the start, four of them in front of the camera."""
     device = generator.device
 
     def rand(*shape: int) -> Tensor:
@@ -119,7 +119,7 @@ def sample_scenes(batch: int, generator: torch.Generator) -> Scenes:
 
 
 def sample_backdrops(batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """`hills` and `ground` of `Scenes`."""
+    """Returns `hills` and `ground` of `Scenes`."""
     device = generator.device
     k = torch.arange(1, HARMONICS + 1, device=device).float()
     hills = torch.randn(batch, HARMONICS, 2, generator=generator, device=device) * (0.026 / k.sqrt())[:, None]
@@ -128,7 +128,7 @@ def sample_backdrops(batch: int, generator: torch.Generator) -> tuple[Tensor, Te
 
 
 def pattern(x: Tensor, z: Tensor, ground: Tensor) -> tuple[Tensor, Tensor]:
-    """Phases of the ground's pattern at (x, z) [B, ...] in metres: pi is a tile."""
+    """Returns phases of the ground's pattern at (x, z) [B, ...] in metres: pi is a tile."""
     shape = (-1, *[1] * (x.ndim - 1))
     shift_x, shift_z, turn = (part.view(shape) for part in ground.unbind(1))
     along = x * turn.cos() + z * turn.sin() + shift_x
@@ -137,7 +137,7 @@ def pattern(x: Tensor, z: Tensor, ground: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sizes(kind: Tensor, size: Tensor, tall: Tensor) -> tuple[Tensor, Tensor]:
-    """(radius, height) in metres of things of `kind`, all [...], for `size` and `tall` in 0..1."""
+    """Returns (radius, height) in metres of objects of `kind`, all [...], for `size` and `tall` in 0..1."""
     radii = [0.40 + 0.45 * size, 0.40 + 0.40 * size, 0.22 + 0.16 * size, 0.45 + 0.40 * size]
     radius = torch.stack(radii, -1)
     height = torch.stack([2 * radius[..., 0], 0.6 + 0.9 * tall, 1.9 + 1.3 * tall, 1.1 + 1.2 * tall], -1)
@@ -146,7 +146,7 @@ def sizes(kind: Tensor, size: Tensor, tall: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def hide_obstacles(scenes: Scenes, poses: Tensor, margin: float = 0.7) -> Scenes:
-    """Without the objects the camera of `poses` [B, T, 4] would walk into."""
+    """Returns scenes without the objects that the camera of `poses` [B, T, 4] would walk into."""
     centre = scenes.objects[:, None, :, 1:3]  # [B, 1, O, 2]
     near = (poses[:, :, None, :2] - centre).norm(dim=-1).amin(dim=1) < scenes.objects[..., 3] + margin
     objects = scenes.objects.clone()
@@ -155,7 +155,7 @@ def hide_obstacles(scenes: Scenes, poses: Tensor, margin: float = 0.7) -> Scenes
 
 
 def velocities(keys: tuple[str, ...]) -> tuple[float, float, float, float]:
-    """(right, forward, yaw, pitch) per frame while `keys` are held; diagonal walking is no faster."""
+    """Returns (right, forward, yaw, pitch) per frame for pressed `keys`; diagonal walking is no faster."""
     right = float("d" in keys) - float("a" in keys)
     forward = float("w" in keys) - float("s" in keys)
     pace = STEP / max(math.hypot(right, forward), 1.0)
@@ -165,9 +165,9 @@ def velocities(keys: tuple[str, ...]) -> tuple[float, float, float, float]:
 
 
 def integrate(steps: Tensor) -> Tensor:
-    """Poses (x, z, yaw, pitch) [..., T + 1, 4], from zero, after each of `steps` [..., T, 4].
+    """Returns poses (x, z, yaw, pitch) [..., T + 1, 4], from zero, after each of `steps` [..., T, 4].
 
-    A step is what `velocities` returns.
+    A step is a result of `velocities`.
     """
     yaw = steps[..., 2].cumsum(-1)
     heading = yaw - steps[..., 2]  # walk first, then turn
@@ -179,7 +179,7 @@ def integrate(steps: Tensor) -> Tensor:
 
 
 def _clamped_sum(pitch: Tensor) -> Tensor:
-    """Running sum that stops at +-MAX_PITCH instead of winding up beyond it."""
+    """Returns a running sum clamped to +-MAX_PITCH at every step, without wind-up."""
     total = torch.zeros_like(pitch[..., 0])
     sums = []
     for step in pitch.unbind(-1):
@@ -188,7 +188,7 @@ def _clamped_sum(pitch: Tensor) -> Tensor:
     return torch.stack(sums, -1)
 
 
-# How often each set of keys is drawn for training trajectories; turning is what memory is for.
+# Frequencies of sets of keys in training trajectories; turning is frequent because it exercises memory.
 _HABITS = (
     (("left",), 22), (("right",), 22), (("w",), 20), (("s",), 6), (("a",), 5), (("d",), 5),
     (("w", "left"), 6), (("w", "right"), 6), (("up",), 2), (("down",), 2), ((), 4),
@@ -197,7 +197,7 @@ assert all(key in KEYS for keys, _ in _HABITS for key in keys)
 
 
 def sample_trajectories(batch: int, frames: int, generator: torch.Generator, retrace: float = 0.6) -> Tensor:
-    """Poses [B, frames, 4] of keys held for 4 to 40 frames.
+    """Returns poses [B, frames, 4] of keys pressed for 4 to 40 frames each.
 
     A share of `retrace` walks back and forth over itself.
     """
@@ -218,7 +218,7 @@ def sample_trajectories(batch: int, frames: int, generator: torch.Generator, ret
 
 
 def pixel_rays(poses: Tensor, height: int, width: int, offset: tuple[float, float] = (0.5, 0.5)) -> Tensor:
-    """Unit view directions [..., height, width, 3] through pixel + `offset` for `poses` [..., 4]."""
+    """Returns unit view directions [..., height, width, 3] through pixel + `offset` for `poses` [..., 4]."""
     half = math.tan(HORIZONTAL_FOV / 2)
     u = ((torch.arange(width, device=poses.device) + offset[0]) / width * 2 - 1) * half
     v = (1 - (torch.arange(height, device=poses.device) + offset[1]) / height * 2) * half * height / width
@@ -233,7 +233,7 @@ def pixel_rays(poses: Tensor, height: int, width: int, offset: tuple[float, floa
 
 
 def look_table(device: torch.device | str) -> Tensor:
-    """fp32 [LOOKS, LOOK_VALUES].
+    """Returns fp32 [LOOKS, LOOK_VALUES].
 
     Five colours (15), direction of the sun (3), its strength, the ambient light, the pattern of the ground.
     """
@@ -258,7 +258,7 @@ def look_table(device: torch.device | str) -> Tensor:
 def advance(
     pose: tuple[float, float, float, float], keys: tuple[str, ...]
 ) -> tuple[float, float, float, float]:
-    """The pose one frame later, with `keys` held: one step of `integrate`."""
+    """Returns the pose one frame later, with `keys` pressed: one step of `integrate`."""
     x, z, yaw, pitch = pose
     right, forward, turn, tilt = velocities(keys)
     x += right * math.cos(yaw) + forward * math.sin(yaw)

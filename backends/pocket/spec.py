@@ -1,4 +1,4 @@
-"""Pocket World: a small world model that travels with the program. Nothing here loads torch."""
+"""Spec of Pocket World: a small world model that is part of the program. Nothing here loads torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILES = (AUTOENCODER, *TRANSFORMER)
 
 HEIGHT, WIDTH, FPS = 128, 224, 12
 BLOCK_FRAMES = 4
-PATCH = 16  # pixels a token covers: 8x autoencoder, 2x2 latent patches
+PATCH = 16  # pixels per token: 8x autoencoder, 2x2 latent patches
 ROWS, COLUMNS = HEIGHT // PATCH, WIDTH // PATCH
 
 SPEC = BackendSpec(
@@ -54,7 +54,7 @@ SPEC = BackendSpec(
 
 
 def missing() -> str | None:
-    """Why Pocket World cannot run here, as a sentence; None when it can."""
+    """Returns why Pocket World cannot run here, as a sentence; None if it can."""
     absent = [name for name in FILES if not files.whole(WEIGHTS / name)]
     if not absent:
         return None

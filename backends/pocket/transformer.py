@@ -1,7 +1,7 @@
-"""The causal video transformer: blocks of frames, camera rays at the input, keys handed out before rotation.
+"""Causal video transformer: blocks of frames, camera rays as input, keys passed out before rotation.
 
-It knows nothing of a cache or of training: both give it an `Attention`, a function of (layer, q, k, v).
-Symbols: B batch, F frames, P tokens a frame, C width, H heads, D head dim.
+Cache and training are outside: both pass an `Attention`, a function of (layer, q, k, v). Symbols: B batch, F
+frames, P tokens per frame, C width, H heads, D head dim.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ TIME_PAIRS, ROW_PAIRS, COLUMN_PAIRS = 12, 8, 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransformerConfig:
-    """Attention is narrower than the rest: at 300 frames it is most of the work, and all of the cache."""
+    """Sizes.
+
+    Attention is narrower than the rest: at 300 frames it dominates the time, and fills the cache.
+    """
 
     width: int = 384
     layers: int = 8
@@ -60,7 +63,7 @@ class Rotary:
         self.sin = angle.sin().to(device=device, dtype=dtype)
 
     def __call__(self, x: Tensor, first_frame: int) -> Tensor:
-        """x [B, H, F * P, D], whole frames from `first_frame` on."""
+        """Returns x [B, H, F * P, D], whole frames from `first_frame` on, rotated."""
         frames = x.shape[2] // (ROWS * COLUMNS)
         if first_frame + frames > self.cos.shape[0]:
             raise ValueError(
@@ -78,10 +81,10 @@ class Rotary:
 
 
 def ray_features(poses: Tensor) -> Tensor:
-    """Pluecker coordinates of each token's ray, where it meets the ground, and their octaves.
+    """Returns Pluecker coordinates of each token's ray, its point on the ground, and octaves of both.
 
-    [B, F, P, RAY_VALUES] for poses [B, F, 4]. A ray that looks up, or meets it far off, counts as meeting it
-    REACH along its way.
+    The result is [B, F, P, RAY_VALUES] for poses [B, F, 4]. A ray that looks up, or meets the ground far off,
+    counts as meeting it at a distance of REACH.
     """
     direction = pixel_rays(poses, ROWS, COLUMNS).flatten(-3, -2)
     origin = torch.stack([poses[..., 0], torch.zeros_like(poses[..., 0]), poses[..., 1]], -1) / 4
@@ -111,7 +114,7 @@ class Block(nn.Module):
         self.table = nn.Parameter(torch.zeros(6, width))
 
     def forward(self, x: Tensor, condition: Tensor, layer: int, attention: Attention) -> Tensor:
-        """x [B, F, P, C], condition [B, F, 1, 6, C]"""
+        """Returns [B, F, P, C] for x [B, F, P, C] and condition [B, F, 1, 6, C]."""
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (condition + self.table).unbind(-2)
         frames = x.shape[1]
         q, k, v = rearrange(
@@ -153,7 +156,7 @@ class Transformer(nn.Module):
                 nn.init.zeros_(zero.bias)
 
     def view(self, rays: Tensor, told: Told) -> Tensor:
-        """What every token looks at, [B, F, P, C]; the same for all noise levels of a block.
+        """Returns the embedded conditioning of every token, [B, F, P, C], for all noise levels of a block.
 
         rays [B, F, P, RAY_VALUES]
         """
@@ -162,7 +165,7 @@ class Transformer(nn.Module):
         return self.ray(rays.to(dtype)) + self.drawing(drawing) + self.backdrop(backdrop)
 
     def forward(self, noisy: Tensor, t: Tensor, view: Tensor, look: Tensor, attention: Attention) -> Tensor:
-        """The clean latents.
+        """Returns the clean latents, of the shape of `noisy`.
 
         noisy [B, F, 12, 2 ROWS, 2 COLUMNS], t [B, F] in 0..1, view [B, F, P, C], look [B, LOOK_FEATURES]
         """

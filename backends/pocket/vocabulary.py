@@ -1,4 +1,4 @@
-"""The words Pocket World understands, and what a prompt asks for in them."""
+"""The vocabulary of Pocket World, and the parser of prompts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIDES = ("left", "right", "ahead", "behind")
 REACHES = ("near", "far")
 MAX_COUNT = 4
 MAX_THINGS = 9
-_LONGEST = 24  # characters shown of a word that is not known
+_LONGEST = 24  # characters shown of an unknown word
 
 VOCABULARY = (
     ("places", PLACES),
@@ -55,7 +55,7 @@ _FILLER = frozenset(_FILLER_TEXT.split())
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """Something asked for; None is left to chance. `side` and `reach` are words of SIDES and REACHES."""
+    """A requested object; None is random. `side` and `reach` are words of SIDES and REACHES."""
 
     colour: int | None = None
     kind: int | None = None
@@ -76,7 +76,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class PromptWords:
-    """What was understood of a prompt, and the words that were not. At most MAX_THINGS things are kept."""
+    """A parsed prompt, and its unknown words. At most MAX_THINGS objects are kept."""
 
     place: int | None
     time: int | None
@@ -85,7 +85,7 @@ class PromptWords:
     too_many: bool = False
 
     def note(self) -> str:
-        """One sentence for the page, or two."""
+        """Returns one or two sentences for the page."""
         counted: dict[str, int] = {}
         for thing in self.things:
             counted[str(thing)] = counted.get(str(thing), 0) + 1
@@ -102,7 +102,7 @@ class PromptWords:
 
 
 class _Parser:
-    """Reads words from left to right; a comma ends what they say of one group of things."""
+    """Parser of words from left to right; a comma ends the words about one group of objects."""
 
     def __init__(self) -> None:
         self.place: int | None = None
@@ -123,7 +123,7 @@ class _Parser:
         self.count, self.colours, self.where = 1, [], Thing()
 
     def _put(self, side: str | None = None, reach: str | None = None) -> None:
-        """Where the last group of the phrase stands, or the next if there is none or its place is told."""
+        """Sets the position of the phrase's last group, or of the next if there is none or it has one."""
         if self.colours:
             self._add(None)
         if len(self.groups) > self.first_of_phrase:
@@ -168,7 +168,7 @@ class _Parser:
 
 
 def parse_prompt(text: str) -> PromptWords:
-    """Returns what `text` asks for: `two blue pillars far away` are two things, blue, pillars, far.
+    """Returns the objects that `text` requests: `two blue pillars far away` are two, blue, pillars, far.
 
     Signs are those of `plain_text.PLAIN`, so that `，` ends a phrase as a comma does.
     """

@@ -1,4 +1,4 @@
-"""Pocket World's files: matrices as int8 with a scale for each output channel, everything else in 16 bits."""
+"""Weight files of Pocket World: matrices as int8 with a scale per output channel, all else in 16 bits."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from backends.pocket import spec
 from backends.pocket.autoencoder import Autoencoder
 from backends.pocket.transformer import Transformer
 
-SHARD_BYTES = 9_500_000  # a Space asks for large-file storage above 10 MB
+SHARD_BYTES = 9_500_000  # a Space requires large-file storage above 10 MB
 _SCALE = ".int8_scale"
 
 
 def save(folder: Path, autoencoder: Autoencoder, transformer: Transformer) -> None:
-    """Writes `spec.FILES`. Raises ValueError when the transformer does not fit its two files."""
+    """Writes `spec.FILES`. Raises ValueError if the transformer does not fit its two files."""
     folder.mkdir(parents=True, exist_ok=True)
     half = {name: _half(value) for name, value in autoencoder.state_dict().items()}
     save_file(half, folder / spec.AUTOENCODER)
@@ -43,9 +43,9 @@ def save(folder: Path, autoencoder: Autoencoder, transformer: Transformer) -> No
 
 
 def load(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[Autoencoder, Transformer]:
-    """Both models in `dtype`, ready to run.
+    """Returns both models in `dtype`, ready to run.
 
-    Raises BackendUnavailable when a file is missing, cut off or not ours.
+    Raises BackendUnavailable if a file is missing, truncated or of another model.
     """
     autoencoder, transformer = Autoencoder(), Transformer()
     _fill(autoencoder, [folder / spec.AUTOENCODER])
@@ -57,10 +57,10 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[Autoen
 def place(
     autoencoder: Autoencoder, transformer: Transformer, device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Makes both ready to run."""
+    """Moves both models to `device` in `dtype`, ready to run."""
     for model in (autoencoder, transformer):
         model.requires_grad_(False).eval().to(device=device, dtype=dtype)
-    autoencoder.norm.float()  # it is given FP32, and a CPU's batch norm takes one type only
+    autoencoder.norm.float()  # its input is FP32, and a CPU's batch norm takes one dtype only
     autoencoder.to(memory_format=torch.channels_last)
 
 
@@ -94,7 +94,7 @@ def _half(value: Tensor) -> Tensor:
 
 
 def _quantize(name: str, value: Tensor) -> dict[str, Tensor]:
-    """[out, in] to int8 with the scale of each row's largest magnitude."""
+    """Quantizes [out, in] to int8 with a scale from each row's largest magnitude."""
     value = value.detach().float().cpu()
     scale = (value.abs().amax(dim=1) / 127).clamp_min(1e-8)
     codes = (value / scale.unsqueeze(1)).round().clamp(-127, 127).to(torch.int8)

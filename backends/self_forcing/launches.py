@@ -1,4 +1,4 @@
-"""The kernels that Self-Forcing launches."""
+"""Kernel launches of Self-Forcing."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from qvg.ops.ahead import Launch
 from qvg.ops.card import Card
 from qvg.policy import CachePolicy
 
-BY_FRAME = 22  # of 64 rotated pairs, those that tell frames apart: Wan2.1's model.py
+BY_FRAME = 22  # of 64 rotated channel pairs, those for the frame's position: Wan2.1's model.py
 
 
 def launches(
     described: BackendSpec, codec: CodecConfig, policy: CachePolicy, card: Card, mode: str
 ) -> dict[Launch, None]:
-    """Returns what videos launch on `card`."""
+    """Returns the launches of videos on `card`."""
     geometry = described.geometry
     frames = described.max_blocks * described.latents_per_block
     return launches_of_blocks(

@@ -1,4 +1,4 @@
-"""Loading Self-Forcing: its published weights, or random ones."""
+"""Loading of Self-Forcing: published weights, or random ones."""
 
 from __future__ import annotations
 

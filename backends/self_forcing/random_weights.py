@@ -42,7 +42,7 @@ class RandomPrompts:
 
 
 def make(device: torch.device, tiny: bool) -> tuple[Models, BackendSpec]:
-    """Returns models with random weights and the spec they are made for: `spec.TINY` if `tiny`."""
+    """Returns models with random weights and their spec: `spec.TINY` if `tiny`."""
     config, described = (TINY, spec.TINY) if tiny else (WanConfig(), spec.SPEC)
     dtype = choose(device, config.head_dim).dtype
     with torch.device("meta"):

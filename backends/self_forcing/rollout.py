@@ -26,7 +26,7 @@ class SelfForcingBackend:
 
 
 class SelfForcingRollout:
-    """One video. All prompts are encoded before the first block: the text encoder is freed by then."""
+    """One video. All prompts are encoded before the first block: the text encoder is released by then."""
 
     def __init__(
         self, models: Models, described: BackendSpec, request: Request, cache: KVCache, tick: Tick
@@ -36,7 +36,7 @@ class SelfForcingRollout:
         self._blocks, self._index, self._start = request.blocks, 0, 0
         # The prompt that starts at each block.
         self._prompts = {0: request.prompt, **{change.block: change.prompt for change in request.changes}}
-        # Drawn on the CPU: a seed means the same video on every device, whatever the codec does.
+        # Drawn on the CPU: a seed gives the same video on every device, whatever the codec does.
         noise = torch.Generator().manual_seed(request.seed)
         scale = models.vae.scale
         size = (

@@ -1,4 +1,4 @@
-"""Self-Forcing: Wan2.1 1.3B distilled to four steps a block. Nothing here loads torch."""
+"""Spec of Self-Forcing: Wan2.1 1.3B distilled to four steps per block. Nothing here loads torch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TRANSFORMER = Artifact(
 )
 ARTIFACTS = (TRANSFORMER, UMT5, UMT5_TOKENIZER, VAE21, TAEHV21)
 
-# Bytes on the GPU while blocks are made, beside the KV cache. Decoding runs beside denoising: both count.
+# Bytes on the GPU during generation, beside the KV cache. Decoding overlaps denoising: both count.
 _MEMORY = (
     ("transformer", 2_838_000_000),
     ("prompt's keys and values", 94_000_000),
@@ -61,15 +61,15 @@ SPEC = BackendSpec(
     latents_per_block=3,
     frames_per_block=12,
     first_block_frames=9,  # the causal VAE decodes the first latent to one frame
-    default_blocks=8,  # 24 latents, whole spans; it was trained at 21
-    max_blocks=341,  # its rotary table has 1024 rows
+    default_blocks=8,  # 24 latents, whole spans; the model was trained with 21
+    max_blocks=341,  # the model's rotary table has 1024 rows
     weights_bytes=sum(artifact.size for artifact in ARTIFACTS),
     converted_bytes=TRANSFORMER.converted_size,
     loading_bytes=LOADING_BYTES,
     encoder_bytes=UMT5.size,
     working_bytes=sum(size for _, size in _MEMORY),
     memory=_MEMORY,
-    prompt_bytes=16_100_000_000,  # the text encoder 11.9, with the transformer, the VAE and CUDA there
+    prompt_bytes=16_100_000_000,  # the text encoder 11.9, with the transformer, the VAE and CUDA
     geometry=CacheGeometry(layers=30, heads=12, head_dim=128, tokens_per_frame=1560),
     # Spans of 24 latents, as in the paper's experiments: a full one takes 1/6.97 of BF16's bytes.
     policy=CachePolicy(every=8, grows=True, fine=True),
@@ -101,5 +101,5 @@ TINY = replace(
 
 
 def missing() -> str | None:
-    """Why Self-Forcing cannot run here, as a sentence; None when it can."""
+    """Returns why Self-Forcing cannot run here, as a sentence; None if it can."""
     return artifacts.missing(ARTIFACTS, "a 24 GB GPU", "self-forcing")

@@ -1,7 +1,7 @@
-"""Wan2.1's transformer over blocks of frames, with keys handed out before rotation.
+"""Wan2.1's transformer over blocks of frames, with keys passed out before rotation.
 
-Parameters have the names of the original checkpoint. It knows nothing of a cache: a `History` stages and
-attends. Symbols: B batch, F frames, P tokens a frame, C width, H heads, D head dim.
+Parameters have the names of the original checkpoint. The cache is outside: a `History` stages and attends.
+Symbols: B batch, F frames, P tokens per frame, C width, H heads, D head dim.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from torch import Tensor, nn
 
 from backends.wan.layers import EPS, RMSNorm
 
-PATCH = 2  # latent cells a token covers, each way
+PATCH = 2  # latent cells per token, each way
 
-# For every layer the prompt's keys and values [B, H, S, D].
+# The prompt's keys and values [B, H, S, D] of every layer.
 TextMemory = tuple[tuple[Tensor, Tensor], ...]
-# For every layer what scales and what shifts its tokens, [B, F * P, C] both.
+# Scale and shift of every layer's tokens, [B, F * P, C] both.
 Modulations = Sequence[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WanConfig:
-    """The defaults are Wan2.1-T2V-1.3B (its config.json)."""
+    """Sizes; the defaults are Wan2.1-T2V-1.3B's (its config.json)."""
 
     width: int = 1536
     ffn_width: int = 8960
     heads: int = 12
     layers: int = 30
     channels: int = 16
-    given_channels: int = 0  # of what a block is conditioned on, behind its noisy latents
+    given_channels: int = 0  # channels that a block is conditioned on, behind its noisy latents
     text_width: int = 4096
     text_length: int = 512
     time_width: int = 256
@@ -45,18 +45,18 @@ class WanConfig:
 
     @property
     def rope_pairs(self) -> tuple[int, int, int]:
-        """Rotated channel pairs that tell frame, row and column: 22, 21, 21 of 64."""
+        """Returns the rotated channel pairs for frame, row and column: 22, 21, 21 of 64."""
         pairs = self.head_dim // 2
         return pairs - 2 * (pairs // 3), pairs // 3, pairs // 3
 
 
 class History(Protocol):
-    """Self-attention's memory. Tensors are [B, H, S, D], before rotation."""
+    """The keys and values of self-attention. Tensors are [B, H, S, D], before rotation."""
 
     def stage(self, layer: int, k: Tensor, v: Tensor) -> None: ...
 
     def attend(self, layer: int, q: Tensor) -> Tensor:
-        """Attention over everything committed and the block staged."""
+        """Returns the attention of q to everything committed and to the staged block."""
         ...
 
 
@@ -83,7 +83,7 @@ class Projections(nn.Module):
 
 
 class Block(nn.Module):
-    """In two halves, before and after attention over the history, which is no part of the model."""
+    """A transformer block in two halves, before and after attention to the history, which is outside."""
 
     def __init__(self, config: WanConfig) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Block(nn.Module):
     def before(
         self, x: Tensor, condition: Tensor, query: bool = True
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Keys, values and, where asked for, queries, [B, H, S, D].
+        """Returns keys, values and, if `query`, queries, [B, H, S, D].
 
         x [B, F * P, C], condition [B, F, 6, C]
         """
@@ -139,7 +139,7 @@ class Head(nn.Module):
         self.modulation = nn.Parameter(torch.zeros(1, 2, config.width))
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """x [B, F * P, C], time [B, F, C]"""
+        """Returns the patches of x [B, F * P, C] at time [B, F, C]."""
         shift, scale = (time.unsqueeze(2) + self.modulation).unbind(2)
         return self.head(_modulate(x, shift, scale))
 
@@ -172,13 +172,13 @@ class Transformer(nn.Module):
         self._after = torch.compile(self.block.after, fullgraph=True, dynamic=False, backend=backend)
 
     def read(self, prompt: Tensor) -> TextMemory:
-        """What every layer remembers of a prompt [B, text_length, text_width], zero after its last token."""
+        """Returns every layer's keys and values of a prompt [B, text_length, text_width], zero-padded."""
         # Padding is attended to: the checkpoint was trained without a mask.
         words = self.text_embedding(prompt)
         return tuple(block.cross_attn.memory(words) for block in self.blocks)
 
     def times(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, F, C] for the head and [B, F, 6, C] for the blocks, of timesteps t [B, F] in 0..1000."""
+        """Returns [B, F, C] for the head and [B, F, 6, C] for the blocks; t [B, F] is in 0..1000."""
         half = self.config.time_width // 2
         frequency = 10_000.0 ** (-torch.arange(half, dtype=torch.float64, device=t.device) / half)
         angle = t.double().unsqueeze(-1) * frequency
@@ -198,8 +198,8 @@ class Transformer(nn.Module):
     ) -> Tensor | None:
         """Returns the flow [B, F, 16, h, w] of noisy latents [B, F, 16, h, w] at times t [B, F] in 0..1000.
 
-        `given` [B, F, G, h, w] are the G channels of the config that the block is conditioned on. Without
-        `output`, a pass for its keys and values only, nothing after the last layer's is computed.
+        `given` [B, F, G, h, w] are the config's G channels that the block is conditioned on. Without
+        `output`, for a pass that only writes keys and values, everything after the last layer's is skipped.
         """
         rows = noisy.shape[-2] // PATCH
         latents = noisy if given is None else torch.cat([noisy, given], 2)
@@ -225,7 +225,7 @@ class Transformer(nn.Module):
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x [B, F * P, C] normalised, then scaled and shifted by its frame's [B, F, C]."""
+    """Returns x [B, F * P, C] normalized, then scaled and shifted by its frame's [B, F, C]."""
     normed = F.layer_norm(x, x.shape[-1:], eps=EPS).unflatten(1, (shift.shape[1], -1))
     return torch.addcmul(shift.unsqueeze(2), normed, 1 + scale.unsqueeze(2)).flatten(1, 2)
 

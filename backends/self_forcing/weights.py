@@ -1,6 +1,6 @@
-"""Self-Forcing's checkpoint: names as trainers and diffusers write them, and BF16 once and for all.
+"""Weights of Self-Forcing: parameter names of trainers and of diffusers, and a BF16 copy.
 
-The published file holds FP32 averages. It is read once; the BF16 copy beside Hugging Face's cache is half the
+The published file has FP32 averages. It is read once; the BF16 copy beside Hugging Face's cache is half the
 size and loads without unpickling.
 """
 
@@ -52,7 +52,7 @@ _FROM_DIFFUSERS_BLOCK = {
 
 
 def with_original_names(tensors: Mapping[str, T]) -> dict[str, T]:
-    """Names of Wan's own layout, from that or diffusers', with what a trainer wrapped around them gone.
+    """Returns tensors by names of Wan's own layout, from that or diffusers', without a trainer's prefixes.
 
     Raises BackendUnavailable for a name that diffusers' layout does not have.
     """
@@ -65,7 +65,10 @@ def with_original_names(tensors: Mapping[str, T]) -> dict[str, T]:
 def load(
     path: Path, device: torch.device | str, dtype: torch.dtype, config: WanConfig | None = None
 ) -> Transformer:
-    """The transformer in a file or folder, either layout. Raises BackendUnavailable when it is another's."""
+    """Loads the transformer in a file or folder, in either layout.
+
+    Raises BackendUnavailable for another model.
+    """
     with torch.device("meta"):
         transformer = Transformer(config or WanConfig())
     checkpoint.fill(transformer, with_original_names(checkpoint.scan(path)), device, dtype)
@@ -75,7 +78,7 @@ def load(
 def load_published(
     device: torch.device | str, dtype: torch.dtype, on_status: Callable[[str], None]
 ) -> Transformer:
-    """The published checkpoint, converted to BF16 the first time. Raises BackendUnavailable."""
+    """Loads the published checkpoint, converted to BF16 the first time. Raises BackendUnavailable."""
     path = artifacts.locate(TRANSFORMER)
     if path is None:
         raise BackendUnavailable(f"{TRANSFORMER.title} is not here: download it first.")
@@ -88,7 +91,7 @@ def load_published(
 
 
 def convert(source: Path, target: Path, config: WanConfig | None = None) -> Path:
-    """Writes `source` in BF16 to `target` and returns what to load. Raises BackendUnavailable."""
+    """Writes `source` in BF16 to `target` and returns the path to load. Raises BackendUnavailable."""
     with torch.device("meta"):
         transformer = Transformer(config or WanConfig())
     named = with_original_names(checkpoint.scan(source))

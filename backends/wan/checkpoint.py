@@ -1,8 +1,8 @@
-"""Reading and writing weight files: safetensors, alone or in shards, and pickles that may hold only tensors.
+"""Weight files, read and written: safetensors, alone or in shards, and pickles that contain only tensors.
 
-A tensor stays in its file until it is copied to where it is needed, a piece at a time: a checkpoint is never
-in memory whole, and no file is mapped whole. Systems refuse to map privately what is larger than memory and
-swap together, and a folder may be one that cannot be written.
+A tensor stays in its file until it is copied to its device, a piece at a time: a checkpoint is never in
+memory as a whole, and no file is mapped as a whole. Systems refuse private mappings larger than memory and
+swap together, and a folder may be read-only.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from backends.hub import files
 from backends.runtime.errors import is_out_of_memory
 from backends.sizes import file_size
 
-SHARD_BYTES = 5_000_000_000  # of a copy of ours: more than that goes into several files
-# Dictionaries of a training checkpoint, the best first.
+SHARD_BYTES = 5_000_000_000  # of our copy: a larger one is split into several files
+# Dictionaries of a training checkpoint, in order of preference.
 PARTS = ("generator_ema", "generator", "model", "state_dict", "module")
 
 _SHOWN = 4  # names in an error before "and n more"
 _PIECE = 1 << 24  # numbers copied at once: 64 MB in FP32
-_DEEPEST = 4  # dictionaries around the tensors
+_DEEPEST = 4  # nested dictionaries around the tensors
 _SAVE_AGAIN = "save it again with torch.save, or as safetensors"
-_PICKLE = b"\x80"  # how pickles begin
-# What data parallelism, compiling and other programs put before names, and trainers inside them.
+_PICKLE = b"\x80"  # first byte of pickles
+# Prefixes of names from data parallelism, compilation and other programs, and from trainers inside them.
 _PREFIXES = ("module.", "model.", "diffusion_model.", "generator.", "generator_ema.")
 _WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
 _DTYPES = {
@@ -61,7 +61,7 @@ _USABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stored:
-    """A tensor in a file, not read yet. `stride`, in numbers, is None where it is contiguous."""
+    """A tensor in a file, not read yet. `stride`, in numbers, is None if it is contiguous."""
 
     path: Path
     offset: int  # bytes from the beginning of the file
@@ -73,7 +73,7 @@ class Stored:
         return self.shape.numel()
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Tensor:
-        """Returns a copy on `device`. On the CPU in the file's own type, it takes memory where it is changed.
+        """Returns a copy on `device`. On the CPU and in the file's dtype it is mapped copy-on-write.
 
         Raises OSError.
         """
@@ -114,7 +114,7 @@ class Stored:
 
     @property
     def extent(self) -> int:
-        """Bytes of the file from the first number to the last."""
+        """Returns the bytes of the file from the first number to the last."""
         if self.stride is None or not self.numel():
             return self.numel() * self.dtype.itemsize
         last = sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
@@ -127,9 +127,9 @@ Weights = Mapping[str, Tensor | Stored]
 def scan(path: Path, parts: Sequence[str] = PARTS) -> dict[str, Tensor | Stored]:
     """Returns tensors by name, to be read when they are copied.
 
-    `path` is a safetensors file, a folder or a list (index) of several, or a PyTorch file (.pt, .pth). Of the
-    last kind, `parts` name the dictionaries to take the tensors from, the first that is there and not empty.
-    Raises BackendUnavailable when it is absent, cut off, something else, or holds anything but tensors.
+    `path` is a safetensors file, a folder or a list (index) of several, or a PyTorch file (.pt, .pth). In the
+    latter, `parts` name the dictionaries of tensors; the first that exists and is not empty is used. Raises
+    BackendUnavailable if it is missing, truncated, something else, or contains anything but tensors.
     """
     if not path.exists() and files.index_of(path).is_file():
         path = files.index_of(path)
@@ -147,7 +147,7 @@ def scan(path: Path, parts: Sequence[str] = PARTS) -> dict[str, Tensor | Stored]
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Returns tensors on the CPU by name, in the file's types. See `scan`. Raises BackendUnavailable."""
+    """Returns tensors on the CPU by name, in the file's dtypes. See `scan`. Raises BackendUnavailable."""
     weights = scan(path)
     try:
         return {name: tensor.to("cpu") for name, tensor in weights.items()}
@@ -156,9 +156,9 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def bare(weights: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the same by names without what trainers and other programs put around them.
+    """Returns the same by names without the prefixes of trainers and other programs.
 
-    Raises BackendUnavailable where two become one.
+    Raises BackendUnavailable if two names become one.
     """
     named: dict[str, Any] = {}
     for name, tensor in weights.items():
@@ -172,7 +172,7 @@ def bare(weights: Mapping[str, Any]) -> dict[str, Any]:
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Writes a safetensors file that is complete from the moment it has its name.
 
-    Raises BackendUnavailable when it cannot be written.
+    Raises BackendUnavailable if it cannot be written.
     """
     name = ""
     try:
@@ -191,10 +191,10 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | 
 def convert(
     weights: Weights, target: Path, metadata: dict[str, str] | None = None, most: int | None = None
 ) -> Path:
-    """Writes `weights` in BF16 and returns what to open: `target`, or the list of shards beside it.
+    """Writes `weights` in BF16 and returns the path to open: `target`, or the list of shards beside it.
 
-    No more than a piece of a tensor is in memory. Shards hold at most `most` bytes, SHARD_BYTES if None.
-    Raises BackendUnavailable when a file cannot be read or written, or holds numbers that are not finite.
+    No more than a piece of a tensor is in memory. Shards have at most `most` bytes, SHARD_BYTES if None.
+    Raises BackendUnavailable if a file cannot be read or written, or has numbers that are not finite.
     """
     shards = _cut(weights, SHARD_BYTES if most is None else most)
     stem = target.name.removesuffix(".safetensors")
@@ -215,7 +215,7 @@ def convert(
             os.replace(fresh, path)
         if len(shards) == 1:
             return target
-        target.unlink(missing_ok=True)  # of a time before shards, and not whole
+        target.unlink(missing_ok=True)  # an incomplete file of an earlier version, which wrote no shards
         return index
     except (OSError, RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not is_out_of_memory(error):
@@ -227,7 +227,7 @@ def convert(
 
 
 def check(module: nn.Module, weights: Weights) -> None:
-    """Raises BackendUnavailable unless names and shapes are exactly the module's, and types are usable."""
+    """Raises BackendUnavailable unless names and shapes are exactly the module's, and dtypes are usable."""
     expected = module.state_dict()
     absent, extra = expected.keys() - weights.keys(), weights.keys() - expected.keys()
     where = _origin(weights)
@@ -255,10 +255,10 @@ def check(module: nn.Module, weights: Weights) -> None:
 
 
 def fill(module: nn.Module, weights: Weights, device: torch.device | str, dtype: torch.dtype) -> None:
-    """Gives `module`, built on the meta device, the `weights` as its parameters, on `device` in `dtype`.
+    """Sets the parameters of `module`, built on the meta device, to `weights`, on `device` in `dtype`.
 
     Raises BackendUnavailable unless names and shapes are exactly the module's and all numbers are finite, and
-    when the host's memory does not suffice.
+    if CPU memory is not sufficient.
     """
     check(module, weights)
     placed: dict[int, Tensor] = {}
@@ -281,7 +281,7 @@ def fill(module: nn.Module, weights: Weights, device: torch.device | str, dtype:
 
 
 def without_memory(what: str, needed: int) -> BackendUnavailable:
-    """Returns the error of weights that are as they should and too large for the host's memory."""
+    """Returns the error for intact weights that are too large for CPU memory."""
     amount = f": about {file_size(needed)} are needed" if needed else ""
     return BackendUnavailable(
         f"Not enough memory (RAM) to load {what}{amount}. Close other programs, or add swap, and try again; "
@@ -290,7 +290,7 @@ def without_memory(what: str, needed: int) -> BackendUnavailable:
 
 
 def fill_randomly(module: nn.Module, device: torch.device | str, dtype: torch.dtype, seed: int) -> None:
-    """Gives `module`, built on the meta device, parameters that keep activations near one in size."""
+    """Fills `module`, built on the meta device, with parameters that keep activations near one in size."""
     generator = torch.Generator(device).manual_seed(seed)
     state = {}
     for name, tensor in module.state_dict().items():
@@ -304,7 +304,7 @@ def fill_randomly(module: nn.Module, device: torch.device | str, dtype: torch.dt
 
 
 def names(keys: Iterable[str]) -> str:
-    """`a, b, c, d and 3 more`"""
+    """Returns the names as `a, b, c, d and 3 more`."""
     ordered = sorted(map(str, keys))
     shown = ", ".join(ordered[:_SHOWN])
     return shown if len(ordered) <= _SHOWN else f"{shown} and {len(ordered) - _SHOWN} more"
@@ -352,17 +352,18 @@ def _scan_safetensors(path: Path) -> dict[str, Tensor | Stored]:
 
 
 def _unpickled(path: Path, zipped: bool) -> object:
-    """What a PyTorch file holds, tensors as `Stored`; those of the format before 1.6 are read at once."""
+    """Returns the content of a PyTorch file, tensors as `Stored`; before format 1.6 they are read at once."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    # By the file's bytes: from its name torch, too, would draw conclusions.
+    # Opened as a file: given a name, torch would also draw conclusions from it.
     with path.open("rb") as file:
         pickled = file.read(1) == _PICKLE
         file.seek(0)
         try:
             if not zipped:
                 return torch.load(file, map_location="cpu", weights_only=True)
-            # Tensors without data that know their place in the file, as torch's notes on serialization say.
+            # Tensors without data that know their position in the file, as torch's notes on serialization
+            # describe.
             with FakeTensorMode():
                 loaded = torch.load(file, map_location="cpu", weights_only=True)
                 return _stored(path, loaded, _records(path), _DEEPEST)
@@ -380,7 +381,7 @@ def _records(path: Path) -> dict[int, int]:
     found = {}
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         for entry in archive.infolist():
-            # The lengths of the name and of what follows it, in the record's own header.
+            # The lengths of the name and of the extra field, in the record's own header.
             file.seek(entry.header_offset + 26)
             name, extra = struct.unpack("<HH", file.read(4))
             found[entry.header_offset + 30 + name + extra] = entry.file_size
@@ -390,7 +391,7 @@ def _records(path: Path) -> dict[int, int]:
 def _stored(path: Path, saved: object, records: Mapping[int, int], depth: int) -> object:
     if isinstance(saved, Tensor):
         storage: Any = saved.untyped_storage()
-        # torch reckons where its own writer puts a record, and does not look.
+        # torch computes where its own writer would put a record, and does not check.
         if storage.nbytes() and records.get(storage._checkpoint_offset) != storage.nbytes():
             raise files.damaged(path, "it was packed again by another program", _SAVE_AGAIN)
         if saved.is_neg() or saved.is_conj():
@@ -414,7 +415,7 @@ def _stored(path: Path, saved: object, records: Mapping[int, int], depth: int) -
 
 
 def _inner(path: Path, saved: object, parts: Sequence[str]) -> dict[str, Tensor | Stored]:
-    """The tensors of a training checkpoint, from the first of its `parts` that holds any."""
+    """Returns the tensors of a training checkpoint, from the first of its `parts` that has any."""
     if isinstance(saved, Mapping):
         for part in parts:
             if isinstance(saved.get(part), Mapping) and saved[part]:
@@ -435,7 +436,7 @@ def _bare(name: str) -> str:
 
 
 def _cut(weights: Weights, most: int) -> list[list[str]]:
-    """Names, in order, in shards of at most `most` bytes in BF16 each."""
+    """Returns names, in order, in shards of at most `most` bytes in BF16 each."""
     shards: list[list[str]] = [[]]
     filled = 0
     for name, tensor in weights.items():
@@ -449,7 +450,7 @@ def _cut(weights: Weights, most: int) -> list[list[str]]:
 
 
 def _temporary(path: Path, written: list[Path]) -> Path:
-    """A new file in the place where `path` will be, added to `written`."""
+    """Creates a new file beside `path`, adds it to `written` and returns it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -469,7 +470,10 @@ def _write_shard(path: Path, weights: Weights, metadata: dict[str, str], written
 
 
 def _pieces(tensor: Tensor | Stored) -> Iterator[Tensor]:
-    """One-dimensional pieces of it; the file's own fault is no fault of the one that is written."""
+    """Yields one-dimensional pieces.
+
+    Reading errors become BackendUnavailable, naming the file that is read.
+    """
     if isinstance(tensor, Tensor):
         yield from tensor.detach().flatten().split(_PIECE)
         return
@@ -480,7 +484,7 @@ def _pieces(tensor: Tensor | Stored) -> Iterator[Tensor]:
 
 
 def _header(weights: Weights, metadata: dict[str, str]) -> bytes:
-    """Of a safetensors file that holds `weights` in BF16, in this order; padded to a multiple of 8 bytes."""
+    """Returns the header of a safetensors file of `weights` in BF16, in this order, padded to 8 bytes."""
     described: dict[str, object] = {"__metadata__": metadata}
     start = 0
     for name, tensor in weights.items():
@@ -494,7 +498,7 @@ def _header(weights: Weights, metadata: dict[str, str]) -> bytes:
 def _check_finite(name: str, tensor: Tensor, weights: Weights) -> None:
     if tensor.is_meta or not tensor.numel():
         return
-    # A sum is not finite if a number in it is not, and needs no memory; a large one proves nothing.
+    # A sum is not finite if one of its numbers is not, and needs no memory; but it may also overflow.
     if not tensor.sum(dtype=torch.float32).isfinite() and not tensor.isfinite().all():
         raise BackendUnavailable(
             f"{_origin(weights)}{name} holds numbers that are not finite (NaN or infinity): the file is "
@@ -507,7 +511,7 @@ def _path_of(tensor: Tensor | Stored) -> Path:
 
 
 def _origin(weights: Mapping[str, Any]) -> str:
-    """`model.pt: `, or nothing for tensors of no file."""
+    """Returns `model.pt: `, or nothing for tensors without a file."""
     paths = sorted({tensor.path for tensor in weights.values() if isinstance(tensor, Stored)})
     if not paths:
         return ""

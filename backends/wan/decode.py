@@ -1,7 +1,7 @@
-"""A video's frames, decoded while its next block is being denoised.
+"""Decoding of a video's frames while its next block is being denoised.
 
-On a GPU decoding has a stream of its own, ahead of denoising where both want to compute: frames leave as soon
-as their latents are done. On a CPU it happens at once.
+On a GPU decoding has a stream of its own, with priority over denoising: frames are ready soon after their
+latents. On a CPU it happens at once.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from qvg import Clock
 
 
 class Decoder(Protocol):
-    """One video being decoded, from its first latent on."""
+    """The decoder of one video, from its first latent on."""
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Video [B, T, 3, H, W] in -1..1 of the next latents [B, F, C, h, w]."""
+        """Returns video [B, T, 3, H, W] in -1..1 of the next latents [B, F, C, h, w]."""
         ...
 
 
 class Decoding:
-    """Decodes the blocks of one video: `start` one, do something else, `finish` it."""
+    """Decoder of one video's blocks in the background: `start` one, do something else, `finish` it."""
 
     def __init__(self, decoder: Decoder, device: torch.device) -> None:
         self._decoder = decoder
@@ -34,12 +34,12 @@ class Decoding:
         self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
         self._clock = Clock(device)
         self._frames: Tensor | None = None
-        self._sound: Tensor | None = None  # bool: whether the latents were numbers
+        self._sound: Tensor | None = None  # bool: whether the latents were finite
         self._done: torch.cuda.Event | None = None
 
     @torch.inference_mode()
     def start(self, latents: Tensor) -> None:
-        """Begins with the next latents [1, F, C, h, w], which the current stream makes."""
+        """Begins to decode the next latents [1, F, C, h, w], which the current stream computes."""
         self._clock = Clock(self._device)
         if self._stream is None:
             with self._clock.running():
@@ -47,7 +47,7 @@ class Decoding:
             self._sound = latents.isfinite().all()
             return
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        # Its memory may be given to others once this stream, too, is done with it.
+        # Its memory may be reused only after this stream has read it, too.
         latents.record_stream(self._stream)
         with torch.cuda.stream(self._stream):
             with self._clock.running():
@@ -60,7 +60,7 @@ class Decoding:
             self._done.record(self._stream)
 
     def finish(self) -> np.ndarray:
-        """Returns what was started as uint8 [T, H, W, 3], waiting for the decoding stream alone.
+        """Returns the started block as uint8 [T, H, W, 3], waiting for the decoding stream alone.
 
         Raises NonFiniteLatents.
         """
@@ -74,5 +74,5 @@ class Decoding:
 
     @property
     def ms(self) -> float:
-        """What the last `start` took, once finished."""
+        """Returns the milliseconds that the last `start` took, once finished."""
         return self._clock.ms

@@ -1,4 +1,4 @@
-"""Paths of downloaded files, and Wan's text encoder on a device that has room for it."""
+"""Loading shared by Wan's models: paths of downloaded files, and the text encoder on a suitable device."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ def open_encoder(device: torch.device, length: int = text.LENGTH) -> text.TextEn
 
 
 def prompts_folder() -> Path:
-    """Returns the folder in which embeddings of prompts are kept between runs."""
+    """Returns the folder of prompt embeddings cached between runs."""
     return downloads.own_folder() / "prompts"

@@ -35,7 +35,7 @@ def warped_steps(steps: tuple[int, ...], shift: float) -> Tensor:
 class Step(NamedTuple):
     """One denoising step of a schedule whose timesteps are whole numbers."""
 
-    t: int  # the timestep that the model is given
+    t: int  # the timestep as the model's input
     clean: Tensor  # fp32 sigma to predict clean latents with
     noisy: Tensor  # fp32 sigma to add noise with before this step
 
@@ -43,9 +43,9 @@ class Step(NamedTuple):
 def whole_steps(rows: tuple[int, ...], shift: float) -> list[Step]:
     """Returns the steps at `rows` of the 1,000 of a table that starts at 0.999, as LingBot-World samples.
 
-    Its timesteps are sigmas times 1,000 cut to whole numbers, and both sigmas are looked up by them: the
-    first row with a step's number predicts, the second adds noise, or the first where there is no other.
-    That is `index_for_timestep` of the authors' scheduler (wan/utils/fm_solvers_unipc.py).
+    Its timesteps are sigmas times 1,000 truncated to whole numbers, and both sigmas are looked up by them:
+    the first row with a step's number for the prediction; for the noise the second, or the first if there is
+    no other. That is `index_for_timestep` of the authors' scheduler (wan/utils/fm_solvers_unipc.py).
     """
     uniform = torch.linspace(1 - 1 / TRAIN_STEPS, 0, TRAIN_STEPS + 1, dtype=torch.float64)[:-1]
     sigmas = shifted(uniform, shift).float()
@@ -54,14 +54,17 @@ def whole_steps(rows: tuple[int, ...], shift: float) -> list[Step]:
     return [Step(int(times[same[0]]), sigmas[same[0]], sigmas[same[min(1, len(same) - 1)]]) for same in found]
 
 
-# `sigma` is a number in a tensor on the CPU: a GPU takes it as an argument of the kernel, and no copy waits.
+# `sigma` is a number in a tensor on the CPU: a GPU gets it as an argument of the kernel, without a copy.
 
 
 def clean_latents(noisy: Tensor, flow: Tensor, sigma: Tensor) -> Tensor:
-    """x0, where x_t = (1 - sigma) x0 + sigma noise and flow = noise - x0. FP64, cast to the flow's dtype."""
+    """Returns x0, given x_t = (1 - sigma) x0 + sigma noise and flow = noise - x0.
+
+    It is computed in FP64 and has the flow's dtype.
+    """
     return (noisy.double() - sigma.double() * flow.double()).to(flow.dtype)
 
 
 def add_noise(clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """(1 - sigma) clean + sigma noise, computed in FP32, in the noise's dtype."""
+    """Returns (1 - sigma) clean + sigma noise, computed in FP32, in the noise's dtype."""
     return ((1 - sigma.float()) * clean.float() + sigma.float() * noise.float()).to(noise.dtype)

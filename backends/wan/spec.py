@@ -1,4 +1,4 @@
-"""What Wan's families of generators share, to be downloaded once. Nothing here loads torch.
+"""Files shared by the Wan family of generators, to be downloaded once. Nothing here loads torch.
 
 Sizes and checksums are those Hugging Face lists for the revision.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from backends.hub.artifacts import Artifact, File, Source
 
-# Of the host's memory while files are converted and go to a GPU: Python, torch, the models' libraries and
-# pieces of 64 MB of a tensor (0.5 GB, measured without a GPU; LongCat's adapter adds 1.2), and CUDA's
-# libraries (1 GB, estimated). The rest stays in the files.
+# CPU memory while files are converted and moved to a GPU: Python, torch, the models' libraries and pieces of
+# 64 MB of a tensor (0.5 GB, measured without a GPU; LongCat's adapter adds 1.2), and CUDA's libraries (1 GB,
+# estimated). All else stays in the files.
 LOADING_BYTES = 3_000_000_000
 
 _WAN21 = "Wan-AI/Wan2.1-T2V-1.3B"
@@ -116,7 +116,7 @@ TAEHV21 = Artifact(
     license="MIT",
     optional=True,
     source=Source(
-        # A copy of github.com/madebyollin/taehv: Hugging Face keeps downloads that are interrupted.
+        # A copy of github.com/madebyollin/taehv: interrupted downloads from Hugging Face can be resumed.
         repo="lightx2v/Autoencoders",
         revision="main",
         files=(File("taew2_1.pth", 22_678_901),),

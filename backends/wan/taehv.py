@@ -1,7 +1,7 @@
 """TAEHV, a decoder of Wan's latents that is 25 times cheaper and a little softer: for previews.
 
-Ollin Boer Bohan's tiny autoencoder (github.com/madebyollin/taehv, MIT). Frames are decoded side by side; what
-crosses from one to the next is the last input of each block, kept from call to call.
+It is Ollin Boer Bohan's tiny autoencoder (github.com/madebyollin/taehv, MIT). Frames are decoded in parallel;
+the only state between them is the last input of each block, kept from call to call.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from backends.wan import checkpoint
 WIDTHS = (256, 128, 64, 64)
 LATENT_CHANNELS = 16
 _TIME_GROWTH = (1, 2, 2)
-_UNDECIDED = 3  # of the first latent's frames: before the video's first one
+_UNDECIDED = 3  # of the first latent's frames, which come before the video's first one
 
 
 class Squash(nn.Module):
@@ -36,12 +36,12 @@ class MemoryBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, before: Tensor) -> Tensor:
-        """x, before [N, C, h, w]"""
+        """Returns [N, C, h, w] of x, before [N, C, h, w]."""
         return F.relu(self.conv(torch.cat([x, before], 1)) + x)
 
 
 class TimeGrowth(nn.Module):
-    """Every frame becomes `stride` frames."""
+    """Temporal upsampling: every frame becomes `stride` frames."""
 
     def __init__(self, width: int, stride: int) -> None:
         super().__init__()
@@ -49,13 +49,13 @@ class TimeGrowth(nn.Module):
         self.conv = nn.Conv2d(width, width * stride, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N * stride, C, h, w] of x [N, C, h, w]"""
+        """Returns [N * stride, C, h, w] of x [N, C, h, w]."""
         grown = self.conv(x)
         return grown.reshape(-1, x.shape[1], *x.shape[2:])
 
 
 class TinyDecoder(nn.Module):
-    """Names and order are the published file's: `decoder.<place>.<name>`."""
+    """The decoder, with names and order of the published file: `decoder.<place>.<name>`."""
 
     def __init__(self, widths: tuple[int, ...] = WIDTHS, channels: int = LATENT_CHANNELS) -> None:
         super().__init__()
@@ -68,12 +68,12 @@ class TinyDecoder(nn.Module):
         self.decoder = nn.Sequential(*layers)
 
     def stream(self) -> TinyStream:
-        """A decoder for one video, from its first latent on."""
+        """Returns a decoder for one video, from its first latent on."""
         return TinyStream(self)
 
 
 class TinyStream:
-    """One video being decoded. Latents are those the transformer makes, mean and deviation still removed."""
+    """The decoder of one video. Latents are the transformer's, without mean and deviation."""
 
     def __init__(self, model: TinyDecoder) -> None:
         self._model = model
@@ -82,7 +82,10 @@ class TinyStream:
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        """Video [B, T, 3, H, W] in -1..1 of the next latents [B, F, C, h, w]: 1 frame first, then 4 each."""
+        """Returns video [B, T, 3, H, W] in -1..1 of the next latents [B, F, C, h, w].
+
+        The first latent gives 1 frame, the others 4 each.
+        """
         batch = len(latents)
         parameter = next(self._model.parameters())
         x = latents.to(parameter.device, parameter.dtype).flatten(0, 1)
@@ -104,14 +107,14 @@ class TinyStream:
 
 
 def load(weights: Path, device: torch.device | str, dtype: torch.dtype) -> TinyDecoder:
-    """The decoder in `taew2_1.pth` or `.safetensors`. Raises BackendUnavailable when it is not that."""
+    """Loads `taew2_1.pth` or `.safetensors`. Raises BackendUnavailable for another file."""
     named = checkpoint.bare(checkpoint.read(weights))
     tensors = {name: tensor for name, tensor in named.items() if name.startswith("decoder.")}
     with torch.device("meta"):
         model = TinyDecoder()
     expected = model.state_dict()
     for name, tensor in tensors.items():
-        # Files made for growth everywhere hold the frames that a stride of 1 leaves out first.
+        # In files with growth in every layer, the frames that a stride of 1 omits come first.
         if name in expected and name.endswith(".conv.weight") and len(tensor) > len(expected[name]):
             tensors[name] = tensor[-len(expected[name]) :]
     try:

@@ -54,7 +54,10 @@ _IN_BLOCK = {
 
 
 def clean(prompt: str) -> str:
-    """A prompt as Wan's models know them: Unicode mended, entities resolved, one space between words."""
+    """Returns a prompt in the form that Wan's models were trained with.
+
+    Broken Unicode is repaired, entities are resolved, and words are separated by one space.
+    """
     import ftfy
 
     text = html.unescape(html.unescape(ftfy.fix_text(prompt)))
@@ -69,7 +72,7 @@ class TextEncoder:
 
     @torch.inference_mode()
     def encode(self, prompt: str) -> Tensor:
-        """[S, C] of the prompt's own S tokens, its end mark included; at most the length given."""
+        """Returns [S, C] for the prompt's own S tokens with the end mark, at most the maximum length."""
         batch = self._tokenizer(
             [clean(prompt)],
             padding="max_length",
@@ -127,10 +130,10 @@ def load(
     dtype: torch.dtype = torch.bfloat16,
     length: int = LENGTH,
 ) -> TextEncoder:
-    """UMT5 from `weights`, either published layout, and the tokenizer in the folder `tokenizer`.
+    """Loads UMT5 from `weights`, in either published layout, and the tokenizer in the folder `tokenizer`.
 
     The layouts: Wan's `models_t5_umt5-xxl-enc-bf16.pth`, or a folder of transformers' shards, whose
-    `config.json` tells other sizes than XXL. Raises BackendUnavailable when either cannot be read.
+    `config.json` may specify other sizes than XXL. Raises BackendUnavailable if either cannot be read.
     """
     from transformers import AutoTokenizer
 
@@ -142,16 +145,16 @@ def load(
         files.read_json(file)
     try:
         words = AutoTokenizer.from_pretrained(str(tokenizer), local_files_only=True)
-    # The library has no error of its own for files that are none of its own, and its parser only Exception.
+    # For unknown files the library raises errors of many types, and its parser plain Exception.
     except Exception as error:
         raise files.damaged(tokenizer, f"it holds no tokenizer that transformers knows: {error}") from error
     return TextEncoder(model, words, length)
 
 
 def read_config(path: Path) -> UMT5Config:
-    """Returns the published `config.json` as transformers reads it: what it does not say is as in the class.
+    """Returns the published `config.json` as transformers reads it; missing fields have the class's defaults.
 
-    Raises BackendUnavailable for another kind of model's.
+    Raises BackendUnavailable for another kind of model.
     """
     from huggingface_hub.errors import StrictDataclassError
 
@@ -179,9 +182,9 @@ def build(config: UMT5Config) -> nn.Module:
 
 
 def with_transformers_names(tensors: Mapping[str, T]) -> dict[str, T]:
-    """Renames Wan's own layout; transformers' passes through. The embedding has two names there.
+    """Renames Wan's own layout; transformers' passes through. The latter has two names for the embedding.
 
-    What files hold beside the encoder is left out: a decoder, and in ComfyUI's the tokenizer.
+    Other contents of a file are dropped: a decoder, and in ComfyUI's files the tokenizer.
     """
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_NOT_ENCODER)}
     if "token_embedding.weight" in tensors:

@@ -1,7 +1,7 @@
-"""Wan's video autoencoder, one latent frame at a time: decoding never waits for what comes next.
+"""Wan's video autoencoder, one latent frame at a time: decoding never waits for later frames.
 
-diffusers' `decode` forgets its state at every call. Its decoder takes the state as an argument, so each video
-keeps its own here and several can be decoded in turn. diffusers' private names are touched in this file only.
+diffusers' `decode` drops its state at every call. Its decoder takes the state as an argument, so each video
+keeps its own here and several can be decoded in turn. diffusers' private names are used in this file only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _FRAMES_AT_ONCE = 32  # of a clip being resized
 
 
 class VAE:
-    """The autoencoder with its latents scaled to unit variance, as the transformers see them."""
+    """The autoencoder with its latents scaled to unit variance, as the transformers expect."""
 
     def __init__(self, model: AutoencoderKLWan) -> None:
         self.model = model
@@ -38,7 +38,7 @@ class VAE:
         self.device, self.dtype = parameter.device, parameter.dtype
         config: Any = model.config
         self.channels: int = config.z_dim
-        self.scale: int = config.scale_factor_spatial  # pixels a latent cell covers, each way
+        self.scale: int = config.scale_factor_spatial  # pixels per latent cell, each way
         self._patch: int | None = config.patch_size
         self._mean, self._std = (
             torch.tensor(values, device=self.device).view(-1, 1, 1)
@@ -47,7 +47,7 @@ class VAE:
 
     @torch.inference_mode()
     def encode(self, video: Tensor) -> Tensor:
-        """Latents fp32 [B, F, C, h, w], the most likely ones, of video [B, T, 3, H, W] in -1..1.
+        """Returns the most likely latents, fp32 [B, F, C, h, w], of video [B, T, 3, H, W] in -1..1.
 
         T = 4F - 3. Raises ValueError for other lengths.
         """
@@ -61,14 +61,15 @@ class VAE:
         return (latents - self._mean) / self._std
 
     def stream(self) -> StreamingDecoder:
-        """A decoder for one video, from its first latent on."""
+        """Returns a decoder for one video, from its first latent on."""
         return StreamingDecoder(self)
 
     @torch.inference_mode()
     def decode_latent(self, latent: Tensor, state: list[Tensor | str | None]) -> Tensor:
-        """Video [B, T, 3, H, W] in -1..1 of the next latent [B, C, h, w].
+        """Returns video [B, T, 3, H, W] in -1..1 of the next latent [B, C, h, w].
 
-        `state` is empty before a video's first latent; then it holds the last inputs of causal convolutions.
+        `state` is empty before a video's first latent; then it contains the last inputs of causal
+        convolutions.
         """
         first = not state
         if first:
@@ -84,26 +85,29 @@ class VAE:
 
 
 class StreamingDecoder:
-    """One video being decoded: the same frames, bit for bit, as decoding all of it at once."""
+    """The decoder of one video: the same frames, bit for bit, as decoding all of it at once."""
 
     def __init__(self, vae: VAE) -> None:
         self._vae = vae
         self._state: list[Tensor | str | None] = []
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Video [B, T, 3, H, W] in -1..1 of the next latents [B, F, C, h, w]: 1 frame first, then 4 each."""
+        """Returns video [B, T, 3, H, W] in -1..1 of the next latents [B, F, C, h, w].
+
+        The first latent gives 1 frame, the others 4 each.
+        """
         return torch.cat([self._vae.decode_latent(latent, self._state) for latent in latents.unbind(1)], 1)
 
 
 def to_pixels(video: Tensor) -> Tensor:
-    """uint8 [T, H, W, 3] of video [T, 3, H, W] in -1..1."""
+    """Returns uint8 [T, H, W, 3] of video [T, 3, H, W] in -1..1."""
     return rearrange(
         (video.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8), "t c h w -> t h w c"
     )
 
 
 def from_pixels(frames: np.ndarray, height: int, width: int, device: torch.device | str) -> Tensor:
-    """Video fp32 [T, 3, height, width] in -1..1 on `device`: the middle of uint8 [T, H, W, 3], resized."""
+    """Returns video fp32 [T, 3, height, width] in -1..1 on `device`, of the middle of uint8 [T, H, W, 3]."""
     scale = max(height / frames.shape[1], width / frames.shape[2])
     size = (max(height, round(frames.shape[1] * scale)), max(width, round(frames.shape[2] * scale)))
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
@@ -116,9 +120,9 @@ def from_pixels(frames: np.ndarray, height: int, width: int, device: torch.devic
 
 
 def load(weights: Path, device: torch.device | str, dtype: torch.dtype) -> VAE:
-    """The autoencoder in `weights`: a folder as diffusers publishes it, or Wan's `Wan2.1_VAE.pth`.
+    """Loads the autoencoder in `weights`: a folder as diffusers publishes it, or Wan's `Wan2.1_VAE.pth`.
 
-    Raises BackendUnavailable when it cannot be read.
+    Raises BackendUnavailable if it cannot be read.
     """
     described = weights / "config.json"
     try:
@@ -130,10 +134,10 @@ def load(weights: Path, device: torch.device | str, dtype: torch.dtype) -> VAE:
 
 
 def build(config: dict[str, Any], device: str = "meta") -> AutoencoderKLWan:
-    """Returns the autoencoder without weights, of a configuration read as diffusers reads it.
+    """Returns the autoencoder without weights, for a configuration read as diffusers reads it.
 
-    What the class does not know is left out, and logged; what is not there is as in the class, which is
-    Wan2.1's. Raises ValueError for the configuration of another class.
+    Fields that the class does not know are dropped and logged; missing ones have the class's defaults, which
+    are Wan2.1's. Raises ValueError for the configuration of another class.
     """
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
@@ -163,7 +167,10 @@ _LEAVES = {
 
 
 def _diffusers_name(name: str) -> str:
-    """Raises BackendUnavailable for a name that Wan2.1's autoencoder does not have."""
+    """Returns diffusers' name.
+
+    Raises BackendUnavailable for a name that Wan2.1's autoencoder does not have.
+    """
     try:
         return _renamed(name)
     except (KeyError, ValueError):
@@ -188,7 +195,7 @@ def _renamed(name: str) -> str:
         return f"{half}.mid_block.{_MIDDLE[number]}.{leaf}"
     if part == "downsamples":
         return f"{half}.down_blocks.{number}.{leaf}"
-    # Wan numbers the decoder's parts through; four of them make one of diffusers' blocks.
+    # Wan numbers all parts of the decoder in sequence; four of them make one of diffusers' blocks.
     block, place = divmod(int(number), 4)
     inside = f"resnets.{place}" if place < 3 else "upsamplers.0"
     return f"{half}.up_blocks.{block}.{inside}.{leaf}"

@@ -1,9 +1,9 @@
-"""Where a token is, for two attentions over the same keys: by rotation (RoPE) and by camera (PRoPE).
+"""Positions of tokens for two attentions over the same keys: by rotation (RoPE) and by camera (PRoPE).
 
-For the second (arXiv 2507.10496) every four channels are a point in homogeneous coordinates. Keys and values
-are taken from their camera's picture to the world, queries and results from the world to theirs, so that only
-the relation of two cameras matters. The world's origin is moved to a camera nearby before anything is
-rounded: walking far costs no precision.
+In the second (arXiv 2507.10496) every four channels are a point in homogeneous coordinates. Keys and values
+are transformed from their camera's picture to the world, queries and results from the world to theirs, so
+that only the relation of two cameras matters. The world's origin is moved to a camera nearby before rounding,
+so that long distances cost no precision.
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ from qvg.ops.kernels import or_reference, use_kernels
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Projections:
-    """fp32 [F, 4, 4] to multiply points with, one for each of F frames."""
+    """Projection matrices fp32 [F, 4, 4], one for each of F frames."""
 
     query: Tensor
-    key: Tensor  # values too
+    key: Tensor  # for values too
     result: Tensor
 
     @classmethod
     def of(cls, views: Views, origin: Tensor, device: torch.device) -> Projections:
-        """`origin` fp64 [4, 4] takes the coordinates of a camera near `views` to the world's."""
+        """Returns the projections of `views`, relative to a nearby camera.
+
+        `origin` fp64 [4, 4] maps that camera's coordinates to the world's.
+        """
         lens = torch.zeros(len(views), 4, 4, dtype=torch.float64)
         lens[:, 0, 0], lens[:, 1, 1] = views.focal.unbind(-1)
         lens[:, 2, 2] = lens[:, 3, 3] = 1
@@ -47,7 +50,7 @@ class Projections:
 
 
 def rotate_and_project(x: Tensor, rope: Rope, first_frame: int, matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """x [B, H, F * P, D] of whole frames, rotated from `first_frame` on; and as `project` has it."""
+    """Returns x [B, H, F * P, D] of whole frames, rotated from `first_frame` on, and x as from `project`."""
     rope.check(x.shape[2], x.shape[3], first_frame)
     if use_kernels(x, x.shape[-1]):
         from backends.worldplay.cameras_triton import turn
@@ -60,7 +63,7 @@ def rotate_and_project(x: Tensor, rope: Rope, first_frame: int, matrices: Tensor
 
 
 def project(x: Tensor, matrices: Tensor) -> Tensor:
-    """x [B, H, F * P, D] with `matrices` fp32 [F, 4, 4] applied to every four channels; in x's dtype."""
+    """Returns x [B, H, F * P, D] with `matrices` fp32 [F, 4, 4] applied to every four channels."""
     if use_kernels(x, x.shape[-1]):
         from backends.worldplay.cameras_triton import turn
 

@@ -1,6 +1,7 @@
-"""RoPE and PRoPE on a GPU: one reading of what the cache gives, in FP32, and one rounding.
+"""RoPE and PRoPE on a GPU: one read of the cache's output, computation in FP32, and one rounding.
 
-The history is turned anew at every denoising step of every layer: in plain torch, some twenty passes over it.
+The history is transformed again at every denoising step of every layer: in plain torch, some twenty passes
+over it.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from qvg import Rope
 from qvg.ops.rotate.triton import rotated
 from qvg.ops.triton import launch, load_tokens, rows_contiguous, tiles, token_rows
 
-TOKENS = 16  # of a program
+TOKENS = 16  # tokens per program
 
 
 def turn(
     x: Tensor, matrices: Tensor, rope: Rope | None = None, first_frame: int = 0
 ) -> tuple[Tensor | None, Tensor]:
-    """x [B, H, S, D] rotated (None without `rope`) and projected by `matrices` fp32 [F, 4, 4]; its dtype."""
+    """Returns x [B, H, S, D] rotated (None without `rope`), and projected by `matrices` fp32 [F, 4, 4]."""
     x = rows_contiguous(x)
     batch, heads, tokens, head_dim = x.shape
     projected = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -56,13 +57,16 @@ def _turn(
     S, H, P, first_frame, s_b, s_h, s_s, t_b, t_h, t_s,
     D: tl.constexpr, A: tl.constexpr, ROTATE: tl.constexpr, b_s: tl.constexpr,
 ):  # fmt: skip
-    """Grid (tiles of tokens, heads). P tokens a frame; matrices are 16 numbers each, row by row."""
+    """Rotates and projects a tile of tokens. Grid (tiles of tokens, heads).
+
+    P is tokens per frame; matrices are 16 numbers each, row by row.
+    """
     n = tl.program_id(1)
     rows = tl.program_id(0) * b_s + tl.arange(0, b_s)
     x = load_tokens(p_x, p_x, n, H, rows, S, s_b, s_h, s_s, D, False)
-    inside = tl.minimum(rows, S - 1)  # matrices and tables end where the tokens do
+    inside = tl.minimum(rows, S - 1)  # stays within the matrices and tables for rows beyond the last token
 
-    # Of every four channels the first and third, the second and fourth.
+    # The first and third of every four channels, and the second and fourth.
     even, odd = tl.split(tl.reshape(x, (b_s, D // 4, 2, 2)))
     x0, x2 = tl.split(even)
     x1, x3 = tl.split(odd)

@@ -1,7 +1,7 @@
-"""Attention over chosen blocks of a cache of keys and values that know no position and no camera yet.
+"""Attention to chosen blocks of a cache whose keys and values have neither position nor camera yet.
 
-Both attentions, rotary and projective, are made from one reading. Chosen blocks are numbered anew from 0
-without gaps, as the model was trained: how long ago a block was made does not show.
+Both attentions, rotary and projective, read the cache once. Chosen blocks are numbered again from 0 without
+gaps, as in training: the age of a block is not visible.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from qvg import Choice, LayerCache, Rope, attend_chosen, partial_attention
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Context:
-    """What a block sees: blocks of history, oldest first, and itself.
+    """The context of a block: blocks of history, oldest first, and the block itself.
 
-    `blocks` are their numbers in the cache, the one being made left out. `projections` are those of their
-    frames in the same order, and then of its own.
+    `blocks` are their numbers in the cache, without the block being generated. `projections` are those of
+    their frames in the same order, and then of its own.
     """
 
     blocks: tuple[int, ...]
@@ -29,7 +29,7 @@ class Context:
     rope: Rope
 
     def over(self, layer: LayerCache, q: Tensor) -> Mixed:
-        """Attention of the own block's q [1, H, S, D] over the others in `layer` and what is staged there."""
+        """Returns the attention of the block's q [1, H, S, D] to the others in `layer` and its staged K/V."""
         first = len(self.blocks) * self.frames_per_block
         own = slice(first, first + self.frames_per_block)
         queries = rotate_and_project(q, self.rope, first, self.projections.query[own])
@@ -37,7 +37,7 @@ class Context:
         return Mixed(rotary, project(projective, self.projections.result[own]))
 
     def among_themselves(self, q: Tensor, k: Tensor, v: Tensor, choice: Choice) -> Mixed:
-        """Attention of the blocks over each other; q, k, v [1, H, S, D] of all their frames."""
+        """Returns the attention of the blocks to each other; q, k, v [1, H, S, D] of all their frames."""
         frames = slice(0, len(self.blocks) * self.frames_per_block)
         queries = rotate_and_project(q.to(choice.dtype), self.rope, 0, self.projections.query[frames])
         prepared = self._prepare(k.to(choice.dtype), v.to(choice.dtype), 0)

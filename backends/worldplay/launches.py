@@ -1,4 +1,4 @@
-"""The kernels that HY-WorldPlay launches."""
+"""Kernel launches of HY-WorldPlay."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from qvg.ops.ahead import Launch
 from qvg.ops.card import Card
 from qvg.policy import CachePolicy
 
-BY_FRAME = 22  # of 64 rotated pairs, those that tell frames apart
+BY_FRAME = 22  # of 64 rotated channel pairs, those for the frame's position
 
 
 def launches(
     described: BackendSpec, codec: CodecConfig, policy: CachePolicy, card: Card, mode: str
 ) -> dict[Launch, None]:
-    """Returns what videos launch on `card`; `mode` is one of the spec's, "" its first."""
+    """Returns the launches of videos on `card`; `mode` is one of the spec's, "" its first."""
     geometry, frames = described.geometry, described.latents_per_block
     rope = rope_like(POSITIONS, geometry.tokens_per_frame, geometry.head_dim, BY_FRAME)
     window = policy.window or 2 * policy.every
@@ -34,7 +34,7 @@ def launches(
         context = Context(blocks, frames, Projections(matrices, matrices, matrices), rope)
         context.over(layer, q)
         if blocks:
-            # All that is read, where it is encoded anew.
+            # All blocks that are read, if they are encoded again.
             q, k, v = (torch.cat([q] * len(blocks), 2) for _ in "qkv")
             context.among_themselves(q, k, v, layer.choice)
 

@@ -1,4 +1,4 @@
-"""Loading HY-WorldPlay: its published weights, or random ones."""
+"""Loading of HY-WorldPlay: published weights, or random ones."""
 
 from __future__ import annotations
 

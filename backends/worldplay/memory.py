@@ -1,7 +1,7 @@
-"""Which blocks of the past a new block sees: the newest, and those that saw most of what it will show.
+"""Selection of the history for a new block: the newest blocks, and those with the most similar view.
 
-What a camera sees is measured with points drawn in a ball around it, as in hyvideo/utils/retrieval_context.py
-and wan/models/utils.py of HY-WorldPlay; the same points give the same choice.
+Views are compared by points drawn in a ball around a camera, as in hyvideo/utils/retrieval_context.py and
+wan/models/utils.py of HY-WorldPlay; the same points give the same choice.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from torch import Tensor
 Refresh = Literal["recompute", "incremental", "frozen"]
 
 POINTS, RADIUS = 50_000, 8.0
-HALF_WIDTH, HALF_HEIGHT = 30.0, 17.5  # degrees: the field of view that retrieval takes every camera to have
+HALF_WIDTH, HALF_HEIGHT = 30.0, 17.5  # degrees: the field of view that retrieval assumes for every camera
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """How much of the past is read, and how old its keys and values are.
+    """How much of the history is read, and how old its keys and values are.
 
-    `refresh` "recompute" encodes all that is read anew for every block, as HY-WorldPlay does. "incremental"
-    encodes a block once, over what is read then, and keeps it. "frozen" encodes all that is read and keeps
-    only the newest block, as Quant VideoGen's experiments do. `blocks` are read at most (None: as many as the
-    cache may hold); `retrieved` of them are chosen by what they saw.
+    `refresh` "recompute" encodes all blocks that are read again for every block, as HY-WorldPlay does.
+    "incremental" encodes a block once, with the context of that time, and keeps it. "frozen" encodes all
+    blocks that are read and keeps only the newest one, as Quant VideoGen's experiments do. At most `blocks`
+    are read (None: as many as the cache has); `retrieved` of them are chosen by overlap of views.
     """
 
     refresh: Refresh = "recompute"
@@ -43,7 +43,7 @@ class Memory:
 
 
 class FieldOfView:
-    """Overlap of what cameras see, by counting points on `device`."""
+    """Overlap of the views of cameras, by counting points on `device`."""
 
     def __init__(self, device: torch.device | str = "cpu", seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -58,11 +58,11 @@ class FieldOfView:
             ],
             1,
         )
-        # From the camera's own place nothing but these is ever asked about.
+        # Every query is in the coordinates of its own camera, so only points in that view are needed.
         self._seen = points[_inside(points, torch.zeros(1), torch.zeros(1))[:, 0]].double().to(device)
 
     def overlap(self, query: Tensor, others: Tensor) -> Tensor:
-        """fp64 [N]: the part of what `query` [4, 4] sees that `others` [N, 4, 4] see too; w2c fp64 all."""
+        """Returns fp64 [N]: the share of the view of `query` [4, 4] that `others` [N, 4, 4] see (all w2c)."""
         c2w = (query @ torch.linalg.inv(others)).to(self._seen.device)  # from each to the query
         ahead, place = c2w[:, :3, 2], c2w[:, :3, 3]
         azimuth, elevation = _angles(ahead)
@@ -75,10 +75,10 @@ class FieldOfView:
 def choose(
     w2c: Tensor, current: int, history: Sequence[int], blocks: int | None, retrieved: int, sight: FieldOfView
 ) -> tuple[int, ...]:
-    """The blocks of `history` to generate block `current` in, oldest first.
+    """Returns the blocks of `history` that block `current` reads, oldest first.
 
-    w2c fp64 [F, 4, 4] holds the cameras of all frames up to those of `current`, with `frames` to a block. All
-    of the history is read while there is no more than `blocks`; then the newest, and the `retrieved` others
+    w2c fp64 [F, 4, 4] are the cameras of all frames up to those of `current`, with `frames` per block. All of
+    the history is read while it has no more than `blocks`; then the newest blocks, and the `retrieved` others
     with the largest overlap.
     """
     if blocks is None or len(history) <= blocks:
@@ -86,7 +86,7 @@ def choose(
     frames = len(w2c) // (current + 1)
     newest, older = history[retrieved - blocks :], history[: retrieved - blocks]
     distances = [0.0] * len(older)
-    # A block's first frame and its middle one stand for it.
+    # A block's first frame and its middle one represent it.
     shown = w2c[[block * frames + offset for block in older for offset in (0, frames // 2)]]
     for query in w2c[current * frames : (current + 1) * frames]:
         far = (1.0 - sight.overlap(query, shown)).view(-1, 2).tolist()
@@ -98,13 +98,16 @@ def choose(
 
 
 def _angles(direction: Tensor) -> tuple[Tensor, Tensor]:
-    """Azimuth and elevation, in degrees, of directions [..., 3]; z is ahead."""
+    """Returns azimuth and elevation, in degrees, of directions [..., 3]; z is ahead."""
     x, y, z = direction.unbind(-1)
     return torch.rad2deg(torch.atan2(x, z)), torch.rad2deg(torch.atan2(y, torch.hypot(x, z)))
 
 
 def _inside(points: Tensor, azimuth: Tensor, elevation: Tensor) -> Tensor:
-    """bool [M, N]: points [M, 3] or [M, N, 3], seen from the origin, within the field around N directions."""
+    """Returns bool [M, N]: whether points [M, 3] or [M, N, 3] are in the field of view around N directions.
+
+    Both are seen from the origin.
+    """
     right, up = _angles(points if points.ndim == 3 else points[:, None])
     return (_wrapped(right - azimuth).abs() < HALF_WIDTH) & (_wrapped(up - elevation).abs() < HALF_HEIGHT)
 

@@ -1,7 +1,7 @@
-"""WorldPlay-5B's transformer: Wan2.2-TI2V-5B, told the camera's motion, with a second, projective attention.
+"""WorldPlay-5B's transformer: Wan2.2-TI2V-5B with camera motion as input and a second, projective attention.
 
-Names of parameters are the published checkpoint's. It knows nothing of positions, cameras or a cache: they
-are in the `Attention` it is given. Batch size is 1 throughout, and frames take its place: x is [F, P, C].
+Names of parameters are the published checkpoint's. Positions, cameras and the cache are outside, in the
+`Attention` that it is given. Batch size is 1 throughout, and frames take its place: x is [F, P, C].
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from einops import rearrange
 from torch import Tensor, nn
 
 EPS = 1e-6
-FED = 16  # frames at once: the widest activations of a long context would be gigabytes
+FED = 16  # frames at once: otherwise the widest activations of a long context would be gigabytes
 
 
 class Mixed(NamedTuple):
-    """What the two attentions over the same keys returned, [1, H, S, D] both."""
+    """Results of the two attentions over the same keys, [1, H, S, D] both."""
 
     rotary: Tensor
     projective: Tensor
 
 
-# layer, then q, k, v [1, H, S, D] without any position; None: only k and v were asked for
+# layer, then q, k, v [1, H, S, D] without any position; None: only k and v were needed
 Attention = Callable[[int, Tensor, Tensor, Tensor], Mixed | None]
 
 
@@ -63,7 +63,7 @@ class ModelConfig:
 
     @property
     def rotary_pairs(self) -> tuple[int, int, int]:
-        """Channel pairs that tell frame, row and column."""
+        """Returns the rotated channel pairs for frame, row and column."""
         place = self.head_dim // 6
         return self.head_dim // 2 - 2 * place, place, place
 
@@ -79,7 +79,7 @@ class Embedder(nn.Module):
 
 
 class Conditions(nn.Module):
-    """Noise level and action of each frame, and the prompt."""
+    """Embeddings of each frame's noise level and action, and of the prompt."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Conditions(nn.Module):
         self._frequencies = config.frequencies
 
     def forward(self, t: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """fp32 [F, C] and [F, 6, C] of t and actions [F]"""
+        """Returns fp32 [F, C] and [F, 6, C] of t and actions [F]."""
         dtype = self.time_embedder.linear_1.weight.dtype
         both = self.time_embedder(self._waves(t).to(dtype)) + self.action_embedder(
             self._waves(actions).to(dtype)
@@ -106,7 +106,7 @@ class Conditions(nn.Module):
 
 
 class AttentionWeights(nn.Module):
-    """Projections of one attention; `forward` is left to the block."""
+    """Projections of one attention; the block calls them, so there is no `forward`."""
 
     def __init__(self, config: ModelConfig, projective: bool) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class AttentionWeights(nn.Module):
             self.to_out_prope = nn.ModuleList([nn.Linear(width, width)])
 
     def queries(self, x: Tensor) -> Tensor:
-        """[1, H, F * P, D] of x [F, P, C]"""
+        """Returns [1, H, F * P, D] of x [F, P, C]."""
         return self._heads(self.norm_q(self.to_q(x)))
 
     def keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,7 +162,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, modulation: Tensor, text: TextKeys, layer: int, attention: Attention
     ) -> Tensor | None:
-        """x [F, P, C], modulation fp32 [F, 6, C]; None when the attention wanted no more than k and v."""
+        """Returns x [F, P, C] for modulation fp32 [F, 6, C]; None if `attention` needed k and v only."""
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (
             (self.scale_shift_table.float() + modulation).unsqueeze(2).unbind(1)
         )
@@ -199,7 +199,7 @@ class Transformer(nn.Module):
         self.proj_out = nn.Linear(config.width, config.channels * patch**2)
 
     def read(self, prompt: Tensor) -> tuple[TextKeys, ...]:
-        """What every layer attends to of prompt embeddings [1, S, text_width]; nothing masks the padding."""
+        """Returns every layer's keys and values of a prompt [1, S, text_width]. Padding is not masked."""
         embedder = self.condition_embedder.text_embedder
         words = embedder(prompt.to(embedder.linear_1.weight.dtype), lambda x: F.gelu(x, approximate="tanh"))
         return tuple(TextKeys(*block.attn2.keys_and_values(words)) for block in self.blocks)
@@ -207,9 +207,9 @@ class Transformer(nn.Module):
     def forward(
         self, latents: Tensor, t: Tensor, actions: Tensor, text: tuple[TextKeys, ...], attention: Attention
     ) -> Tensor | None:
-        """fp32 [F, C, h, w] of latents [F, C, h, w]; t (1000 is noise) and actions [F].
+        """Returns fp32 [F, C, h, w] of latents [F, C, h, w]; t (1000 is noise) and actions [F].
 
-        None when the last layer's attention returned None: the pass was made for its keys and values.
+        Returns None if the last layer's attention did, in a pass that only writes keys and values.
         """
         patch, weight = self.config.patch, self.patch_embedding.weight
         patches = rearrange(latents, "f c (r u) (q v) -> f (r q) (c u v)", u=patch, v=patch)
@@ -226,13 +226,13 @@ class Transformer(nn.Module):
 
 
 def _layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-    """In FP32; the result has x's dtype."""
+    """Normalizes in FP32; the result has x's dtype."""
     weight, bias = (None if p is None else p.float() for p in (weight, bias))
     return F.layer_norm(x.float(), x.shape[-1:], weight, bias, EPS).to(x.dtype)
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x [F, P, C], shift and scale fp32 [F, 1, C]"""
+    """Returns x [F, P, C] scaled and shifted by fp32 [F, 1, C]."""
     return torch.addcmul(shift, F.layer_norm(x.float(), x.shape[-1:], eps=EPS), 1 + scale).to(x.dtype)
 
 
@@ -241,5 +241,5 @@ def _gated(x: Tensor, out: Tensor, gate: Tensor) -> Tensor:
 
 
 def _tokens(mixed: Tensor, like: Tensor) -> Tensor:
-    """[F, P, C] of mixed [1, H, F * P, D]"""
+    """Returns [F, P, C] of mixed [1, H, F * P, D]."""
     return rearrange(mixed, "1 h (f p) d -> f p (h d)", f=len(like)).to(like.dtype)

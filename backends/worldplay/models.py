@@ -36,7 +36,7 @@ def assemble(
     device: torch.device,
 ) -> Models:
     """Combines loaded models into one set for frames of the size in `described`."""
-    token = autoencoder.scale * transformer.config.patch  # pixels it covers each way
+    token = autoencoder.scale * transformer.config.patch  # pixels per token, each way
     rows, columns = described.height // token, described.width // token
     rope = grid_rope(POSITIONS, rows, columns, transformer.config.rotary_pairs, device=device)
     return Models(described, transformer, rope, autoencoder, embed, device)

@@ -1,8 +1,9 @@
 """Camera poses and action labels as HY-WorldPlay was trained with.
 
-Axes are OpenCV's: x right, y down, z forward; `c2w` takes a camera's coordinates to the world's, in FP64. A
-key held for one latent frame turns by 3 degrees or walks 0.08 units. The action label of a frame is read off
-its motion, not off the keys (hyvideo/generate.py and hyvideo/generate_custom_trajectory.py of HY-WorldPlay).
+Axes are OpenCV's: x right, y down, z forward; `c2w` maps camera coordinates to the world's, in FP64. A key
+pressed for one latent frame turns by 3 degrees or walks 0.08 units. The action label of a frame is derived
+from its motion, not from the keys (hyvideo/generate.py and hyvideo/generate_custom_trajectory.py of
+HY-WorldPlay).
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ STEP = SPEC.metres_per_latent
 TURN = math.radians(SPEC.degrees_per_latent)
 FOCAL = (969.6969696969696 / 1920, 969.6969696969696 / 1080)  # in widths and heights of the picture
 
-_MOVED = 1e-4  # units; less is standing still
+_MOVED = 1e-4  # units; less counts as standing still
 _TURNED = 5e-2  # degrees
 _ALONG = 60.0  # degrees from an axis within which a motion counts as along it
-# Which of first, second, third and fourth direction are taken: two opposite ones never are.
+# Which of four directions are taken: opposite ones never occur together.
 _LABELS = {
     (0, 0, 0, 0): 0,
     (1, 0, 0, 0): 1,
@@ -66,12 +67,12 @@ class Views:
 
 
 def start() -> Pose:
-    """Where every path begins."""
+    """Returns the first pose of every path."""
     return Pose(torch.eye(4, dtype=torch.float64))
 
 
 def advance(pose: Pose, keys: tuple[str, ...]) -> Pose:
-    """The camera after one latent frame with `keys` held: it turns first and walks where it then looks."""
+    """Returns the camera after one latent frame with `keys` pressed: it turns first, then walks ahead."""
     c2w = pose.c2w.clone()
     yaw = TURN * (("right" in keys) - ("left" in keys))
     pitch = TURN * (("up" in keys) - ("down" in keys))
@@ -83,13 +84,13 @@ def advance(pose: Pose, keys: tuple[str, ...]) -> Pose:
 
 
 def action(before: Tensor, after: Tensor) -> int:
-    """The label of moving from camera `before` to `after`, fp64 [4, 4] both."""
+    """Returns the label of moving from camera `before` to `after`, fp64 [4, 4] both."""
     relative = torch.linalg.inv(before) @ after
     return 9 * _label(_walked(relative[:3, 3])) + _label(_turned(relative[:3, :3]))
 
 
 def _walked(motion: Tensor) -> tuple[bool, bool, bool, bool]:
-    """Forward, back, right, left; a direction between two axes is along both."""
+    """Returns forward, back, right, left; a direction between two axes counts for both."""
     length = float(motion.norm())
     if length <= _MOVED:
         return (False, False, False, False)
@@ -100,7 +101,7 @@ def _walked(motion: Tensor) -> tuple[bool, bool, bool, bool]:
 
 
 def _turned(rotation: Tensor) -> tuple[bool, bool, bool, bool]:
-    """Right, left, up, down."""
+    """Returns right, left, up, down."""
     # Euler angles about fixed x, y, z in this order.
     pitch = math.degrees(math.atan2(float(rotation[2, 1]), float(rotation[2, 2])))
     yaw = math.degrees(math.asin(min(1.0, max(-1.0, -float(rotation[2, 0])))))

@@ -35,7 +35,7 @@ class WorldPlayRollout:
         self._walked = 0  # latents of the path
         self._pose: Pose | None = None
         self.notes = tuple(_notes(models.spec, request, mode))
-        # A new prompt may take a while to read.
+        # A new prompt may take a while to encode.
         tick(0, len(LEVELS))
         self._first: Tensor | None = None
         if request.image is not None:
@@ -82,7 +82,7 @@ class WorldPlayRollout:
         return segment
 
     def _views(self, move: CameraMove | None) -> Views:
-        """Where the camera is in the next block; the video's first frame is where it stands."""
+        """Returns the cameras of the next block; the video's first frame is seen from the start."""
         poses = []
         for _ in range(self._models.spec.latents_per_block):
             if self._pose is None:
@@ -105,13 +105,13 @@ class WorldPlayBackend:
 
 
 def fit_picture(image: np.ndarray, height: int, width: int) -> Tensor:
-    """The middle of uint8 [H, W, 3], scaled to cover height x width: fp32 [3, height, width] in -1..1."""
+    """Returns the middle of uint8 [H, W, 3], scaled to cover fp32 [3, height, width] in -1..1."""
     scale = max(height / image.shape[0], width / image.shape[1])
     # Never a pixel short, which would leave a black edge.
     scaled = max(width, int(image.shape[1] * scale)), max(height, int(image.shape[0] * scale))
     left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
     across, down = image.shape[1] / scaled[0], image.shape[0] / scaled[1]
-    # What a long picture is cropped to is cut out first: scaled whole it may be a gigabyte.
+    # A long picture is cropped before it is scaled: scaled as a whole it may be a gigabyte.
     box = (left * across, top * down, (left + width) * across, (top + height) * down)
     picture = Image.fromarray(np.ascontiguousarray(image))
     fitted = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS, box), dtype=np.float32)

@@ -1,7 +1,7 @@
-"""Denoising one block after another, and encoding what is remembered before each.
+"""HY-WorldPlay's sampler: denoising block by block, and encoding of the history before each.
 
-Clean latents are a few megabytes and are all kept; what the cache holds of them is the memory's choice
-(`Memory.refresh`).
+Clean latents are a few megabytes and are all kept; which of them the cache holds encoded is set by
+`Memory.refresh`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from qvg import Clock, KVCache, Rope
 
 # wan/inference/pipeline_wan_w_mem_relative_rope.py: four uniform steps shifted by 8, out of 1000
 LEVELS = (1000.0, 960.0, 888.8889, 727.2728)
-CLEAN = 14.0  # what clean latents are labelled with; no noise is added to them
+CLEAN = 14.0  # noise level label of clean latents; no noise is added to them
 
 
 def gaussian(seed: int, shape: tuple[int, ...]) -> Iterator[Tensor]:
-    """Noise for one block after another, drawn on the CPU: a seed means the same video on every device."""
+    """Yields noise for each block, drawn on the CPU: a seed gives the same video on every device."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         yield torch.randn(shape, generator=generator)
@@ -44,7 +44,7 @@ class Sampler:
         memory: Memory,
         sight: FieldOfView,
     ) -> None:
-        """prompt [1, S, text_width]; `noise` yields [F, C, h, w] for every block."""
+        """Starts a video. prompt [1, S, text_width]; `noise` yields [F, C, h, w] for every block."""
         if cache.geometry.tokens_per_frame != len(rope.place):
             raise ValueError(
                 f"the cache has {cache.geometry.tokens_per_frame} tokens a frame, the model {len(rope.place)}"
@@ -56,12 +56,12 @@ class Sampler:
             self._text = model.read(prompt.to(self._device))
         self._latents: list[Tensor] = []  # clean blocks [F, C, h, w]
         self._views: list[Views] = []
-        self.chosen: tuple[int, ...] = ()  # blocks that the last one was made in sight of
+        self.chosen: tuple[int, ...] = ()  # blocks that the last one has read
         self.context_clock, self.denoise_clock = Clock(self._device), Clock(self._device)
 
     @torch.inference_mode()
     def generate(self, views: Views, first: Tensor | None = None, tick: Tick | None = None) -> Tensor:
-        """Clean latents fp32 [F, C, h, w] of the next block, seen from `views`.
+        """Returns clean latents fp32 [F, C, h, w] of the next block, seen from `views`.
 
         `first` [C, h, w] are the known latents of the video's first frame.
         """
@@ -97,7 +97,7 @@ class Sampler:
         return x
 
     def _choose(self) -> tuple[int, ...]:
-        """The blocks of the past to generate the next one in."""
+        """Returns the blocks of history that the next one reads."""
         current, memory, policy = len(self._latents), self._memory, self._cache.policy
         history, blocks = list(range(current)), memory.blocks
         if memory.refresh == "recompute":
@@ -110,7 +110,7 @@ class Sampler:
         return choose(w2c, current, history, blocks, retrieved, self._sight)
 
     def _context(self, chosen: tuple[int, ...], own: int | None = None) -> Context:
-        """Of `chosen` blocks, as the cache numbers them, and block `own` where one is made in their sight."""
+        """Returns the context of `chosen` blocks, by their numbers in the cache, and of `own`, if given."""
         origin = torch.linalg.inv(self._views[-1].w2c[0])
         seen = [self._views[block] for block in (*chosen, *([] if own is None else [own]))]
         return Context(
@@ -121,7 +121,7 @@ class Sampler:
         )
 
     def _remember(self) -> None:
-        """Makes the newest block history, and encodes what the memory wants encoded anew."""
+        """Appends the newest block to the history, and encodes others again as `Memory.refresh` says."""
         cache, refresh = self._cache, self._memory.refresh
         *older, newest = self.chosen
         context = (

@@ -1,4 +1,4 @@
-"""HY-WorldPlay on Wan2.2 5B: a picture to walk through. Nothing here loads torch."""
+"""Spec of HY-WorldPlay on Wan2.2 5B: a picture to walk through. Nothing here loads torch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from backends.wan.spec import LOADING_BYTES, UMT5, UMT5_TOKENIZER
 from qvg.config import CacheGeometry
 from qvg.policy import CachePolicy
 
-LATENTS = 4  # a block
-KEPT_READ = 12  # blocks that are read of those kept: 48 latents, as in Quant VideoGen's script
+LATENTS = 4  # per block
+KEPT_READ = 12  # blocks read of those kept: 48 latents, as in Quant VideoGen's script
 
-# Spans of 8 latents as in the paper's experiments, and of 16 where nothing is dropped. Once all that may be
-# is read, a block takes 598, 754 and 2,325 TFLOP.
+# Spans of 8 latents as in the paper's experiments, and of 16 if nothing is dropped. Once the full history is
+# read, a block takes 598, 754 and 2,325 TFLOP.
 MODES = (
     Mode(
         id="recompute",
@@ -58,11 +58,12 @@ TRANSFORMER = Artifact(
     purpose="Denoises four latent frames in four steps, in sight of chosen ones before them.",
     license=LICENSE,
     needs_acceptance=True,
-    gated=True,  # by some accounts; a token does no harm where it is not
+    gated=True,  # according to some reports; a token does no harm otherwise
     source=Source(
         repo="tencent/HY-WorldPlay",
         revision="main",
-        # Twice 5,293,225,152 numbers in FP32: the transformer and its average. No list of sizes was at hand.
+        # Twice 5,293,225,152 numbers in FP32: the transformer and its average. The size is computed, not
+        # listed.
         files=(File("wan_distilled_model/model.pt", 42_346_000_000, estimated=True),),
         path="wan_distilled_model/model.pt",
     ),
@@ -87,7 +88,7 @@ VAE22 = Artifact(
 )
 ARTIFACTS = (TRANSFORMER, UMT5, UMT5_TOKENIZER, VAE22)
 
-# Bytes on the GPU while blocks are made, beside the KV cache.
+# Bytes on the GPU during generation, beside the KV cache.
 _MEMORY = (
     ("transformer", 10_587_000_000),
     ("prompt's keys and values", 189_000_000),
@@ -115,14 +116,14 @@ SPEC = BackendSpec(
     frames_per_block=16,
     first_block_frames=13,  # the causal VAE decodes the first latent to one frame
     default_blocks=12,
-    max_blocks=250,  # the model knows 1,024 positions: a history of 1,000 latents can be read whole
+    max_blocks=250,  # the model has 1,024 positions: a history of 1,000 latents can be read as a whole
     weights_bytes=sum(artifact.size for artifact in ARTIFACTS),
     converted_bytes=TRANSFORMER.converted_size,
     loading_bytes=LOADING_BYTES,
     encoder_bytes=UMT5.size,
     working_bytes=sum(size for _, size in _MEMORY),
     memory=_MEMORY,
-    prompt_bytes=24_400_000_000,  # the text encoder 11.4, with transformer, autoencoder and CUDA there
+    prompt_bytes=24_400_000_000,  # the text encoder 11.4, with transformer, autoencoder and CUDA
     geometry=CacheGeometry(layers=30, heads=24, head_dim=128, tokens_per_frame=880),
     policy=MODES[0].policy,
     rebuilds_history=True,
@@ -139,7 +140,7 @@ SPEC = BackendSpec(
     ),
 )
 
-# The same program at a size that a CPU runs, for tests and for trying out a page: its weights are random.
+# The size of random weights that tests and trials on a CPU run with.
 TINY = replace(
     SPEC,
     width=224,
@@ -157,5 +158,5 @@ TINY = replace(
 
 
 def missing() -> str | None:
-    """Why HY-WorldPlay cannot run here, as a sentence; None when it can."""
+    """Returns why HY-WorldPlay cannot run here, as a sentence; None if it can."""
     return artifacts.missing(ARTIFACTS, "a 32 GB GPU", "worldplay")

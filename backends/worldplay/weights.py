@@ -1,4 +1,4 @@
-"""WorldPlay-5B's weights: what is published, half of it a copy that is never read, becomes one BF16 file."""
+"""Weights of WorldPlay-5B: the published file, half of which is never read, converted to one BF16 file."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _PARTS = ("generator", "model", "state_dict", "module")
 
 
 def build(config: ModelConfig) -> Transformer:
-    """The transformer without weights, on the meta device."""
+    """Returns the transformer without weights, on the meta device."""
     with torch.device("meta"):
         return Transformer(config)
 
 
 def load(path: Path, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Transformer:
-    """Returns the transformer in `path`: as published, or converted. Raises BackendUnavailable."""
+    """Loads the transformer in `path`: as published, or converted. Raises BackendUnavailable."""
     model = build(config)
     checkpoint.fill(model, _named(path), device, dtype)
     return model
 
 
 def load_published(device: torch.device, dtype: torch.dtype, on_status: Callable[[str], None]) -> Transformer:
-    """Returns the published transformer, converted the first time. Raises BackendUnavailable."""
+    """Loads the published transformer, converted the first time. Raises BackendUnavailable."""
     path = artifacts.locate(TRANSFORMER)
     if path is None:
         raise BackendUnavailable(f"{TRANSFORMER.title} is not here: download it first.")
@@ -46,7 +46,7 @@ def load_published(device: torch.device, dtype: torch.dtype, on_status: Callable
 
 
 def convert(path: Path, to: Path, config: ModelConfig) -> Path:
-    """Writes the transformer of the published file `path` in BF16 and returns what to load of it.
+    """Writes the transformer of the published file `path` in BF16 and returns the path to load.
 
     Raises BackendUnavailable.
     """

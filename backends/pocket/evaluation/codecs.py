@@ -1,7 +1,7 @@
-"""What codecs do to Pocket World: the same videos, same seed, against BF16, and the errors behind them.
+"""Effect of codecs on Pocket World: the same videos, same seed, against BF16, and the errors behind them.
 
 Videos of one seed drift apart once anything differs, and after that every codec measures the same distance:
-the early windows tell codecs apart. `BF16` with another policy shows how far rounding alone takes them.
+only early windows distinguish codecs. `BF16` with another policy shows the drift from rounding alone.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from qvg.bench.settings import policy_name
 from qvg.config import CodecConfig, with_clusters
 
 PATH = "right-16, w-12, left-24, w-12, right-32"
-# Frames, from and to. Spans are of 24 frames: 24 to 32 are the first that read one.
+# Frames, from and to. Spans have 24 frames: frames 24 to 32 are the first that read one.
 WINDOWS: Mapping[str, tuple[int, int]] = MappingProxyType(
     {"first chunk": (0, BLOCK_FRAMES), "0-32": (0, 32), "24-32": (24, 32), "0-96": (0, 96)}
 )
 MODES = ("first frame given", "prompt only")
-NOISE_LEVEL = 0.6  # of the block whose queries are taken, halfway through denoising
-SAME = 100.0  # dB, of videos that do not differ
+NOISE_LEVEL = 0.6  # of the block whose queries are used, halfway through denoising
+SAME = 100.0  # dB, for identical videos
 Case = tuple[str, CodecConfig, CachePolicy]
 
 
 class CodecComparison:
-    """BF16's videos, and its keys, values and queries, which codecs are held against."""
+    """BF16's videos, keys, values and queries, as the reference for codecs."""
 
     def __init__(self, evaluation: HeldOut, frames: int = 96) -> None:
         self.evaluation = evaluation
@@ -49,7 +49,7 @@ class CodecComparison:
         self.answers = self._answers(self._filled(BF16, SPEC.policy))
 
     def row(self, case: Case) -> dict[str, Any]:
-        """Bytes, errors and PSNR of one codec and policy."""
+        """Returns the bytes, errors and PSNR of one codec and policy."""
         name, codec, policy = case
         row: dict[str, Any] = {"codec": name, "policy": policy_name(policy), **self._errors(codec, policy)}
         row["psnr"] = {}
@@ -60,9 +60,9 @@ class CodecComparison:
         return row
 
     def _errors(self, codec: CodecConfig, policy: CachePolicy) -> dict[str, float]:
-        """NMSE of keys and values over all layers, and of the attention to them the relative error.
+        """Returns the NMSE of keys and values over all layers, and the relative error of attention to them.
 
-        What the policy leaves in BF16 counts too: this is what a video feels.
+        Blocks that the policy leaves in BF16 are included: this is the error that affects a video.
         """
         cache = self._filled(codec, policy)
         error, square = torch.zeros(2, 2, dtype=torch.float64)
@@ -79,7 +79,7 @@ class CodecComparison:
         return {"nmse_k": nmse_k, "nmse_v": nmse_v, "attention": attention}
 
     def _filled(self, codec: CodecConfig, policy: CachePolicy) -> KVCache:
-        """A cache of BF16's keys and values, the block being denoised staged."""
+        """Returns a cache of BF16's keys and values, with the block being denoised staged."""
         cache = self.evaluation.cache(codec, policy)
         block = BLOCK_FRAMES * SPEC.geometry.tokens_per_frame
         for start in range(0, self.history[0][0].shape[2], block):
@@ -92,7 +92,7 @@ class CodecComparison:
 
     @torch.inference_mode()
     def _ask(self, cache: KVCache) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
-        """Every layer's queries, rotated, and keys and values of a noisy block after the history."""
+        """Returns every layer's queries, rotated, and keys and values of a noisy block after the history."""
         models = self.evaluation.models
         poses = self.poses[-1:].expand(len(self.evaluation.scenes), BLOCK_FRAMES, -1).to(models.device)
         last = self.exact[MODES[0]][:, -BLOCK_FRAMES:]
@@ -114,13 +114,13 @@ class CodecComparison:
         return queries, staged
 
     def _answers(self, cache: KVCache) -> list[Tensor]:
-        """What every layer's queries get, fp32 [B, H, Q, D]."""
+        """Returns every layer's attention to its queries, fp32 [B, H, Q, D]."""
         rotary = self.evaluation.models.rotary
         return [attend(q, cache.layer(layer), rotary).float() for layer, q in enumerate(self.queries)]
 
 
 def cases(presets: Mapping[str, CodecConfig], policies: list[CachePolicy]) -> Iterator[Case]:
-    """Every codec with every policy, as Pocket World uses it; of BF16 only what is not the reference."""
+    """Yields every codec with every policy, as Pocket World uses it, except the reference itself."""
     for policy in policies:
         for name, codec in presets.items():
             if codec != BF16 or policy != SPEC.policy:
@@ -128,14 +128,14 @@ def cases(presets: Mapping[str, CodecConfig], policies: list[CachePolicy]) -> It
 
 
 def _whole(cache: KVCache, layer: int) -> tuple[Tensor, Tensor]:
-    """Keys, not rotated, and values [B, H, S, D] of the committed history, decoded."""
+    """Returns keys, not rotated, and values [B, H, S, D] of the committed history, decoded."""
     decoded = cache.layer(layer).pieces(torch.bfloat16, staged=False)
     pieces = sorted(decoded, key=lambda piece: piece.first_frame)
     return torch.cat([piece.k for piece in pieces], dim=2), torch.cat([piece.v for piece in pieces], dim=2)
 
 
 def _windows(made: Tensor, exact: Tensor) -> Iterator[tuple[str, list[float]]]:
-    """Mean and standard deviation over scenes of the PSNR of each window that the videos reach."""
+    """Yields mean and standard deviation over scenes of the PSNR of each window that the videos reach."""
     for name, (first, last) in WINDOWS.items():
         if last <= made.shape[1]:
             each = psnr_by_video(made[:, first:last], exact[:, first:last], SAME)

@@ -1,7 +1,7 @@
-"""Reading a picture of Pocket World back: which colours and kinds of things stand where.
+"""Detection of objects in a picture of Pocket World: their colours, kinds and bearings.
 
-Every pixel gets the nearest of the colours that the renderer itself could have put there, of a thing under
-some light and haze or of the ground and the sky; patches of one colour are told apart by their outline.
+Every pixel is classified by the nearest color that the renderer could have drawn there, of an object under
+some light and haze or of the ground and the sky; patches of one colour are classified by their outline.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from backends.pocket import vocabulary
 from backends.pocket.scene import COLOURS, HORIZONTAL_FOV, look_table
 
 HAZE = (0.0, 0.06, 0.15, 0.3)
-LEAST = 40  # pixels of a patch that counts
+LEAST = 40  # pixels in a patch that counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Sighting:
 
 
 def palette(look: int) -> tuple[Tensor, Tensor]:
-    """(fp32 [N, 3], int64 [N]): a look's colours; indices into words.COLOURS, -1 for ground and sky."""
+    """Returns (fp32 [N, 3], int64 [N]): a look's colours; their vocabulary.COLOURS, -1 for ground and sky."""
     row = look_table("cpu")[look]
     top, horizon, light, dark, hill = row[:15].view(5, 3)
     sun, strength, ambient = row[15:18], row[18], row[19]
@@ -53,7 +53,7 @@ def palette(look: int) -> tuple[Tensor, Tensor]:
 
 
 def look_at(pictures: Tensor, look: int) -> list[list[Sighting]]:
-    """What stands in each of `pictures` [F, 3, H, W] in 0..1, all of one look."""
+    """Returns the objects in each of `pictures` [F, 3, H, W] in 0..1, all of one look."""
     colours, labels = (part.to(pictures.device) for part in palette(look))
     pixels = pictures.movedim(1, -1)
     label = torch.stack([labels[torch.cdist(p.flatten(0, 1), colours).argmin(1)] for p in pixels])
@@ -63,7 +63,7 @@ def look_at(pictures: Tensor, look: int) -> list[list[Sighting]]:
 
 
 def _patches(label: Tensor) -> Tensor:
-    """A number for every pixel, the same for all that are connected: int64 [F, H, W]."""
+    """Returns int64 [F, H, W]: a number for every pixel, the same for all that are connected."""
     frames, height, width = label.shape
     number = torch.arange(height * width, device=label.device).view(1, height, width).repeat(frames, 1, 1)
     for _ in range(height):
@@ -90,7 +90,7 @@ def _sightings(label: np.ndarray, patch: np.ndarray) -> list[Sighting]:
         rows, columns = np.nonzero(patch == number)
         top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
         if left == 0 or right == width or bottom == height:
-            continue  # cut off: its outline says nothing
+            continue  # cut off by the edge, so its outline is unknown
         shape = patch[top:bottom, left:right] == number
         kind = _outline(shape)
         if kind is None:
@@ -101,7 +101,7 @@ def _sightings(label: np.ndarray, patch: np.ndarray) -> list[Sighting]:
 
 
 def _outline(shape: np.ndarray) -> int | None:
-    """The index into words.KINDS of a patch [h, w] that fills its own frame; None for a ragged one."""
+    """Returns the index into vocabulary.KINDS of a patch [h, w] in its bounding box; None if ragged."""
     h, w = shape.shape
     if h < 5 or w < 3:
         return None

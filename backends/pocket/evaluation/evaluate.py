@@ -1,18 +1,18 @@
-"""How good Pocket World is, on scenes it never saw: `python -m backends.pocket.evaluation.evaluate`.
+"""Quality of Pocket World on scenes it never saw: `python -m backends.pocket.evaluation.evaluate`.
 
 recall    40 rendered frames of a 100 degree pan are the history; the pan back is generated and compared
           with the renderer, which is fair because all of it has been seen.
 revisit   the model's own rollout turns 120 degrees away, walks to and fro for 60, 120 or 240 frames, and
           turns back; returning frames are compared with the outgoing ones at the same poses: BF16, INT2
           codecs, and BF16 with a window of as many bytes as QVG INT2 takes.
-picture   a rendered picture is the first frame and nothing at all is told; each time the camera, having
-          turned 120 degrees away and back, looks as it did at first, what it sees is held against it.
-prompts   held-out prompts, a full turn each: how many of the things asked for can be seen (`prompts.py`).
+picture   a rendered picture is the first frame and the only conditioning; each time the camera, having
+          turned 120 degrees away and back, is at its first pose, its view is compared with the picture.
+prompts   held-out prompts, a full turn each: how many of the requested objects are visible (`prompts.py`).
 steady    300 frames of walking and turning from layouts alone: the first and the last 50 against the renderer
-          on the same path, and how many videos keep brightness, contrast and edges within what rendered
-          pictures have.
-codec     one rollout, same seed, with QVG INT2 against BF16.
---codecs  instead of these, every codec asked for against BF16 in one table: videos with a first frame
+          on the same path, and how many videos keep brightness, contrast and edges within the range of
+          rendered pictures.
+codec     one rollout, same seed, with QVG INT2 against BF16. --codecs  instead of these, every selected codec
+against BF16 in one table: videos with a first frame
           given and from a prompt alone, and the errors of keys, values and attention behind them.
 
 PSNR is of the mean squared error over a video's frames, then the mean over scenes; 100 dB means identical.
@@ -52,6 +52,8 @@ WINDOW = CachePolicy(every=3, window=3)  # 12 frames
 
 
 class Evaluation(HeldOut):
+    """Measurements of one model on held-out scenes, a method for each part."""
+
     def autoencoder(self) -> float:
         poses = poses_along("right-35, left-20, w-8", 64)[::8]
         real = rendered(self.scenes, poses)
@@ -69,7 +71,7 @@ class Evaluation(HeldOut):
     def revisit(
         self, away: int, codec: CodecConfig = BF16, policy: CachePolicy = SPEC.policy
     ) -> tuple[float, CacheStats]:
-        """dB of the end of the way back against the beginning of the way out, `away` frames between them."""
+        """Returns dB of the way back's end against the way out's beginning, `away` frames between them."""
         there = away // 2
         path = f"right-{AWAY}, w-{there}, s-{away - there}, left-{AWAY}"
         last = 2 * AWAY + away
@@ -79,7 +81,7 @@ class Evaluation(HeldOut):
         return psnr(made[:, last - half : last + 1].flip(1), made[:, : half + 1]), cache.stats()
 
     def revisits(self) -> dict[str, float]:
-        """Every row by codec and frames away; the window holds at most QVG INT2's bytes at that length."""
+        """Returns rows by codec and frames away; the window has at most QVG INT2's bytes at that length."""
         result = {}
         for away in (60, 120, 240):
             result[f"BF16 {away}"], whole = self.revisit(away)
@@ -96,7 +98,7 @@ class Evaluation(HeldOut):
         return result
 
     def picture(self) -> dict[str, float]:
-        """dB against the picture, by the frame at which the camera looks as it did for it."""
+        """Returns dB against the picture, by the frame at which the camera is at the picture's pose."""
         laps, away = 3, 12
         path = ", ".join([f"right-{AWAY}, w-{away // 2}, s-{away // 2}, left-{AWAY}"] * laps)
         lap = 2 * AWAY + away
@@ -141,7 +143,7 @@ class Evaluation(HeldOut):
         }
 
     def contact_sheet(self, scenes: int = 5) -> Image.Image:
-        """Four rows a scene: renderer; first frame given; the same with a 12-frame window; prompt alone."""
+        """Returns four rows per scene: renderer, first frame given, with a 12-frame window, prompt alone."""
         poses = poses_along("right-20, left-20, w-12, s-12, left-16, right-16", 96)
         columns = [0, 8, 16, 24, 32, 40, 48, 58, 72, 88]
         real = rendered(self.scenes, poses)
@@ -159,7 +161,7 @@ class Evaluation(HeldOut):
 def compare_codecs(
     evaluation: Evaluation, presets: list[str], policies: list[CachePolicy], frames: int
 ) -> dict:
-    """The table of codecs; prints each as it is done."""
+    """Returns the table of codecs; prints each as it is done."""
     comparison = CodecComparison(evaluation, frames)
     rows = []
     for case in cases({name: PRESETS[name] for name in presets}, policies):
@@ -170,14 +172,14 @@ def compare_codecs(
 
 
 def _statistics(video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Brightness, contrast and strength of edges, each [B], of video [B, F, 3, H, W]."""
+    """Returns brightness, contrast and strength of edges, each [B], of video [B, F, 3, H, W]."""
     grey = video.mean(dim=2)
     edges = grey.diff(dim=-1).abs().mean(dim=(1, 2, 3)) + grey.diff(dim=-2).abs().mean(dim=(1, 2, 3))
     return grey.mean(dim=(1, 2, 3)), grey.std(dim=(2, 3)).mean(dim=1), edges
 
 
 def parts(evaluation: Evaluation, names: list[str] | None, sheet: Path) -> dict:
-    """What was asked for besides codecs; prints each as it is done."""
+    """Returns the selected measurements apart from codecs; prints each as it is done."""
     int2 = replace(QVG, clusters=SPEC.clusters)
     known = {
         "autoencoder": lambda: {"psnr": evaluation.autoencoder()},

@@ -1,4 +1,4 @@
-"""Whether Pocket World shows what prompts ask for: held-out ones, a full turn each, and what is seen."""
+"""Prompt following of Pocket World: held-out prompts, a full turn each, and the requested objects seen."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from backends.pocket.vocabulary import PromptWords, Thing, parse_prompt
 SEED = 40_000
 TURN = 144  # frames of a full turn
 EVERY = 3  # frames
-SAME = math.radians(7)  # bearings closer than this are of one thing
+SAME = math.radians(7)  # bearings closer than this belong to one object
 _SIDES = {"left": (-math.pi, -0.05), "right": (0.05, math.pi), "ahead": (-0.25, 0.25)}
 
 
 def held_out_prompts(count: int) -> list[str]:
-    """Prompts of one to three groups of things, mostly with a place, a time, or where the things stand."""
+    """Returns prompts of one to three groups of objects, mostly with a place, a time, or positions."""
     chance = random.Random(SEED)
 
     def group() -> str:
@@ -46,25 +46,25 @@ def held_out_prompts(count: int) -> list[str]:
 
 
 def planned(prompts: list[str]) -> Layout:
-    """A layout for each of `prompts`, each with a seed of its own."""
+    """Returns a layout for each of `prompts`, each with a seed of its own."""
     each = [plan(parse_prompt(text), SEED + index) for index, text in enumerate(prompts)]
     return Layout(*(torch.cat([getattr(one, field.name) for one in each]) for field in fields(Layout)))
 
 
 def built(layout: Layout) -> Scenes:
-    """Scenes of just what `layout` tells."""
+    """Returns scenes with exactly the content of `layout`."""
     objects = torch.cat([layout.things, torch.tensor(COLOURS)[layout.colour]], -1)
     return Scenes(layout.looks, objects, layout.colour, layout.hills, layout.ground)
 
 
 def followed(evaluation: HeldOut, count: int = 40, at_once: int = 20) -> dict[str, float]:
-    """Shares in per cent: what generated turns show of what their prompts ask for, and by chance.
+    """Returns shares in per cent: requested objects that generated turns show, and those shown by chance.
 
     pairs       requested (colour, kind) pairs that are visible in the turn
-    rendered    the same of the renderer's own pictures of the planned worlds: what this measure can see
+    rendered    the same for the renderer's pictures of the planned worlds: the limit of this measurement
     by chance   the pairs of another prompt, in the same videos
-    counts      requested pairs of which as many are seen as were asked for
-    sides       things asked for to the left, to the right or ahead that are seen there in the first view
+    counts      requested pairs that are visible as many times as requested
+    sides       objects requested to the left, to the right or ahead that are there in the first view
     """
     prompts = [parse_prompt(text) for text in held_out_prompts(count)]
     layout = planned(held_out_prompts(count))
@@ -87,7 +87,7 @@ def followed(evaluation: HeldOut, count: int = 40, at_once: int = 20) -> dict[st
     }
 
 
-Around = list[list[tuple[Sighting, float]]]  # frame by frame: what is seen, and its bearing in the world
+Around = list[list[tuple[Sighting, float]]]  # by frame: sightings, and their bearings in the world
 
 
 def _around(video: Tensor, poses: Tensor, layout: Layout) -> Iterator[Around]:
@@ -99,7 +99,7 @@ def _around(video: Tensor, poses: Tensor, layout: Layout) -> Iterator[Around]:
 
 
 def _seen(around: Around, thing: Thing) -> list[float]:
-    """Bearings in the world of the things of this colour and kind that are seen in two frames or more."""
+    """Returns bearings in the world of objects of this colour and kind seen in two frames or more."""
     at = [
         bearing
         for frame in around

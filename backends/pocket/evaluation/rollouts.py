@@ -1,4 +1,4 @@
-"""Scenes that Pocket World never saw, and its videos of all of them at once."""
+"""Held-out scenes for Pocket World, and its videos of all of them at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SEED = 20_000
 
 
 def poses_along(path: str, frames: int) -> Tensor:
-    """[frames, 4] along a path in the page's grammar, starting where the camera stands."""
+    """Returns [frames, 4] along a path in the page's grammar, starting at the camera's first pose."""
     poses = [(0.0, 0.0, 0.0, 0.0)]
     for keys in each_latent(parse_path(path)):
         poses.append(advance(poses[-1], keys))
@@ -41,13 +41,13 @@ def psnr_by_video(a: Tensor, b: Tensor, most: float) -> list[float]:
 
 
 def rendered(scenes: Scenes, poses: Tensor) -> Tensor:
-    """[B, F, 3, H, W] of every scene along `poses` [F, 4]."""
+    """Returns [B, F, 3, H, W] of every scene along `poses` [F, 4]."""
     every = poses.repeat(len(scenes), 1).to(scenes.look.device)
     return render(scenes.repeat(len(poses)), every, HEIGHT, WIDTH).unflatten(0, (len(scenes), len(poses)))
 
 
 class HeldOut:
-    """`scenes` scenes, a look each in turn, and layouts that tell all of them."""
+    """A number of held-out scenes, with looks in turn, and their complete layouts."""
 
     def __init__(self, models: Models, scenes: int, opening: tuple[float, ...] = OPENING) -> None:
         self.models, self.opening = models, opening
@@ -78,10 +78,10 @@ class HeldOut:
         seed: int = 1,
         layout: Layout | None = None,
     ) -> tuple[Tensor, KVCache]:
-        """Frames [B, F, 3, H, W] generated along poses [F, 4], and the cache after the last.
+        """Returns frames [B, F, 3, H, W] generated along poses [F, 4], and the cache after the last.
 
         `history` [B, F', 3, H, W] is given for the first F' poses, `first` [B, 3, H, W] for the first one;
-        `layout` is told instead of the scenes' own.
+        `layout` replaces the scenes' own.
         """
         layout = layout or self.layout
         batch = len(layout.place)

@@ -1,4 +1,4 @@
-"""Pictures of Pocket World's scenes: a Triton kernel on GPUs, plain torch elsewhere."""
+"""Renderer of Pocket World's scenes: a Triton kernel on GPUs, plain torch elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qvg.ops.kernels import or_reference
 
 
 def render(scenes: Scenes, poses: Tensor, height: int, width: int) -> Tensor:
-    """Returns one picture a scene: fp32 [B, 3, height, width] in 0..1 for `poses` [B, 4]."""
+    """Returns one picture per scene: fp32 [B, 3, height, width] in 0..1 for `poses` [B, 4]."""
     if scenes.look.is_cuda:
         from backends.pocket.render.triton import render as on_gpu
 

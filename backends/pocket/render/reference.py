@@ -1,4 +1,4 @@
-"""Ray-caster in plain torch: the reference of the kernel in `triton.py`, and its stand-in without a GPU."""
+"""Ray-caster in plain torch: reference of the kernel in `triton.py`, and its replacement without a GPU."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from backends.pocket.scene import (
 
 
 def render(scenes: Scenes, poses: Tensor, height: int, width: int) -> Tensor:
-    """Returns one picture a scene, fp32 [B, 3, height, width] in 0..1, for `poses` [B, 4], on any device."""
+    """Returns one picture per scene, fp32 [B, 3, height, width] in 0..1, for `poses` [B, 4]."""
     total = sum(_shade(scenes, poses, pixel_rays(poses, height, width, offset)) for offset in SAMPLES)
     return (total / len(SAMPLES)).movedim(-1, 1)
 
@@ -86,7 +86,7 @@ def _shade(scenes: Scenes, poses: Tensor, ray: Tensor) -> Tensor:
 
 
 def _skyline(hills: Tensor, sine: Tensor, cosine: Tensor) -> Tensor:
-    """Rise of the hills over the horizon in the direction (sine, cosine) of the yaw."""
+    """Returns the rise of the hills over the horizon in the direction (sine, cosine) of the yaw."""
     real, imaginary = torch.ones_like(sine), torch.zeros_like(sine)
     height = torch.full_like(sine, LOW_HILLS)
     for k in range(hills.shape[1]):

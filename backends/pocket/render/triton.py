@@ -1,4 +1,4 @@
-"""The ray-caster as one Triton kernel: 1,500 pictures in a few milliseconds, which is what training eats."""
+"""Ray-caster as one Triton kernel: 1,500 pictures in a few milliseconds, the rate that training needs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from backends.pocket.scene import (
 )
 from qvg.ops.triton import launch, tiles
 
-BLOCK = 256  # pixels of a program
+BLOCK = 256  # pixels per program
 
 
 @triton.jit
@@ -38,7 +38,7 @@ def _kernel(
     RIPPLES: tl.constexpr, TILES: tl.constexpr,
     ACROSS: tl.constexpr, ALONG: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """grid (pictures, pixel blocks).
+    """Renders a block of pixels of one picture. Grid (pictures, pixel blocks).
 
     p_look fp32 [B, LOOK_VALUES], rows of `look_table`; p_out fp32 [B, 3, height, width].
     """
@@ -222,7 +222,7 @@ def _kernel(
 
 
 def render(scenes: Scenes, poses: Tensor, height: int, width: int) -> Tensor:
-    """Returns what `backends.pocket.render.reference.render` does, on CUDA."""
+    """Returns the same as `backends.pocket.render.reference.render`, on CUDA."""
     assert len(SAMPLES) == 4, "the kernel supersamples 2x2"
     pictures = len(scenes)
     out = torch.empty(pictures, 3, height, width, device=poses.device)

@@ -1,15 +1,15 @@
-"""Trains Pocket World from nothing: `python -m backends.pocket.training.train --minutes 25` on one GPU.
+"""Training of Pocket World from scratch: `python -m backends.pocket.training.train --minutes 25` on one GPU.
 
-Stops after `--stop-after` minutes of wall time, if given, and goes on from its checkpoint when called
-again; the learning rates follow trained time, so one run or several give the same schedule. Data are
-rendered on the fly.
+It stops after `--stop-after` minutes of wall time, if given, and resumes from its checkpoint when called
+again; the learning rates follow trained time, so one run or several give the same schedule. Data are rendered
+on the fly.
 
-The transformer learns by teacher forcing: each sequence carries its chunks twice, clean and noised, and a
-noised chunk attends the clean chunks before it and itself, which is what the cache offers when generating.
-In the last two stages most of the history is the model's own, made with the few steps it will be asked for,
-and the truth stays the aim: small faults are to be mended, not carried on. In the last, keys and values are
-remembered as two bits would give them back. Independent noise of that size is no stand-in: attention averages
-it away, while tokens that are alike are given like errors.
+The transformer learns by teacher forcing: each sequence contains its chunks twice, clean and noised, and a
+noised chunk attends to the clean chunks before it and to itself, as with the cache in generation. In the last
+two stages most of the history is the model's own, generated with as few steps as at inference, while the
+target stays the ground truth: small faults are to be corrected, not propagated. In the last one, keys and
+values of history have the error of two-bit quantization. Independent noise of that size is no substitute:
+attention averages it out, while similar tokens get similar quantization errors.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ from qvg.metrics import psnr_of_mse
 
 TOKENS = ROWS * COLUMNS
 CHUNK_TOKENS = BLOCK_FRAMES * TOKENS
-CHUNKS = 40  # 160 frames a trajectory
-SCHEDULE = (1.0, 1.0, *LEVELS, 0.9, 0.5, 0.25)  # where samplers look, most of all at the first step
-KV_NOISE = (0.3, 0.36)  # of remembered keys and values at most, in their own size
+CHUNKS = 40  # 160 frames per trajectory
+SCHEDULE = (1.0, 1.0, *LEVELS, 0.9, 0.5, 0.25)  # noise levels of samplers, most of all of the first step
+KV_NOISE = (0.3, 0.36)  # at most, on keys and values of history, relative to their size
 SPAN = SPEC.policy.every * CHUNK_TOKENS  # tokens that are encoded together
-FROM_PICTURE = 0.3  # of the sequences begin with a frame that is given
-ONLY_PICTURE = 0.7  # of these are told nothing that the frame shows
+FROM_PICTURE = 0.3  # share of sequences that begin with a given frame
+ONLY_PICTURE = 0.7  # share of these with nothing in the layout that the frame shows
 KMEANS_ROUNDS = 3
 MAX_GAP = 320  # frames
 POOL = 1024
@@ -59,12 +59,14 @@ POOL = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
+    """A stage of training."""
+
     name: str
     share: float  # of the total time
     batch: int
     chunks: int  # of a sequence; 0 for the autoencoder
     rate: tuple[float, float]  # learning rate at the start and at the end of the stage
-    rounds: int = 0  # how often the history is made anew by the model itself, each time from the one before
+    rounds: int = 0  # how often the model generates the history again, each time from the one before
     kv_noise: tuple[float, float] | None = None
     two_bits: bool = False
 
@@ -80,8 +82,11 @@ STAGES = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sequences:
-    """scenes of B; poses [B, F, 4]; frame indices [B, F]; whether the first frame is given [B]; what is told
-    of the scenes, and when [B, F, OBJECTS]."""
+    """A batch of training sequences.
+
+    scenes of B; poses [B, F, 4]; frame indices [B, F]; whether the first frame is given [B]; a layout of the
+    scenes, and when its objects are included [B, F, OBJECTS].
+    """
 
     scenes: Scenes
     poses: Tensor
@@ -99,10 +104,10 @@ class Sequences:
 
 
 def pick_chunks(poses: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Which chunks [B, count], ascending, to keep of trajectories `poses` [B, CHUNKS * BLOCK_FRAMES, 4].
+    """Returns the chunks [B, count], ascending, to keep of `poses` [B, CHUNKS * BLOCK_FRAMES, 4].
 
     Two in five keep the beginning. The others keep a contiguous tail, the chunk before it, the chunks that
-    saw what the tail sees, and chance for the rest, so that long memory costs a short sequence.
+    saw the same objects as the tail, and random ones, so that long memory costs a short sequence.
     """
     batch, device = poses.shape[0], poses.device
     centre = poses.view(batch, CHUNKS, BLOCK_FRAMES, 4)[:, :, 1]
@@ -137,15 +142,15 @@ def sample_sequences(batch: int, chunks: int, generator: torch.Generator) -> Seq
         _let_time_pass(frames, kept, generator),
         from_picture,
         sample_layouts(scenes, poses[:, 0], from_picture & (chance[1] < ONLY_PICTURE), generator),
-        # Of the whole scene: what stands behind a thing that is not told has not been seen either.
+        # Of the complete scene: an object behind one that is left out has not been seen either.
         told_by_block(describe(scenes), poses, BLOCK_FRAMES),
     )
 
 
 def _let_time_pass(frames: Tensor, kept: Tensor, generator: torch.Generator) -> Tensor:
-    """`frames`, with up to MAX_GAP more between the memory and the tail.
+    """Returns `frames` with a gap of up to MAX_GAP between the memory and the tail.
 
-    That is so in a third of the sequences that skip chunks.
+    A third of the sequences that skip chunks get one.
     """
     batch, device = frames.shape[0], frames.device
     skips = kept[:, 1:] - kept[:, :-1] > 1
@@ -158,13 +163,13 @@ def _let_time_pass(frames: Tensor, kept: Tensor, generator: torch.Generator) -> 
 
 
 def pictures(sequences: Sequences) -> Tensor:
-    """[B * F, 3, HEIGHT, WIDTH] in -1..1."""
+    """Returns [B * F, 3, HEIGHT, WIDTH] in -1..1."""
     frames = sequences.poses.shape[1]
     return render(sequences.scenes.repeat(frames), sequences.poses.flatten(0, 1), HEIGHT, WIDTH) * 2 - 1
 
 
 def training_mask(chunks: int, device: torch.device) -> BlockMask:
-    """Queries and keys are the clean chunks, then the noised ones."""
+    """Returns the attention mask of a sequence: the clean chunks, then the noised ones."""
     half = chunks * CHUNK_TOKENS
 
     def allowed(_b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
@@ -183,10 +188,10 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Conditions(NamedTuple):
-    """What a sequence is made under.
+    """The conditions of a sequence.
 
-    rays [B, F, P, RAY_VALUES]; look [B, LOOK_FEATURES]; cos and sin of
-    both halves [B, 1, 2 F P, pairs]; t_clean [B, F]
+    rays [B, F, P, RAY_VALUES]; look [B, LOOK_FEATURES]; cos and sin of both halves [B, 1, 2 F P, pairs];
+    t_clean [B, F]
     """
 
     rays: Tensor
@@ -201,9 +206,10 @@ def predict(
     model: Transformer, clean: Tensor, noisy: Tensor, t_noisy: Tensor, given: Conditions, mask: BlockMask,
     kv_noise: Tensor | None, kv_codes: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    """Latents [B, F, 12, h, w] as predicted of `noisy`, after a history of `clean`.
+    """Returns latents [B, F, 12, h, w] predicted from `noisy`, after a history of `clean`.
 
-    t_noisy [B, F]; of remembered keys and values kv_noise [2, B], and kv_codes [2, B, spans] as in `_encoded`
+    t_noisy [B, F]; for keys and values of history kv_noise [2, B], and kv_codes [2, B, spans] as in
+    `_encoded`
     """
     frames = clean.shape[1]
 
@@ -223,7 +229,7 @@ def predict(
 
 
 def _disturb(x: Tensor, level: Tensor, remembered: int) -> Tensor:
-    """x [B, H, S, D] with noise of `level` [B] times its own size on the first `remembered` tokens."""
+    """Returns x [B, H, S, D] with noise of `level` [B] times its size on the first `remembered` tokens."""
     size = x[:, :, :remembered].detach().float().square().mean(dim=(2, 3), keepdim=True).sqrt()
     noise = torch.randn_like(x) * (level.view(-1, 1, 1, 1) * size).to(x.dtype)
     first = torch.arange(x.shape[2], device=x.device)[:, None] < remembered
@@ -231,9 +237,9 @@ def _disturb(x: Tensor, level: Tensor, remembered: int) -> Tensor:
 
 
 def _encoded(x: Tensor, share: Tensor, remembered: int) -> Tensor:
-    """x [B, H, S, D] with a `share` [B, spans] of the error of two bits on each remembered span.
+    """Returns x [B, H, S, D] with a `share` [B, spans] of the two-bit error on each remembered span.
 
-    The gradient passes as if there were none.
+    The gradient is passed straight through.
     """
     first, rest = x.split([remembered, x.shape[2] - remembered], dim=2)
     spans = first.detach().unflatten(2, (-1, SPAN))
@@ -242,9 +248,9 @@ def _encoded(x: Tensor, share: Tensor, remembered: int) -> Tensor:
 
 
 def two_bits(x: Tensor) -> Tensor:
-    """fp32 [N, S, D]: x as `qvg.QVG` would give it back, to within the rounding of its scales.
+    """Returns fp32 [N, S, D]: x encoded and decoded as by `qvg.QVG`, to within the rounding of its scales.
 
-    Compiled it costs a fraction of the codec: k-means begins at evenly spaced tokens, and sums are products.
+    Compiled, it costs a fraction of the codec: k-means begins at evenly spaced tokens, and sums are products.
     """
     count, group = SPEC.clusters, QVG.group_of(x.shape[-1])
     with torch.autocast(x.device.type, enabled=False):
@@ -265,7 +271,7 @@ def diffusion_loss(
     model: Transformer, latents: Tensor, clean: Tensor, noisy: Tensor, t_noisy: Tensor, counted: Tensor,
     given: Conditions, mask: BlockMask, kv_noise: Tensor | None, kv_codes: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    """Weighted error of the latents predicted of `noisy`; counted [B, F]."""
+    """Returns the weighted error of the latents predicted from `noisy`; counted [B, F]."""
     predicted = predict(model, clean, noisy, t_noisy, given, mask, kv_noise, kv_codes)
     error = (predicted - latents).square().mean(dim=(2, 3, 4))
     weight = counted / t_noisy.clamp_min(0.15).square()
@@ -273,7 +279,7 @@ def diffusion_loss(
 
 
 def mix(latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """(1 - t) latents + t noise; t [B, F]"""
+    """Returns (1 - t) latents + t noise; t [B, F]."""
     level = t[..., None, None, None]
     return (1 - level) * latents + level * noise
 
@@ -281,7 +287,7 @@ def mix(latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 def sample_noise_levels(
     from_picture: Tensor, chunks: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(t of the clean half, t of the noised half, frames that count), each [B, F]; from_picture [B]."""
+    """Returns (t of the clean half, t of the noised half, frames that count), each [B, F]."""
     batch, device = len(from_picture), generator.device
 
     def rand(*shape: int) -> Tensor:
@@ -310,7 +316,7 @@ def autoencoder_loss(model: nn.Module, images: Tensor, noise: float) -> Tensor:
 
 
 class Trainer:
-    """Models, their averages, and how much of the time is spent; all of it goes into the checkpoint."""
+    """Models, their averages, and the training time spent; all of it is part of the checkpoint."""
 
     def __init__(self, minutes: float, device: torch.device, seed: int = 0) -> None:
         self.total = minutes * 60
@@ -350,7 +356,7 @@ class Trainer:
         self.spent, self.steps = state["spent"], state["steps"]
 
     def start_from(self, folder: Path) -> None:
-        """Released weights instead of all stages but the last."""
+        """Loads released weights and skips all stages but the last."""
         autoencoder, transformer = weights.load(folder, self.device, torch.float32)
         self.autoencoder.load_state_dict(autoencoder.state_dict())
         for model in (self.transformer, self.average):
@@ -358,11 +364,11 @@ class Trainer:
         self.spent |= {stage.name: stage.share * self.total for stage in STAGES[:-1]}
 
     def stage(self) -> Stage | None:
-        """The stage with time left; None when trained."""
+        """Returns the stage with time left; None at the end of training."""
         return next((stage for stage in STAGES if self.spent[stage.name] < stage.share * self.total), None)
 
     def run(self, stage: Stage, deadline: float) -> None:
-        """Until the stage's time is spent or the wall clock passes `deadline`."""
+        """Trains until the stage's time is spent or the wall clock passes `deadline`."""
         step = self._autoencoder_step(stage) if stage.chunks == 0 else self._transformer_step(stage)
         total = stage.share * self.total
         shown, losses = self.spent[stage.name], torch.zeros((), device=self.device)
@@ -379,7 +385,7 @@ class Trainer:
             if count % 20 == 0 or count == 1:
                 torch.cuda.synchronize()
                 now = time.perf_counter()
-                if count > 1:  # compiling is not training
+                if count > 1:  # compiling does not count as training
                     self.spent[stage.name] += now - began
                 began = now
             if count % 200 == 0:
@@ -394,7 +400,7 @@ class Trainer:
                 losses.zero_()
 
     def _update(self, stage: Stage, loss: Tensor, rate: float) -> None:
-        """One optimizer step down `loss` at learning rate `rate`; the transformer's average follows."""
+        """Takes one optimizer step at learning rate `rate`, and updates the transformer's average."""
         name, model = ("transformer", self.transformer) if stage.chunks else ("autoencoder", self.autoencoder)
         optimizer = self.optimizers[name]
         for group in optimizer.param_groups:
@@ -461,13 +467,13 @@ class Trainer:
                 if stage.kv_noise is not None:
                     kv_noise = torch.stack([most * rand(stage.batch) for most in stage.kv_noise])
                 kv_codes = None
-                if stage.two_bits:  # a quarter of the spans exact, a quarter with all of the error
+                if stage.two_bits:  # a quarter of the spans exact, a quarter with the full error
                     spans = rand(2, stage.batch, frames * TOKENS // SPAN)
                     kv_codes = (2 * spans - 0.5).clamp(0, 1)
                 noise = torch.randn(2, *latents.shape, generator=self.generator, device=self.device)
                 history, noisy = latents, mix(latents, noise[1], t_noisy)
                 for _ in range(stage.rounds):
-                    # As the sampler does, all chunks at once: each from the history of the round before.
+                    # As in the sampler, but all chunks at once: each from the history of the round before.
                     guess = noise[1]
                     for t in LEVELS:
                         level = torch.full_like(t_noisy, t)
@@ -477,11 +483,11 @@ class Trainer:
                             self.transformer, before, met, level, given, mask, kv_noise, kv_codes
                         ).clone()
                     own = rand(stage.batch, stage.chunks) < 0.7
-                    own[:, 0] &= ~batch.from_picture  # a given picture is not made anew
+                    own[:, 0] &= ~batch.from_picture  # a given picture is not generated again
                     own = own.repeat_interleave(BLOCK_FRAMES, 1)[..., None, None, None]
                     history = torch.where(own, guess, latents)
                 if stage.rounds:
-                    # The last step as it will be met: from the model's own guess, not from the truth.
+                    # The last step as at inference: from the model's own guess, not from the ground truth.
                     lately = rand(stage.batch, stage.chunks) < 0.5
                     lately[:, 0] = False
                     lately = lately.repeat_interleave(BLOCK_FRAMES, 1)
@@ -503,7 +509,7 @@ def _decay_groups(model: nn.Module) -> list[dict]:
 
 @torch.no_grad()
 def reconstruction_psnr(autoencoder: Autoencoder, generator: torch.Generator) -> float:
-    """Mean PSNR in dB of 256 fresh pictures, encoded and decoded."""
+    """Returns the mean PSNR in dB of 256 fresh pictures, encoded and decoded."""
     poses = sample_trajectories(256, 40, generator)
     scenes = hide_obstacles(sample_scenes(256, generator), poses)
     images = render(scenes, poses[:, -1], HEIGHT, WIDTH) * 2 - 1
