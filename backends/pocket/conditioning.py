@@ -163,7 +163,7 @@ def seen_here(poses: Tensor, before: Tensor, shown: Tensor, counted: Tensor | No
     return near.float() @ shown.float() > 0
 
 
-def told_by_block(layout: Layout, poses: Tensor, block: int) -> Tensor:
+def unseen_by_block(layout: Layout, poses: Tensor, block: int) -> Tensor:
     """Returns bool [B, F, OBJECTS], the objects to be conditioned on at each frame of a whole video.
 
     Every `block` frames become history. The newest block of that history does not count: a walking camera
@@ -174,7 +174,7 @@ def told_by_block(layout: Layout, poses: Tensor, block: int) -> Tensor:
     return ~seen_here(poses, poses, in_sight(layout.things, poses), counted)
 
 
-class Told(NamedTuple):
+class Conditioning(NamedTuple):
     """The transformer's conditioning, for every token.
 
     drawing    fp32 [B, F, P, DRAWING_FEATURES], hits of rays through the token with the objects included:
@@ -186,15 +186,15 @@ class Told(NamedTuple):
     backdrop: Tensor
 
 
-def tell(layout: Layout, poses: Tensor, told: Tensor) -> Told:
+def condition(layout: Layout, poses: Tensor, unseen: Tensor) -> Conditioning:
     """Returns the conditioning on `layout` seen from `poses` [B, F, 4].
 
-    `told` bool [B, F, OBJECTS] selects its objects.
+    `unseen` bool [B, F, OBJECTS] selects the objects, those that the history does not show.
     """
-    skyline = _tell_skyline(layout.hills, pixel_rays(poses, ROWS, COLUMNS).flatten(-3, -2))
-    ground = _tell_ground(layout.ground, poses, pixel_rays(poses, POINTS * ROWS, POINTS * COLUMNS))
+    skyline = _skyline_features(layout.hills, pixel_rays(poses, ROWS, COLUMNS).flatten(-3, -2))
+    ground = _ground_features(layout.ground, poses, pixel_rays(poses, POINTS * ROWS, POINTS * COLUMNS))
     backdrop = torch.cat([skyline, ground], -1) * layout.backdrop[:, None, None, None]
-    return Told(_draw(layout, poses, told), backdrop)
+    return Conditioning(_draw(layout, poses, unseen), backdrop)
 
 
 def _by_token(x: Tensor, n: int) -> Tensor:
@@ -202,7 +202,7 @@ def _by_token(x: Tensor, n: int) -> Tensor:
     return rearrange(x, "b f (r u) (q v) c -> b f (r q) (u v c)", u=n, v=n)
 
 
-def _draw(layout: Layout, poses: Tensor, told: Tensor) -> Tensor:
+def _draw(layout: Layout, poses: Tensor, unseen: Tensor) -> Tensor:
     """Returns the drawing. An object that is left out still hides those behind it."""
     rays = pixel_rays(poses, RAYS * ROWS, RAYS * COLUMNS)
     dx, dy, dz = rays.flatten(-3, -2).unsqueeze(2).unbind(-1)  # [B, F, 1, R]
@@ -210,7 +210,7 @@ def _draw(layout: Layout, poses: Tensor, told: Tensor) -> Tensor:
     thing = layout.things[:, None, :, None].unbind(-1)  # [B, 1, O, 1]
     distance, normal = hit(*thing, eye[:, :, None, None], dx, dy, dz)
     nearest, which = distance.min(dim=2)  # [B, F, R]
-    met = (nearest < FAR) & told.gather(2, which)
+    met = (nearest < FAR) & unseen.gather(2, which)
     facing = normal.gather(2, which[:, :, None, :, None].expand(-1, -1, -1, -1, 3)).squeeze(2)
     palette = torch.tensor(COLOURS, device=poses.device)[layout.colour]  # [B, O, 3]
     flat = which.flatten(1).unsqueeze(-1).expand(-1, -1, 3)
@@ -220,7 +220,7 @@ def _draw(layout: Layout, poses: Tensor, told: Tensor) -> Tensor:
     return _by_token(drawn.unflatten(2, rays.shape[2:4]), RAYS)
 
 
-def _tell_skyline(hills: Tensor, rays: Tensor) -> Tensor:
+def _skyline_features(hills: Tensor, rays: Tensor) -> Tensor:
     """Returns [B, F, P, 4]: its height above a token's left, middle and right; whether it is included."""
     azimuth = torch.atan2(rays[..., 0], rays[..., 2])
     rise = rays[..., 1] / rays[..., [0, 2]].norm(dim=-1).clamp_min(1e-6)
@@ -234,7 +234,7 @@ def _tell_skyline(hills: Tensor, rays: Tensor) -> Tensor:
     return torch.stack([*above, torch.ones_like(rise)], -1)
 
 
-def _tell_ground(ground: Tensor, poses: Tensor, rays: Tensor) -> Tensor:
+def _ground_features(ground: Tensor, poses: Tensor, rays: Tensor) -> Tensor:
     """Returns [B, F, P, POINTS^2 * 11]: phases of the pattern at the rays, faded far off; its rotation.
 
     rays [B, F, POINTS * ROWS, POINTS * COLUMNS, 3]
@@ -263,13 +263,13 @@ def plan(prompt: PromptWords, seed: int, beyond_picture: bool = False) -> Layout
     time = chance.choices(range(len(vocabulary.TIMES)), (5, 3, 2))[0]
     if beyond_picture:
         place = time = -1
-    asked = [(thing.colour, thing.kind, thing.side, thing.reach) for thing in prompt.things]
-    extra = chance.randint(5, 7) - len(asked)
-    taken = {colour for colour, *_ in asked}
+    requested = [(thing.colour, thing.kind, thing.side, thing.reach) for thing in prompt.things]
+    extra = chance.randint(5, 7) - len(requested)
+    taken = {colour for colour, *_ in requested}
     free = [index for index in range(len(vocabulary.COLOURS)) if index not in taken]
-    asked.sort(key=lambda thing: (thing[2] is None) + (thing[3] is None))  # the most constrained first
-    wanted = [*asked, *((chance.choice(free), None, "around", None) for _ in range(extra if free else 0))]
-    if not asked and not beyond_picture:
+    requested.sort(key=lambda thing: (thing[2] is None) + (thing[3] is None))  # the most constrained first
+    wanted = [*requested, *((chance.choice(free), None, "around", None) for _ in range(extra if free else 0))]
+    if not requested and not beyond_picture:
         wanted = [(*thing[:2], None if index < 3 else "around", None) for index, thing in enumerate(wanted)]
     things, colours = torch.zeros(1, OBJECTS, 6), torch.zeros(1, OBJECTS, dtype=torch.long)
     standing: list[tuple[float, float, float]] = []  # (bearing, distance, half the angle covered)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from backends.base import Tick
 from backends.pocket.autoencoder import DOWN, LATENT_CHANNELS
-from backends.pocket.conditioning import Layout, in_sight, seen_here, tell
+from backends.pocket.conditioning import Layout, condition, in_sight, seen_here
 from backends.pocket.models import Models
 from backends.pocket.scene import OBJECTS
 from backends.pocket.spec import HEIGHT, WIDTH
@@ -79,11 +79,11 @@ class Sampler:
 
     def view(self, poses: Tensor) -> Tensor:
         """Returns the transformer's view for the tokens of a block at poses [B, F, 4]."""
-        told = torch.ones(*poses.shape[:2], OBJECTS, dtype=torch.bool, device=poses.device)
-        if counted := self.sights[:-1]:  # as `told_by_block` has it
+        unseen = torch.ones(*poses.shape[:2], OBJECTS, dtype=torch.bool, device=poses.device)
+        if counted := self.sights[:-1]:  # as in `unseen_by_block`
             before, shown = (torch.cat(parts, 1) for parts in zip(*counted, strict=True))
-            told = ~seen_here(poses, before, shown)
-        return self._models.transformer.view(ray_features(poses), tell(self._layout, poses, told))
+            unseen = ~seen_here(poses, before, shown)
+        return self._models.transformer.view(ray_features(poses), condition(self._layout, poses, unseen))
 
     def _absorb(self, latents: Tensor, view: Tensor, poses: Tensor) -> None:
         self._predict(latents, torch.zeros(latents.shape[:2], device=latents.device), view, last_output=False)

@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from backends.pocket.autoencoder import LATENT_CHANNELS
-from backends.pocket.conditioning import BACKDROP_FEATURES, DRAWING_FEATURES, LOOK_FEATURES, Told
+from backends.pocket.conditioning import BACKDROP_FEATURES, DRAWING_FEATURES, LOOK_FEATURES, Conditioning
 from backends.pocket.scene import EYE, pixel_rays
 from backends.pocket.spec import COLUMNS, ROWS
 
@@ -155,13 +155,13 @@ class Transformer(nn.Module):
             if zero.bias is not None:
                 nn.init.zeros_(zero.bias)
 
-    def view(self, rays: Tensor, told: Told) -> Tensor:
+    def view(self, rays: Tensor, conditioning: Conditioning) -> Tensor:
         """Returns the embedded conditioning of every token, [B, F, P, C], for all noise levels of a block.
 
         rays [B, F, P, RAY_VALUES]
         """
         dtype = self.ray.weight.dtype
-        drawing, backdrop = (part.to(dtype) for part in told)
+        drawing, backdrop = (part.to(dtype) for part in conditioning)
         return self.ray(rays.to(dtype)) + self.drawing(drawing) + self.backdrop(backdrop)
 
     def forward(self, noisy: Tensor, t: Tensor, view: Tensor, look: Tensor, attention: Attention) -> Tensor:

@@ -104,8 +104,8 @@ class Evaluation(HeldOut):
         lap = 2 * AWAY + away
         poses = poses_along(path, -(-(laps * lap + 1) // BLOCK_FRAMES) * BLOCK_FRAMES)
         real = rendered(self.scenes, poses[:1])
-        untold, nothing = torch.full_like(self.layout.place, -1), torch.zeros_like(self.layout.things)
-        layout = replace(self.layout, place=untold, time=untold, things=nothing, backdrop=untold > 0)
+        left_out, nothing = torch.full_like(self.layout.place, -1), torch.zeros_like(self.layout.things)
+        layout = replace(self.layout, place=left_out, time=left_out, things=nothing, backdrop=left_out > 0)
         made, _ = self.roll(poses, first=real[:, 0], layout=layout)
         return {f"frame {n}": psnr(made[:, n : n + 1], real) for n in range(0, laps * lap + 1, lap)}
 

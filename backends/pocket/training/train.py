@@ -30,7 +30,15 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from backends.pocket import weights
 from backends.pocket.autoencoder import Autoencoder
-from backends.pocket.conditioning import Layout, Told, describe, sample_layouts, split, tell, told_by_block
+from backends.pocket.conditioning import (
+    Conditioning,
+    Layout,
+    condition,
+    describe,
+    sample_layouts,
+    split,
+    unseen_by_block,
+)
 from backends.pocket.render import render
 from backends.pocket.sampler import LEVELS
 from backends.pocket.scene import (
@@ -93,7 +101,7 @@ class Sequences:
     frames: Tensor
     from_picture: Tensor
     layout: Layout
-    told: Tensor
+    unseen: Tensor
 
     def split(self, size: int) -> list[Sequences]:
         columns = (
@@ -143,7 +151,7 @@ def sample_sequences(batch: int, chunks: int, generator: torch.Generator) -> Seq
         from_picture,
         sample_layouts(scenes, poses[:, 0], from_picture & (chance[1] < ONLY_PICTURE), generator),
         # Of the complete scene: an object behind one that is left out has not been seen either.
-        told_by_block(describe(scenes), poses, BLOCK_FRAMES),
+        unseen_by_block(describe(scenes), poses, BLOCK_FRAMES),
     )
 
 
@@ -195,7 +203,7 @@ class Conditions(NamedTuple):
     """
 
     rays: Tensor
-    told: Told
+    conditioning: Conditioning
     look: Tensor
     cos: Tensor
     sin: Tensor
@@ -222,7 +230,7 @@ def predict(
         return flex_attention(q, k, v, block_mask=mask)  # type: ignore[return-value]
 
     with torch.autocast("cuda", torch.bfloat16):
-        view = model.view(given.rays, given.told)
+        view = model.view(given.rays, given.conditioning)
         t = torch.cat([given.t_clean, t_noisy], 1)
         both = model(torch.cat([clean, noisy], 1), t, torch.cat([view, view], 1), given.look, attention)
     return both[:, frames:].float()
@@ -438,7 +446,7 @@ class Trainer:
         loss = torch.compile(diffusion_loss, dynamic=False)
         look_ahead = torch.compile(predict, dynamic=False)
         encode = torch.compile(self.autoencoder.encode)
-        draw = torch.compile(tell, dynamic=False)
+        draw = torch.compile(condition, dynamic=False)
         rotary = Rotary(CHUNKS * BLOCK_FRAMES + MAX_GAP, self.device, torch.bfloat16)
         self.autoencoder.eval()
         pool: list[Sequences] = []
@@ -454,7 +462,7 @@ class Trainer:
                 with torch.autocast("cuda", torch.bfloat16):
                     images = pictures(batch).contiguous(memory_format=torch.channels_last)
                     latents = encode(images).float().unflatten(0, (stage.batch, frames))
-                told = draw(batch.layout, batch.poses, batch.told)
+                conditioning = draw(batch.layout, batch.poses, batch.unseen)
                 cos, sin = (
                     torch.cat([table[batch.frames].flatten(1, 2)] * 2, 1).unsqueeze(1)
                     for table in (rotary.cos, rotary.sin)
@@ -462,7 +470,9 @@ class Trainer:
                 t_clean, t_noisy, counted = sample_noise_levels(
                     batch.from_picture, stage.chunks, self.generator
                 )
-                given = Conditions(ray_features(batch.poses), told, batch.layout.look(), cos, sin, t_clean)
+                given = Conditions(
+                    ray_features(batch.poses), conditioning, batch.layout.look(), cos, sin, t_clean
+                )
                 kv_noise = None
                 if stage.kv_noise is not None:
                     kv_noise = torch.stack([most * rand(stage.batch) for most in stage.kv_noise])

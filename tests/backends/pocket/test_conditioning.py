@@ -14,14 +14,14 @@ from backends.pocket.conditioning import (
     BACKDROP_FEATURES,
     RAYS,
     SAME_PLACE,
+    Conditioning,
     Layout,
-    Told,
+    condition,
     describe,
     in_sight,
     plan,
     sample_layouts,
-    tell,
-    told_by_block,
+    unseen_by_block,
 )
 from backends.pocket.evaluation.detection import look_at
 from backends.pocket.evaluation.prompts import built, followed, held_out_prompts, planned
@@ -70,21 +70,21 @@ def turned(*degrees: float) -> torch.Tensor:
 def test_a_thing_is_told_until_it_has_been_seen_from_here() -> None:
     layout = one(0, 5)
     poses = turned(90, 90, 0, 0, 0, 0, 90, 90, 0, 0, 0, 0)  # blocks of two
-    told = told_by_block(layout, poses, 2)[0, :, 0]
-    assert told.tolist() == [True] * 6 + [False] * 6, "the newest block does not count"
+    unseen = unseen_by_block(layout, poses, 2)[0, :, 0]
+    assert unseen.tolist() == [True] * 6 + [False] * 6, "the newest block does not count"
     aside = poses.clone()
     aside[0, -4:, 0] = torch.tensor([0.9, 0.9, 1.1, 1.1]) * SAME_PLACE
-    assert told_by_block(layout, aside, 2)[0, -4:, 0].tolist() == [False] * 2 + [True] * 2
-    assert told_by_block(layout, turned(*[90] * 12), 2).all(), "nobody looked"
+    assert unseen_by_block(layout, aside, 2)[0, -4:, 0].tolist() == [False] * 2 + [True] * 2
+    assert unseen_by_block(layout, turned(*[90] * 12), 2).all(), "nobody looked"
 
 
 def test_what_a_sampler_is_told_is_what_training_told() -> None:
     layout = describe(sample_scenes(1, generator(5)))
     poses = sample_trajectories(1, 40, generator(0), retrace=1.0)
-    told = told_by_block(layout, poses, BLOCK_FRAMES)
+    unseen = unseen_by_block(layout, poses, BLOCK_FRAMES)
     heard = []
 
-    def view(rays: torch.Tensor, what: Told) -> None:
+    def view(rays: torch.Tensor, what: Conditioning) -> None:
         heard.append(what.drawing)
 
     models = SimpleNamespace(device="cpu", dtype=torch.float32, transformer=SimpleNamespace(view=view))
@@ -92,8 +92,8 @@ def test_what_a_sampler_is_told_is_what_training_told() -> None:
     for block in poses.split(BLOCK_FRAMES, dim=1):
         sampler.view(block)
         sampler.remember(block)
-    assert 0.1 < told[in_sight(layout.things, poses)].float().mean() < 0.9
-    torch.testing.assert_close(torch.cat(heard, 1), tell(layout, poses, told).drawing)
+    assert 0.1 < unseen[in_sight(layout.things, poses)].float().mean() < 0.9
+    torch.testing.assert_close(torch.cat(heard, 1), condition(layout, poses, unseen).drawing)
 
 
 def test_what_stands_behind_another_or_far_off_is_not_in_sight() -> None:
@@ -105,10 +105,10 @@ def test_what_stands_behind_another_or_far_off_is_not_in_sight() -> None:
     assert not in_sight(layout.things, turned(180)).any()
 
 
-def drawn(layout: Layout, poses: torch.Tensor, told: torch.Tensor | None = None) -> torch.Tensor:
+def drawn(layout: Layout, poses: torch.Tensor, unseen: torch.Tensor | None = None) -> torch.Tensor:
     """[F, RAYS * ROWS, RAYS * COLUMNS, 8] of the first layout."""
-    told = torch.ones(*poses.shape[:2], OBJECTS, dtype=torch.bool) if told is None else told
-    drawing = tell(layout, poses, told).drawing[0]
+    unseen = torch.ones(*poses.shape[:2], OBJECTS, dtype=torch.bool) if unseen is None else unseen
+    drawing = condition(layout, poses, unseen).drawing[0]
     return rearrange(drawing, "f (r q) (u v n) -> f (r u) (q v) n", r=ROWS, u=RAYS, v=RAYS)
 
 
@@ -133,25 +133,25 @@ def test_tokens_are_told_of_what_their_rays_meet() -> None:
 def test_a_thing_that_is_not_told_hides_what_is_behind_it() -> None:
     layout = one(0, 4)
     layout.things[0, 1] = torch.tensor([1, 0, 8, 0.4, 0.8, 0])
-    told = torch.ones(1, 1, OBJECTS, dtype=torch.bool)
-    both = drawn(layout, turned(0), told)
-    told[..., 0] = False
-    assert both.any() and not drawn(layout, turned(0), told).any()
+    unseen = torch.ones(1, 1, OBJECTS, dtype=torch.bool)
+    both = drawn(layout, turned(0), unseen)
+    unseen[..., 0] = False
+    assert both.any() and not drawn(layout, turned(0), unseen).any()
 
 
 def test_skyline_and_ground_are_told_where_rays_meet_them() -> None:
     scenes = sample_scenes(1, generator(4))
     layout, everything = describe(scenes), torch.ones(1, 1, OBJECTS, dtype=torch.bool)
-    backdrop = tell(layout, turned(30), everything).backdrop.view(ROWS, COLUMNS, BACKDROP_FEATURES)
+    backdrop = condition(layout, turned(30), everything).backdrop.view(ROWS, COLUMNS, BACKDROP_FEATURES)
     assert backdrop.isfinite().all()
     above = backdrop[..., 1]
     assert (above[0] < 0).all() and (above[-1] > 0).all(), (
         "the skyline is below the first row, above the last"
     )
     assert not backdrop[0, :, 4:].any() and backdrop[-1, :, 4:].any(dim=-1).all(), "ground is told below it"
-    nothing = tell(layout, turned(30), ~everything)
+    nothing = condition(layout, turned(30), ~everything)
     assert (nothing.backdrop.view(backdrop.shape) == backdrop).all() and not nothing.drawing.any()
-    assert not tell(replace(layout, backdrop=~layout.backdrop), turned(30), everything).backdrop.any()
+    assert not condition(replace(layout, backdrop=~layout.backdrop), turned(30), everything).backdrop.any()
 
 
 def test_training_tells_all_but_what_a_picture_shows() -> None:

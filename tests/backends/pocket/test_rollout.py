@@ -10,7 +10,7 @@ from backends.base import BackendUnavailable, Request, Stopped
 from backends.camera import CameraMove, parse_path
 from backends.pocket import spec, weights
 from backends.pocket.autoencoder import Autoencoder
-from backends.pocket.conditioning import describe, tell, told_by_block
+from backends.pocket.conditioning import condition, describe, unseen_by_block
 from backends.pocket.models import Models
 from backends.pocket.rollout import PocketBackend, fit_picture
 from backends.pocket.sampler import LEVELS, OPENING, Sampler, noise_levels
@@ -79,11 +79,11 @@ def test_generating_with_the_cache_is_what_training_computed(models: Models) -> 
 
         return flex_attention(rotate(q), rotate(k), v, block_mask=mask)
 
-    told = told_by_block(layout, poses, BLOCK_FRAMES)
-    assert told[:, :BLOCK_FRAMES].any() and (told[:, -1] != told[:, 0]).any(), (
-        "some are told, and some no more"
+    unseen = unseen_by_block(layout, poses, BLOCK_FRAMES)
+    assert unseen[:, :BLOCK_FRAMES].any() and (unseen[:, -1] != unseen[:, 0]).any(), (
+        "some are unseen, and some no more"
     )
-    view = models.transformer.view(rays, tell(layout, poses, told))
+    view = models.transformer.view(rays, condition(layout, poses, unseen))
     expected = models.transformer(
         torch.cat([latents, noised], 1), t, torch.cat([view, view], 1), layout.look(), masked
     )
@@ -228,7 +228,7 @@ def test_sequences_that_begin_with_a_picture_are_not_told_what_it_shows() -> Non
     left_out = standing & ~told
     assert left_out[given].any(dim=1).float().mean() > 0.5 and not left_out[~given].any()
     a, b = sequences.split(150)
-    assert len(a.poses) == len(a.layout.place) == 150 and len(b.told) == len(b.scenes) == 50
+    assert len(a.poses) == len(a.layout.place) == 150 and len(b.unseen) == len(b.scenes) == 50
 
 
 @pytest.fixture
