@@ -96,7 +96,7 @@ def at_lengths(
     latents: list[int],
     repeat: int,
     device: torch.device,
-    tell: Callable[[Row], None],
+    on_row: Callable[[Row], None],
 ) -> None:
     """Reports a row for each length: `repeat` blocks are timed, the last of which completes that length."""
     info = hardware.inspect(device)
@@ -106,15 +106,15 @@ def at_lengths(
         blocks = length // spec.latents_per_block
         planned = plan(spec, case.codec, case.policy, blocks, info)
         if not planned.fits:
-            tell({"latents": length, "skipped": planned.sentence})
+            on_row({"latents": length, "skipped": planned.sentence})
             continue
         try:
             row = _block(backend, cache, blocks, repeat, device, case.mode)
-            tell({"latents": cache.frames, **row})
+            on_row({"latents": cache.frames, **row})
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            tell({"latents": length, "skipped": f"out of memory, {planned.sentence}"})
+            on_row({"latents": length, "skipped": f"out of memory, {planned.sentence}"})
             break
         finally:
             free_memory()
@@ -152,7 +152,7 @@ def _block(
 
 
 def grown(
-    backend: Backend, case: Case, latents: list[int], device: torch.device, tell: Callable[[Row], None]
+    backend: Backend, case: Case, latents: list[int], device: torch.device, on_row: Callable[[Row], None]
 ) -> None:
     """A row for each length: the block that is made when the video is that long already."""
     info = hardware.inspect(device)
@@ -164,7 +164,7 @@ def grown(
     for past in range(0, (blocks + 1) * spec.latents_per_block, spec.latents_per_block):
         planned = plan(spec, case.codec, case.policy, past // spec.latents_per_block + 1, info)
         if not planned.fits:
-            tell({"latents": past, "skipped": planned.sentence})
+            on_row({"latents": past, "skipped": planned.sentence})
             break
         peak = PeakMemory(device)
         before = cache.stats()
@@ -174,7 +174,7 @@ def grown(
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            tell({"latents": past, "skipped": f"out of memory, {planned.sentence}"})
+            on_row({"latents": past, "skipped": f"out of memory, {planned.sentence}"})
             break
         ms = 1e3 * (time.perf_counter() - began)
         after = cache.stats()
@@ -183,7 +183,7 @@ def grown(
             continue
         # Some blocks encode many, others none: every block is given its share.
         encode = statistics.mean(encoded[-case.policy.every :])
-        tell(
+        on_row(
             {
                 "latents": past,
                 "block_ms": ms - encoded[-1] + encode,
@@ -334,7 +334,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows: list[Row] = []
     for preset, case in cases:
 
-        def tell(row: Row, preset: str = preset, case: Case = case) -> None:
+        def on_row(row: Row, preset: str = preset, case: Case = case) -> None:
             rows.append({"codec": preset, "case": case.name, **row})
             against_bf16(rows)
             print(bench_output.line(rows[-1], without=("codec",)), flush=True)
@@ -342,13 +342,13 @@ def main(arguments: list[str] | None = None) -> None:
         if options.latents and backend.spec.rebuilds_history:
             # Kernels are built for lengths met for the first time.
             grown(backend, case, options.latents, device, lambda row: None)
-            grown(backend, case, options.latents, device, tell)
+            grown(backend, case, options.latents, device, on_row)
         elif options.latents:
             # A codec's kernels, too, are built once.
             at_lengths(backend, case, [min(options.latents)], 1, device, lambda row: None)
-            at_lengths(backend, case, options.latents, options.repeat, device, tell)
+            at_lengths(backend, case, options.latents, options.repeat, device, on_row)
         else:
-            tell(whole(backend, case, options.blocks, device))
+            on_row(whole(backend, case, options.blocks, device))
     result["rows"] = rows
     bench_output.finish(result, options.json)
 

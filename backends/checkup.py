@@ -200,9 +200,9 @@ def _driver() -> str:
         pass
     if (program := shutil.which("nvidia-smi")) is None:
         return ""
-    asked = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+    command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        ran = subprocess.run(asked, capture_output=True, text=True, timeout=20)
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return ran.stdout.strip().partition("\n")[0] if ran.returncode == 0 else ""
@@ -275,8 +275,8 @@ def _sentence(words: str) -> str:
 
 def _kernels(place: Place) -> Part:
     if place.device.type != "cuda":
-        said = "Plain torch does their work on a CPU: nothing is compiled."
-        return Part("kernels", "Kernels", (said,), {"checks": []})
+        sentence = "Plain torch does their work on a CPU: nothing is compiled."
+        return Part("kernels", "Kernels", (sentence,), {"checks": []})
     folder = warmup.cache_folder()
     problem = hardware.not_writable(folder)
     keeps = (
@@ -286,8 +286,8 @@ def _kernels(place: Place) -> Part:
     )
     facts: dict[str, Any] = {"cache": str(folder), "cache_writable": not problem}
     if find_spec("triton") is None:
-        said = "Triton is not installed: plain torch does their work on the GPU, many times slower."
-        return Part("kernels", "Kernels", (said,), facts)
+        sentence = "Triton is not installed: plain torch does their work on the GPU, many times slower."
+        return Part("kernels", "Kernels", (sentence,), facts)
     from qvg.ops.kernels import refused
     from qvg.selfcheck import checks, preset_checks
 
@@ -409,14 +409,14 @@ def _frame(place: Place) -> Part:
     seconds = [event.block_ms / 1e3 for event in made if isinstance(event, Update)]
     flat = any(int(some.min()) == int(some.max()) for some in frames)
     works = isinstance(last, Done) and len(frames) == 2 and not flat
-    said = (
+    sentence = (
         f"{backend.spec.title} made {sum(map(len, frames))} frames with {PRESET} in {sum(seconds):.1f} s, "
         f"after {loaded - began:.1f} s of loading."
         if works
         else f"{backend.spec.title} made no picture: its frames are all of one color."
     )
     facts = {"seconds": seconds, "loading_seconds": loaded - began}
-    return Part("frame", "A first video", (said,), facts, works=works)
+    return Part("frame", "A first video", (sentence,), facts, works=works)
 
 
 def _generators(place: Place) -> Part:

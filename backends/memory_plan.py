@@ -265,12 +265,12 @@ def _loading(spec: BackendSpec, device: DeviceInfo | None) -> str:
     if device is not None and not _prompt_bytes(spec, device):
         needs += spec.encoder_bytes
     ram = hardware.ram_bytes()
-    said = f"Loading needs about {file_size(needs)} of RAM"
+    sentence = f"Loading needs about {file_size(needs)} of RAM"
     if spec.converted_bytes:
-        said += f" and, the first time, {file_size(spec.converted_bytes)} of disk for a copy in BF16"
+        sentence += f" and, the first time, {file_size(spec.converted_bytes)} of disk for a copy in BF16"
     if 0 < ram < needs:
-        said += f"; this machine has {file_size(ram)} of RAM: close other programs, and add swap"
-    return f"{said}."
+        sentence += f"; this machine has {file_size(ram)} of RAM: close other programs, and add swap"
+    return f"{sentence}."
 
 
 def _without_codec(

@@ -269,8 +269,8 @@ def _holds(root: Path, wanted: Wanted) -> bool:
         # The cache names a blob by its checksum.
         if blob.parent.name == "blobs" and len(blob.name) == _SHA256 and wanted.sha256 not in ("", blob.name):
             return False
-    asked = root in snapshots(wanted.repo, wanted.revision)[:1]
-    return files.whole(path, wanted.size, exact=bool(wanted.sha256), resized=asked)
+    at_revision = root in snapshots(wanted.repo, wanted.revision)[:1]
+    return files.whole(path, wanted.size, exact=bool(wanted.sha256), resized=at_revision)
 
 
 def _has_size(path: Path, size: int) -> bool:

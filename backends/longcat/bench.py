@@ -43,12 +43,12 @@ class StepTimer:
 
     steps: int
     began: list[float] = field(default_factory=list)
-    asked: float = 0.0  # when the work before the first step began
+    prepare_began: float = 0.0  # when the work before the first step began
 
     def __call__(self, step: int, steps: int) -> None:
         now = time.perf_counter()
         if step == 0:
-            self.asked = self.began[-1] if self.began else now
+            self.prepare_began = self.began[-1] if self.began else now
             self.began.clear()
         self.began.append(now)
         if len(self.began) > self.steps:
@@ -88,7 +88,7 @@ class Bench:
         stats = cache.stats()
         return {
             "codec": codec,
-            "history_ms": 1e3 * (timer.began[0] - timer.asked),
+            "history_ms": 1e3 * (timer.began[0] - timer.prepare_began),
             "encode_ms": stats.encode_ms,
             "step_ms": timer.step_ms,
             "read_ms": stats.read_ms / len(timer.ms),
@@ -183,7 +183,7 @@ class Bench:
         return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
 
 
-def measure(bench: Bench, options: argparse.Namespace, tell: Callable[[Row], None]) -> None:
+def measure(bench: Bench, options: argparse.Namespace, on_row: Callable[[Row], None]) -> None:
     """Runs the selected measurements, one row each. One that runs out of memory is reported and skipped."""
     stages: list[Callable[[], Row]] = []
     if options.prompt_reader:
@@ -198,11 +198,11 @@ def measure(bench: Bench, options: argparse.Namespace, tell: Callable[[Row], Non
         stages += [lambda codec=codec: bench.whole(codec, options.whole) for codec in options.codec]
     for stage in stages:
         try:
-            tell(stage())
+            on_row(stage())
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            tell({"out_of_memory": str(error).partition("\n")[0][:200]})
+            on_row({"out_of_memory": str(error).partition("\n")[0][:200]})
         free_memory()
 
 
@@ -251,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         for precision in options.weights:
 
-            def tell(row: Row, precision: str = precision) -> None:
+            def on_row(row: Row, precision: str = precision) -> None:
                 row = {"weights": precision, **row}
                 result["rows"].append(row)
                 if team.leads:
@@ -261,8 +261,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             backend = load(options, device, precision, team)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            tell({"load_ms": 1e3 * (time.perf_counter() - began), "load_peak_gib": peak.read() / GIB})
-            measure(Bench(backend, device, options.distilled), options, tell)
+            on_row({"load_ms": 1e3 * (time.perf_counter() - began), "load_peak_gib": peak.read() / GIB})
+            measure(Bench(backend, device, options.distilled), options, on_row)
             del backend
             free_memory()
     except (BackendUnavailable, ValueError) as error:

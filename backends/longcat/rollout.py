@@ -243,11 +243,11 @@ class LongCatRollout:
         return [self._settings.negative] if self._settings.guided else []
 
     def _guidance(self, prompt: str) -> Guidance:
-        asked = [prompt, *self._negatives]
-        self._embed(asked)
+        prompts = [prompt, *self._negatives]
+        self._embed(prompts)
         # A prompt's keys and values take up to 0.4 GB: those of earlier prompts are dropped.
-        self._texts = {text: self._texts.get(text) or self._read(text) for text in asked}
-        positive, *negative = (self._texts[text] for text in asked)
+        self._texts = {text: self._texts.get(text) or self._read(text) for text in prompts}
+        positive, *negative = (self._texts[text] for text in prompts)
         return Guidance(positive, negative[0] if negative else None, self._settings.guidance)
 
     def _read(self, prompt: str) -> Text:

@@ -28,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(options, arguments)
     except KeyboardInterrupt:
-        said = "Stopped. What is finished is kept: the same command goes on from there."
-        print(f"\n{said}", file=sys.stderr)
+        message = "Stopped. What is finished is kept: the same command goes on from there."
+        print(f"\n{message}", file=sys.stderr)
         return INTERRUPTED
     except OSError as error:
         where = error.filename or options.out

@@ -18,9 +18,9 @@ import torch
 from backends.base import Backend, BackendSpec
 from backends.bench import Case
 from backends.memory_plan import cache_after, plan
-from backends.report import film, page, plots, quality, sheet
+from backends.report import page, plots, quality, sheet, video_file
 from backends.report.folder import Folder, part_of, whole
-from backends.report.make import DID_NOT_FIT, WHOLE, described, make, not_made, warm
+from backends.report.measured_video import DID_NOT_FIT, WHOLE, described, make, not_made, warm
 from backends.report.tasks import Length, Task, request
 from backends.runtime import hardware
 from backends.sizes import memory_size
@@ -119,7 +119,7 @@ class Report:
         """Generates and measures a video; its JSON is written last."""
         work, folder = self._work, self._folder
         case, spec = work.cases[codec], work.spec
-        asked = request(work.tasks[task], spec, work.length)
+        wanted = request(work.tasks[task], spec, work.length)
         raw = folder.pair(task, codec, "frames")
         part = part_of(raw)
         if codec not in self._warmed:
@@ -134,14 +134,14 @@ class Report:
                     size = frames.shape[1:3]
                     sink.write(np.ascontiguousarray(frames).data)
 
-                row = self._too_large(case) or make(self._backend, case, asked, work.device, keep)
+                row = self._too_large(case) or make(self._backend, case, wanted, work.device, keep)
             row = {"task": task, "codec": codec, "fps": spec.fps, "video": None, "quality": None, **row}
             if row["frames"]:
                 row["height"], row["width"] = size
                 frames = _frames(part, row)
                 video = folder.pair(task, codec, "mp4")
                 kept = self._settings | {"task": task, "codec": codec, "command": self._command}
-                whole(video, lambda name: film.write(name, frames, spec.fps, kept))
+                whole(video, lambda name: video_file.write(name, frames, spec.fps, kept))
                 row["video"] = str(video.relative_to(folder.path))
                 if raw != reference and reference.exists():
                     row["quality"] = self._compare(frames, row, task, reference)

@@ -11,7 +11,7 @@ import imageio.v3 as iio
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from backends.report import film
+from backends.report import video_file
 
 _GAP = 8
 _MIN_WIDTH = 320  # of a video: below, its label would not fit
@@ -30,14 +30,14 @@ class Side(NamedTuple):
 
 def side_by_side(sides: Sequence[Side], target: Path, fps: int, settings: Mapping[str, Any]) -> None:
     """Writes an mp4 of all, in step; one that ends early stays on its last frame."""
-    film.write(target, _pictures(sides), fps, settings)
+    video_file.write(target, _pictures(sides), fps, settings)
 
 
 def _pictures(sides: Sequence[Side]) -> Iterator[np.ndarray]:
     """Yields uint8 [H, W, 3] with even sides, frame after frame: rows of as many as are wide enough."""
     last: list[np.ndarray | None] = [None] * len(sides)
     bars: list[Image.Image] = []
-    for frames in zip_longest(*(film.read(side.video) for side in sides)):
+    for frames in zip_longest(*(video_file.read(side.video) for side in sides)):
         last = [new if new is not None else old for new, old in zip(frames, last, strict=True)]
         shown = [frame for frame in last if frame is not None]
         height, original = shown[0].shape[:2]
@@ -62,7 +62,7 @@ def contact_sheet(sides: Sequence[Side], target: Path, frames: int, fps: int) ->
     font = ImageFont.load_default(14)
     rows = []
     for side in sides:
-        found = {at: frame for at, frame in enumerate(film.read(side.video)) if at in moments}
+        found = {at: frame for at, frame in enumerate(video_file.read(side.video)) if at in moments}
         rows.append([found.get(at) for at in moments])
     first = next(frame for row in rows for frame in row if frame is not None)
     tall = round(first.shape[0] * _THUMB / first.shape[1])

@@ -120,23 +120,23 @@ def _of_line(line: str, folder: Path, spec: BackendSpec, blocks: int, seeds: Seq
         yield from (Task(words.strip(), path.strip(), None, seed) for seed in seeds)
         return
     try:
-        asked = json.loads(line)
+        requested = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"this is not JSON on one line: {error}") from None
-    _check_keys(asked)
-    picture = folder / asked["picture"] if "picture" in asked else None
-    for seed in [asked["seed"]] if "seed" in asked else seeds:
-        yield Task(asked.get("prompt", ""), asked.get("path", path).strip(), picture, seed)
+    _check_keys(requested)
+    picture = folder / requested["picture"] if "picture" in requested else None
+    for seed in [requested["seed"]] if "seed" in requested else seeds:
+        yield Task(requested.get("prompt", ""), requested.get("path", path).strip(), picture, seed)
 
 
-def _check_keys(asked: Mapping[str, Any]) -> None:
-    for name, value in asked.items():
+def _check_keys(requested: Mapping[str, Any]) -> None:
+    for name, value in requested.items():
         if name not in _KEYS:
             raise ValueError(f"there is no {name!r}: use {', '.join(_KEYS)}.")
         if type(value) is not _KEYS[name]:
             kind = "a whole number" if _KEYS[name] is int else "text"
             raise ValueError(f"{name!r} is {kind}, not {json.dumps(value)[:40]}.")
-    if not asked.get("prompt", "").strip() and "picture" not in asked:
+    if not requested.get("prompt", "").strip() and "picture" not in requested:
         raise ValueError("there is neither a prompt nor a picture.")
 
 

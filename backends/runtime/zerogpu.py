@@ -188,8 +188,8 @@ class ZeroWorker:
 
     def _drive(self, active: _Active) -> None:
         run, job = active.run, active.run.job
-        asked = job.request.blocks
-        blocks = sum(side.blocks(asked) for side in job.sides)
+        requested = job.request.blocks
+        blocks = sum(side.blocks(requested) for side in job.sides)
         seconds = self.seconds(job.backend_id, blocks)
         self._wait_for_kernels(active)
         run.put(Loading(f"Asking the Space for {seconds} s of its GPU."))
@@ -212,8 +212,8 @@ class ZeroWorker:
                         run.put(report)
         except Exception as error:
             _log.exception("the Space ended a run")
-            said = str(getattr(error, "message", error)) or type(error).__name__
-            last = Failed(f"The Space could not go on with its GPU: {said}. What was made so far is kept.")
+            reason = str(getattr(error, "message", error)) or type(error).__name__
+            last = Failed(f"The Space could not go on with its GPU: {reason}. What was made so far is kept.")
         with self._lock:
             del self._active[run.id]
             self._free.append(active.slot)

@@ -17,7 +17,7 @@ import torch
 from backends import bench, registry
 from backends.base import NonFiniteLatents
 from backends.report import __main__ as program
-from backends.report import film, plots, quality, run, sheet, tasks
+from backends.report import plots, quality, run, sheet, tasks, video_file
 from backends.report.folder import Folder, Refused
 from backends.report.run import Report, Work
 from backends.report.tasks import Length, Task
@@ -439,7 +439,7 @@ def test_a_folder_that_cannot_be_made(capsys, tmp_path, fake_model):
 
 
 def test_a_full_disk_keeps_what_is_finished(capsys, tmp_path, monkeypatch, fake_model):
-    write, written = film.write, []
+    write, written = video_file.write, []
 
     def full(path, frames, *arguments):
         if len(written) == 1:
@@ -448,13 +448,13 @@ def test_a_full_disk_keeps_what_is_finished(capsys, tmp_path, monkeypatch, fake_
         written.append(path)
         write(path, frames, *arguments)
 
-    monkeypatch.setattr(film, "write", full)
+    monkeypatch.setattr(video_file, "write", full)
     arguments = (*TINY, "--codecs", "kivi-int2", "--blocks", "2", "--out", tmp_path)
     said = sentence(capsys, *arguments)
     assert "No space left on device" in said and "goes on from there" in said
     assert [file.name for file in tmp_path.glob("*/*.json")] == ["bf16.json"]
     assert not list(tmp_path.rglob("*.part"))
-    monkeypatch.setattr(film, "write", write)
+    monkeypatch.setattr(video_file, "write", write)
     assert program.main([str(argument) for argument in arguments]) == 0
     assert read(tmp_path)["complete"]
 

@@ -94,7 +94,7 @@ async def config_of(client: httpx.AsyncClient) -> dict[str, Any]:
 async def _visit(
     client: httpx.AsyncClient, config: dict[str, Any], until: float, times: dict[str, list[float]]
 ) -> None:
-    """Opens the page, starts a video, looks at its first moment and leaves; at least once, until time is up."""
+    """Opens the page, starts a video, looks at its first moment and leaves: once, and until time is up."""
     times_up = False
     while not times_up:
         visitor = Visitor(client, config)

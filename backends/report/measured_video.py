@@ -94,7 +94,7 @@ def make(
     request: Request,
     device: torch.device,
     keep: Callable[[np.ndarray], None],
-    tell: Callable[[int], None] = lambda block: None,
+    on_block: Callable[[int], None] = lambda block: None,
 ) -> Row:
     """Generates a video, passes the frames of each block to `keep`, and returns the measurements.
 
@@ -112,7 +112,7 @@ def make(
             # The rollout may have launched work for its next block: do not wait for it.
             measured.add(segment, cache.stats(wait=False), ms)
             keep(segment.frames)
-            tell(measured.blocks)
+            on_block(measured.blocks)
             began = time.perf_counter()
     except NonFiniteLatents as error:
         state, said = FAILED, str(error)
