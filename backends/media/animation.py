@@ -29,8 +29,10 @@ def write(target: Path, frames: Sequence[np.ndarray], fps: float) -> None:
             first, *others = (_in_256_colors(frame) for frame in frames)
             first.save(target, save_all=True, append_images=others, duration=milliseconds, loop=0)
         case ".webp":
-            options = {"duration": milliseconds, "loop": 0, "quality": 80, "method": 4}
-            iio.imwrite(target, np.stack(frames), plugin="pillow", extension=".webp", **options)
+            iio.imwrite(
+                target, np.stack(frames), plugin="pillow", extension=".webp",
+                duration=milliseconds, loop=0, quality=80, method=4,
+            )  # fmt: skip
         case other:
             raise ValueError(f"animations are .gif or .webp, not {other!r}")
 
