@@ -53,7 +53,7 @@ def test_blocks_at_lengths(capsys, tmp_path):
         assert min(row[name] for name in ("block_ms", "denoise_ms", "read_ms", "decode_ms")) > 0
         assert min(row["encode_ms"], row["peak_gib"]) > 0
     few = dataclasses.replace(QVG, clusters=8)
-    stored, dense = cache_bytes(TINY_SPEC.geometry, few, CachePolicy(every=1), 6, 3)
+    stored, dense = cache_bytes(TINY_SPEC.geometry, few, CachePolicy(every=1, grows=True, fine=True), 6, 3)
     assert rows[-1]["kv_gib"] == pytest.approx(stored / 2**30, abs=1e-4)
     assert rows[-1]["encoded_mib_a_layer"] == pytest.approx(stored / 2**20 / 2, abs=1e-4)
     assert rows[-1]["ratio"] == pytest.approx(dense / stored, abs=1e-4)
@@ -62,7 +62,7 @@ def test_blocks_at_lengths(capsys, tmp_path):
 def test_history_in_the_hosts_memory_is_told_apart():
     backend = bench.load("self_forcing", torch.device("cpu"), random_weights=True, tiny=True)
     case = bench.parse_case(backend.spec, "QVG INT2", "every=1,clusters=8,device_gib=0.0001")
-    assert case.policy == CachePolicy(every=1, device_bytes=107_374)
+    assert case.policy == CachePolicy(every=1, device_bytes=107_374, grows=True, fine=True)
     cache = case.cache(backend, torch.device("cpu"))
     bench.fill(cache, 6)
     held = bench._held(cache)

@@ -42,7 +42,7 @@ def test_every_codec_is_held_against_bf16(
     assert json.loads(printed.splitlines()[-1]) == result
     exact, int2 = result["rows"]
     assert [row["codec"] for row in result["rows"]] == codecs
-    assert {row["policy"] for row in result["rows"]} == {"every=1"}
+    assert {row["policy"] for row in result["rows"]} == {"every=1,grows=1,fine=1"}
     for mode in ("first frame given", "prompt only"):
         # The first chunk reads nothing that was encoded; what is longer than the video is not measured.
         assert [list(row["psnr"][mode]) for row in result["rows"]] == [["first chunk", "4-8"]] * 2
