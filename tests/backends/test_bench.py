@@ -61,8 +61,8 @@ def test_blocks_at_lengths(capsys, tmp_path):
 
 def test_history_in_the_hosts_memory_is_told_apart():
     backend = bench.load("self_forcing", torch.device("cpu"), random_weights=True, tiny=True)
-    case = bench.parse_case(backend.spec, "QVG INT2", "every=1,clusters=8,device_gib=0.0001")
-    assert case.policy == CachePolicy(every=1, device_bytes=107_374, grows=True, fine=True)
+    case = bench.parse_case(backend.spec, "QVG INT2", "every=1,clusters=8,device_gib=0.0001,grows=0,fine=0")
+    assert case.policy == CachePolicy(every=1, device_bytes=107_374)
     cache = case.cache(backend, torch.device("cpu"))
     bench.fill(cache, 6)
     held = bench._held(cache)
