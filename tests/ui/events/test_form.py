@@ -104,7 +104,8 @@ def test_the_plan_leaves_a_finished_gauge_alone(page):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"blocks": None}, {"window": 1, "recent": 1}, {"group": 5}, {"blocks": 500}, {"memory": "compare", "sides": []},
+    [{"blocks": None}, {"window": 1, "recent": 1}, {"group": 5}, {"blocks": 500},
+     {"memory": "compare", "sides": []},
      {"budget": 3, "memory": "bf16"}],
 )  # fmt: skip
 def test_a_plan_that_cannot_be_is_a_sentence(page, changes):
