@@ -37,7 +37,7 @@ class CachePolicy:
 
     A block is encoded when its span is complete; where spans grow (`grows`), when it is committed: its codes
     are written behind those already there, and the codebook gets some centroids more. With `fine`, what was
-    encoded last is held in two bits a value more until the next block is encoded.
+    encoded last is kept in two bits a value more until the next block is encoded.
 
     `window` limits what is read to the newest `window` committed blocks and the sinks; None reads everything.
     The block being denoised is always read and is not counted. A span's memory is freed once all its blocks

@@ -19,7 +19,7 @@ from qvg.staging import Staging
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """Constants of a cache: its shape, codecs and policy, and what it is read with."""
+    """Constants of a cache: its shape, codecs and policy, and the attention and data type for reading."""
 
     geometry: CacheGeometry
     codecs: tuple[Codec[Any], Codec[Any]]  # of keys, of values

@@ -49,7 +49,7 @@ def commit(cache: KVCache, seed: int) -> None:
 
 
 def read(cache: KVCache) -> list[Tensor]:
-    """All that is held, decoded."""
+    """Returns the whole history, decoded."""
     pieces = [piece for index in range(GEOMETRY.layers) for piece in cache.layer(index).pieces(torch.float32)]
     return [x for piece in pieces for x in (piece.k.clone(), piece.v.clone())]
 

@@ -33,7 +33,7 @@ function begin(value) {
     const link = pane.querySelector("a");
     link.textContent = props.download;
     link.setAttribute("aria-label", value.tracks.length > 1 ? `${props.download}, ${each.name}` : props.download);
-    mine.tracks.push(new Track(pane, (track) => advance(mine, track)));
+    mine.tracks.push(new Track(pane, value.tracks.length === 1, (track) => advance(mine, track)));
     return pane;
   }));
   panes.dataset.count = value.tracks.length;
@@ -88,7 +88,6 @@ async function finish(mine) {
     video.controls = mine.tracks.length === 1;
     if (from) video.currentTime = from;
     track.show(video);
-    if (mine.tracks.length > 1 && !mine.playing) video.pause();
   });
   mine.done = true;
   label();

@@ -5,9 +5,12 @@ const at = (url) => (url.startsWith("data:") ? url : root + url);
 const Source = window.ManagedMediaSource || window.MediaSource;
 
 class Track {
-  // `pane` contains the video; `changed` is called when there is more to play, or no more to come.
-  constructor(pane, changed) {
+  // `pane` contains the video; `changed` is called when there is more to play, or no more to come. One of several
+  // is played by the player, in step: a video that ran ahead by itself would have to be paused, and a browser then
+  // shows an earlier frame again.
+  constructor(pane, alone, changed) {
     this.pane = pane;
+    this.alone = alone;
     this.changed = changed;
     this.taken = 0;
     this.chain = Promise.resolve();
@@ -21,7 +24,8 @@ class Track {
 
   makeVideo(fps) {
     const video = document.createElement("video");
-    Object.assign(video, { autoplay: true, muted: true, playsInline: true, disableRemotePlayback: true, tabIndex: 0 });
+    Object.assign(video, { autoplay: this.alone, preload: "auto", muted: true, playsInline: true, tabIndex: 0 });
+    video.disableRemotePlayback = true;
     video.setAttribute("aria-label", `Generated video ${this.pane.dataset.name || ""}`.trim());
     if (video.requestVideoFrameCallback) {
       const note = (_, frame) => {

@@ -52,7 +52,7 @@ def test_every_codec_is_held_against_bf16(
     assert 0 < int2["nmse_k"] < 0.2 and 0.01 < int2["attention"] < 0.5
     assert int2["ratio"] > 2
     bench(["table", str(path)])
-    assert "| QVG INT2 | every=1 |" in capsys.readouterr().out
+    assert "| QVG INT2 | every=1,grows=1,fine=1 |" in capsys.readouterr().out
 
 
 def test_the_reference_is_not_compared_with_itself() -> None:
