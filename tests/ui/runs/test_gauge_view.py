@@ -1,12 +1,14 @@
 """The numbers of the gauge, and how they are written."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from backends import registry
 from backends.memory_plan import codec_for
 from tests.ui.fake_worker import INFO, stats
+from ui.components import base
 from ui.form.run_spec import RunSpec, parse
 from ui.form.values import default_form
 from ui.format import about, size
@@ -190,3 +192,10 @@ def test_sizes(count, words):
 )
 def test_times_to_come(seconds, words):
     assert about(seconds) == words
+
+
+def test_every_part_of_a_bar_has_a_color() -> None:
+    css = (Path(base.__file__).parent / "memory_gauge.css").read_text(encoding="utf-8")
+    names = [name for name, *_ in (*gauge_view._GROUPS, *gauge_view._PHASES)]
+    for name in (*names, "other", "scratch", "planned"):
+        assert f".gauge i.{name}" in css, name
