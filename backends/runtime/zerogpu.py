@@ -170,7 +170,7 @@ class ZeroWorker:
         try:
             _runner(self._loaders).preload(backend_id, _log.info)
         except Exception:
-            _log.exception("%s is loaded when it is asked for", backend_id)
+            _log.exception("%s could not be loaded ahead: its first run loads it", backend_id)
         else:
             self._load_s[backend_id] = 0.0
 

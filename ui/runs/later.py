@@ -34,5 +34,6 @@ def _serve() -> None:
             _, _, function = heapq.heappop(_due)
         try:
             function()
+        # The thread serves all other calls, too.
         except Exception:
-            _log.exception("what was to be done later failed")
+            _log.exception("a delayed call failed")
