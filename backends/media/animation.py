@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 # A GIF has 256 colors per frame. Colors of each frame's own halve the file of a video of Pocket World (1.1
-# instead of 2.3 MB) and add 4.7 dB against one dithered palette for all frames. Choosing them from every third
-# pixel each way takes half the time of choosing them from all, for 1.5 dB less (24 frames of 968 x 276).
+# instead of 2.3 MB) and add 4.7 dB against one dithered palette for all frames. Choosing them from every
+# third pixel each way takes half the time of choosing them from all, for 1.5 dB less (24 frames, 968 x 276).
 _SAMPLED = 3
 
 
